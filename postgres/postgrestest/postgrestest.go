@@ -1,0 +1,138 @@
+// Package postgrestest gives each test a real PostgreSQL database of its own.
+//
+// The first call in a test process starts a server in a temporary folder (as
+// user postgres when the tests run as root) and migrates a template database;
+// every database after that is a clone of it. The server ends with the
+// process, even when that is killed. A missing server fails the test.
+package postgrestest
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/postgres"
+)
+
+const template = "rootstream_template"
+
+//nolint:gochecknoglobals // one server a test process, that is the point
+var (
+	server struct {
+		once sync.Once
+		err  error
+		at   address
+	}
+	migrated struct {
+		once sync.Once
+		err  error
+	}
+	cloning sync.Mutex // a template cannot be copied twice at once
+	serial  atomic.Int64
+)
+
+// New returns a pool on a migrated database that is dropped when the test ends.
+func New(t testing.TB) *postgres.DB {
+	t.Helper()
+	return Open(t, postgres.Config{DSN: DSN(t)})
+}
+
+// Open opens a pool as cfg says and closes it when the test ends.
+func Open(t testing.TB, cfg postgres.Config) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}
+
+// DSN returns the address of a migrated database that is dropped when the test ends.
+func DSN(t testing.TB) string {
+	t.Helper()
+	at := running(t)
+	migrated.once.Do(func() { migrated.err = makeTemplate(at) })
+	if migrated.err != nil {
+		t.Fatalf("migrate the template database: %v", migrated.err)
+	}
+	return create(t, at, template)
+}
+
+// Empty returns the address of a database without any table.
+func Empty(t testing.TB) string {
+	t.Helper()
+	return create(t, running(t), "template0")
+}
+
+// AdminDSN returns the address of the server's maintenance database, as superuser.
+func AdminDSN(t testing.TB) string {
+	t.Helper()
+	return running(t).dsn("postgres")
+}
+
+func running(t testing.TB) address {
+	t.Helper()
+	server.once.Do(func() { server.at, server.err = start() })
+	if server.err != nil {
+		t.Fatalf("start PostgreSQL for the tests (apt-get install postgresql): %v", server.err)
+	}
+	return server.at
+}
+
+func makeTemplate(at address) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := at.exec(ctx, "create database "+template); err != nil {
+		return err
+	}
+	_, err := postgres.Migrate(ctx, at.dsn(template), postgres.MigrateOptions{Rolling: true})
+	return err
+}
+
+func create(t testing.TB, at address, from string) string {
+	t.Helper()
+	name := fmt.Sprintf("test_%d", serial.Add(1))
+	cloning.Lock()
+	err := at.exec(context.Background(), fmt.Sprintf("create database %s template %s", name, from))
+	cloning.Unlock()
+	if err != nil {
+		t.Fatalf("create a database for the test: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := at.exec(context.Background(), fmt.Sprintf("drop database if exists %s with (force)", name)); err != nil &&
+			!strings.Contains(err.Error(), "refused") {
+			t.Logf("drop the test's database: %v", err)
+		}
+	})
+	return at.dsn(name)
+}
+
+// address is where the server listens and its superuser's password.
+type address struct {
+	host     string
+	port     int
+	password string
+}
+
+func (a address) dsn(database string) string {
+	return fmt.Sprintf("postgres://postgres:%s@%s:%d/%s?sslmode=disable", a.password, a.host, a.port, database)
+}
+
+func (a address) exec(ctx context.Context, sql string) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, a.dsn("postgres"))
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = c.Close(ctx) }()
+	_, err = c.Exec(ctx, sql)
+	return err
+}
