@@ -1,0 +1,116 @@
+package event
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/errs"
+)
+
+// Shards is the number of gapless sequences the log is spread over.
+const Shards = 16
+
+const (
+	maxData  = 64 << 10 // bytes of one event's JSON
+	maxBatch = 1000     // events of one transaction
+)
+
+// Any as New.Expect appends after whatever version is there.
+const Any int64 = -1
+
+// Errors of the log.
+var (
+	ErrInvalid   = errs.New(errs.Invalid, "invalid_event", "the event is not valid")
+	ErrVersion   = errs.New(errs.Conflict, "version_conflict", "the entity has changed since it was read")
+	ErrDuplicate = errs.New(errs.Conflict, "duplicate_event", "an event with this idempotency key is there already")
+)
+
+// VersionError is an [ErrVersion] that tells the version the entity really has.
+type VersionError struct {
+	Entity           Ref
+	Expected, Actual int64
+}
+
+// Error says which version was expected and which is there.
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("%s is at version %d, not %d", e.Entity, e.Actual, e.Expected)
+}
+
+// Unwrap makes it an [ErrVersion].
+func (e *VersionError) Unwrap() error { return ErrVersion }
+
+// Ref names an entity.
+type Ref struct {
+	Type string    // lower case: user, session, stream, factor
+	ID   uuid.UUID // its public id
+}
+
+// String is type:id.
+func (r Ref) String() string { return r.Type + ":" + r.ID.String() }
+
+// Shard is where the entity's events are numbered; event_shard() in SQL agrees.
+func (r Ref) Shard() int { return int(r.ID[15] & 15) }
+
+// New is an event about to be appended.
+type New struct {
+	Aggregate      Ref
+	Name           string         // aggregate.what_happened
+	Data           map[string]any // ids and field names; at most 64 KiB of JSON
+	UserID         *uuid.UUID     // whose audit trail it belongs to
+	ActorID        *uuid.UUID     // who did it, where that is somebody else
+	Expect         int64          // version the entity must have now; 0 means it must be new, Any means whatever
+	IdempotencyKey string         // at most once in the log; "" means no such check
+}
+
+// Event is an appended event.
+type Event struct {
+	Shard         int             `json:"-"`
+	Seq           int64           `json:"-"`
+	AggregateType string          `json:"aggregate_type"`
+	AggregateID   uuid.UUID       `json:"aggregate_id"`
+	Version       int64           `json:"version"`
+	Name          string          `json:"name"`
+	Data          json.RawMessage `json:"data"`
+	UserID        *uuid.UUID      `json:"user_id,omitempty"`
+	ActorID       *uuid.UUID      `json:"actor_id,omitempty"`
+	At            time.Time       `json:"at"`
+}
+
+var nameForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,49}(\.[a-z0-9_]{1,49})?$`)
+
+// check returns the event's data as JSON, or what is wrong with it.
+func (n New) check() (json.RawMessage, error) {
+	var f errs.Fields
+	if !nameForm.MatchString(n.Aggregate.Type) {
+		f.Add("aggregate_type", "must be lower-case letters, digits and _")
+	}
+	if n.Aggregate.ID == uuid.Nil {
+		f.Add("aggregate_id", "must be a UUID that is not all zero")
+	}
+	if !nameForm.MatchString(n.Name) {
+		f.Add("name", "must look like stream.started")
+	}
+	if n.Expect < Any {
+		f.Add("expect", "must be a version, or -1 for any")
+	}
+	if len(n.IdempotencyKey) > 200 {
+		f.Add("idempotency_key", "must be at most 200 bytes")
+	}
+	data := json.RawMessage("{}")
+	if n.Data != nil {
+		b, err := json.Marshal(n.Data)
+		switch {
+		case err != nil:
+			f.Add("data", "must be JSON")
+		case len(b) > maxData:
+			f.Add("data", "must be at most 64 KiB of JSON")
+		default:
+			data = b
+		}
+	}
+	return data, f.Err()
+}
