@@ -1,0 +1,260 @@
+package pgserver
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const maxSocketPath = 107 // sun_path without its closing NUL, unix(7)
+
+// ShortSocketDir returns dir, or a short stand-in when a socket's path in it would not fit the kernel's limit.
+func ShortSocketDir(dir string) string {
+	if len(filepath.Join(dir, ".s.PGSQL.65535")) <= maxSocketPath {
+		return dir
+	}
+	sum := sha256.Sum256([]byte(dir))
+	name := "rootstream-" + strconv.Itoa(os.Geteuid()) + "-" + hex.EncodeToString(sum[:6])
+	if os.Geteuid() == 0 {
+		return filepath.Join("/run", name)
+	}
+	return filepath.Join("/tmp", name)
+}
+
+// makeSocketDir makes the socket folder and refuses one that somebody else could swap.
+func (s *Server) makeSocketDir() error {
+	dir := s.cfg.SocketDir
+	if err := s.account.MkdirAll(dir); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || st.Uid != s.account.UID || st.Mode&0o022 != 0 {
+		return ErrAccess.WithCause(fmt.Errorf("%s is not a folder of user %s alone", dir, s.account.Name))
+	}
+	return nil
+}
+
+// openLog opens the log for the server's user; it is a file, since a pipe would die with this process.
+func (s *Server) openLog() (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(s.cfg.LogFile), 0o755); err != nil { //nolint:gosec // the file itself is private
+		return nil, ErrAccess.WithCause(err)
+	}
+	f, err := os.OpenFile(s.cfg.LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, ErrAccess.WithCause(err)
+	}
+	return f, nil
+}
+
+// logSince returns what the server wrote after from, at most its last 4 KiB.
+func (s *Server) logSince(from int64) string {
+	f, err := os.Open(s.cfg.LogFile)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	const most = 4 << 10
+	from = max(from, info.Size()-most)
+	buf := make([]byte, max(0, info.Size()-from))
+	n, _ := f.ReadAt(buf, from)
+	return strings.TrimSpace(string(buf[:n]))
+}
+
+// Password returns the superuser's password from the pass file.
+func (s *Server) Password() (string, error) { return readPass(s.cfg.PassFile) }
+
+// ensurePass returns the password, making the pass file on first use. It is
+// written before initdb runs, so no crash leaves a cluster without its password.
+func (s *Server) ensurePass() (string, error) {
+	pass, err := readPass(s.cfg.PassFile)
+	if !errors.Is(err, os.ErrNotExist) {
+		return pass, err
+	}
+	var raw [24]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	pass = base64.RawURLEncoding.EncodeToString(raw[:])
+	if err := os.MkdirAll(filepath.Dir(s.cfg.PassFile), 0o700); err != nil {
+		return "", ErrAccess.WithCause(err)
+	}
+	if err := writeFile(s.cfg.PassFile, "*:*:*:"+s.cfg.Superuser+":"+pass+"\n", !s.cfg.NoSync); err != nil {
+		return "", fmt.Errorf("write pass file: %w", err)
+	}
+	return pass, nil
+}
+
+// readPass returns the password of the first line of a pgpass file that only its owner can read.
+func readPass(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return "", ErrAccess.WithCause(fmt.Errorf("pass file %s is open to others (mode %v)", path, info.Mode().Perm())).
+			WithHint("chmod 600 " + path)
+	}
+	buf := make([]byte, 4096)
+	n, _ := f.Read(buf)
+	line, _, _ := strings.Cut(string(buf[:n]), "\n")
+	pass, ok := parsePass(line)
+	if !ok {
+		return "", ErrAccess.WithCause(fmt.Errorf("pass file %s is not in pgpass format", path))
+	}
+	return pass, nil
+}
+
+// parsePass reads host:port:database:user:password with backslash escapes (libpq, "The Password File").
+func parsePass(line string) (string, bool) {
+	field, last := 0, strings.Builder{}
+	for i := 0; i < len(line); i++ {
+		switch c := line[i]; {
+		case c == '\\' && i+1 < len(line):
+			i++
+			if field == 4 {
+				last.WriteByte(line[i])
+			}
+		case c == ':' && field < 4:
+			field++
+		case field == 4:
+			last.WriteByte(c)
+		}
+	}
+	return last.String(), field == 4 && last.Len() > 0
+}
+
+// writeFile replaces path in one step with a private file.
+func writeFile(path, text string, sync bool) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if sync && err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
+}
+
+const (
+	confName    = "rootstream.conf"
+	includeLine = "include_if_exists '" + confName + "'"
+)
+
+// writeConf puts Params into a file of our own that postgresql.conf includes; ALTER SYSTEM still overrides it.
+func (s *Server) writeConf() error {
+	names := make([]string, 0, len(s.cfg.Params))
+	for name := range s.cfg.Params {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	b.WriteString("# Written at each start. Change settings with ALTER SYSTEM or in postgresql.conf after the include.\n")
+	for _, name := range names {
+		fmt.Fprintf(&b, "%s = %s\n", name, quoteParam(s.cfg.Params[name]))
+	}
+	path := filepath.Join(s.cfg.DataDir, confName)
+	if err := writeFile(path, b.String(), false); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	if err := s.account.Own(path); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	return s.includeConf()
+}
+
+func (s *Server) includeConf() error {
+	main := filepath.Join(s.cfg.DataDir, "postgresql.conf")
+	raw, err := os.ReadFile(main)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return ErrAccess.WithCause(err)
+	}
+	if strings.Contains(string(raw), "\n"+includeLine) || strings.HasPrefix(string(raw), includeLine) {
+		return nil
+	}
+	text := strings.TrimRight(string(raw), "\n") + "\n" + includeLine + "\n"
+	if err := writeFile(main, strings.TrimLeft(text, "\n"), !s.cfg.NoSync); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	if err := s.account.Own(main); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	return nil
+}
+
+// quoteParam writes a value as postgresql.conf reads it: backslash is an escape there too.
+func quoteParam(v string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(v) + "'"
+}
+
+// Status is what a postmaster says about itself in postmaster.pid.
+type Status struct {
+	PID       int
+	DataDir   string
+	StartedAt time.Time
+	Port      int
+	SocketDir string
+	Listen    string
+	State     string // starting, ready, standby, stopping
+}
+
+// ReadStatus reads the postmaster.pid of a data folder; ErrNotRunning when there is none.
+func ReadStatus(dataDir string) (Status, error) {
+	raw, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid"))
+	if errors.Is(err, os.ErrNotExist) {
+		return Status{}, ErrNotRunning
+	}
+	if err != nil {
+		return Status{}, ErrAccess.WithCause(err)
+	}
+	return parseStatus(string(raw))
+}
+
+// parseStatus reads the lines of postmaster.pid (src/include/utils/pidfile.h); the later ones come one by one.
+func parseStatus(text string) (Status, error) {
+	lines := strings.Split(text, "\n")
+	line := func(i int) string {
+		if i < len(lines) {
+			return strings.TrimSpace(lines[i])
+		}
+		return ""
+	}
+	pid, err := strconv.Atoi(line(0))
+	if err != nil || pid == 0 {
+		return Status{}, ErrNotRunning.WithCause(errors.New("postmaster.pid names no process"))
+	}
+	st := Status{PID: max(pid, -pid), DataDir: line(1), SocketDir: line(4), Listen: line(5), State: line(7)}
+	if at, err := strconv.ParseInt(line(2), 10, 64); err == nil {
+		st.StartedAt = time.Unix(at, 0)
+	}
+	st.Port, _ = strconv.Atoi(line(3))
+	return st, nil
+}
