@@ -1,0 +1,87 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+// call is one operation under way.
+type call struct {
+	c     *Client
+	link  *link
+	ctx   context.Context //nolint:containedctx // lives as long as the call
+	outer context.Context //nolint:containedctx // lives as long as the call
+	op    op
+	start time.Time
+}
+
+// begin answers at once if Redis is known to be away, and bounds the call's time.
+func (c *Client) begin(ctx context.Context, o op) (call, error) {
+	l := c.live.Load()
+	if l == nil {
+		c.metrics.ops[o].unavailable.Inc()
+		return call{}, c.away()
+	}
+	if err := ctx.Err(); err != nil {
+		c.metrics.ops[o].unavailable.Inc()
+		return call{}, ErrUnavailable.WithCause(err)
+	}
+	now := time.Now()
+	return call{c: c, link: l, ctx: c.deadlines.bound(ctx, now), outer: ctx, op: o, start: now}, nil
+}
+
+func (c *Client) away() error {
+	if err := c.LastError(); err != nil {
+		return ErrUnavailable.WithCause(err).WithRetryAfter(c.cfg.ProbeInterval)
+	}
+	return ErrUnavailable.WithRetryAfter(c.cfg.ProbeInterval)
+}
+
+// end counts the call and turns err into one of this room. A null reply is not an error.
+func (s *call) end(err error) error {
+	m := &s.c.metrics.ops[s.op]
+	m.seconds.Observe(time.Since(s.start).Seconds())
+	if err == nil || rueidis.IsRedisNil(err) {
+		m.ok.Inc()
+		return nil
+	}
+	return s.fail(err)
+}
+
+func (s *call) fail(err error) error {
+	m := &s.c.metrics.ops[s.op]
+	reply, isReply := rueidis.IsRedisErr(err)
+	switch {
+	case isReply && !refusesAll(reply.Error()):
+		m.failed.Inc()
+		return fmt.Errorf("redis %s: %w", s.op, err)
+	case rueidis.IsParseErr(err):
+		m.failed.Inc()
+		return fmt.Errorf("redis %s: %w", s.op, err)
+	}
+	m.unavailable.Inc()
+	if outer := s.outer.Err(); outer != nil { // the caller gave up: says nothing about Redis
+		return ErrUnavailable.WithCause(outer)
+	}
+	wake(s.c.poke)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer in %v", s.c.cfg.CommandTimeout)
+	}
+	return ErrUnavailable.WithCause(err)
+}
+
+// refusesAll reports whether an error reply is about the server's state rather than about the command.
+func refusesAll(reply string) bool {
+	word, _, _ := strings.Cut(reply, " ")
+	switch word {
+	case "LOADING", "BUSY", "MASTERDOWN", "READONLY", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "NOREPLICAS",
+		"OOM", "MISCONF", "NOAUTH", "WRONGPASS", "NOPERM", "UNKILLABLE":
+		return true
+	}
+	return false
+}

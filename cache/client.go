@@ -1,0 +1,308 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/rueidis"
+)
+
+const (
+	unknown int32 = iota // not probed yet
+	up
+	down
+)
+
+const (
+	bufferSize   = 64 << 10               // of each direction of a connection
+	retryMin     = 50 * time.Millisecond  // between attempts to reach a lost Redis
+	retryMax     = 500 * time.Millisecond // between attempts to reach a lost Redis
+	probeSpacing = 100 * time.Millisecond // between probes that failing commands ask for
+	rebuildAfter = 5 * time.Second        // a link that fails for so long is made anew
+)
+
+// Client is a connection to Redis. It is safe for concurrent use.
+type Client struct {
+	cfg       Config
+	deadlines deadlines
+	metrics   *metrics
+	live      atomic.Pointer[link] // nil while Redis is known not to answer
+	health    atomic.Int32 // one of the health values
+	lastErr   atomic.Pointer[error]
+	poke      chan struct{} // a command failed: probe now
+	relinked  chan struct{} // live was set: track its nodes now
+	tracked   atomic.Int64  // nodes whose tracking link is up
+	wanted    atomic.Int64  // nodes that should be tracked; 0 while unknown
+
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+	once sync.Once
+}
+
+// link is one rueidis client and the connections under it.
+type link struct {
+	rueidis.Client
+	conns *netConns
+}
+
+func (l *link) close() {
+	l.conns.end()
+	l.Close()
+}
+
+// Open connects to Redis. It fails only for a wrong configuration: while Redis cannot be reached, commands answer
+// ErrUnavailable and the client keeps trying. ctx bounds the first attempt alone.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	cfg, err := cfg.resolve()
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{cfg: cfg, metrics: m, poke: make(chan struct{}, 1), relinked: make(chan struct{}, 1)}
+	c.deadlines.timeout = cfg.CommandTimeout
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.stop = stop
+	connected, tracking := make(chan struct{}), make(chan struct{})
+	c.wg.Go(func() { c.supervise(run, connected) })
+	if cfg.OnInvalidate == nil {
+		close(tracking)
+	} else {
+		c.wg.Go(func() { c.track(run, tracking) })
+	}
+	patience := time.NewTimer(2 * cfg.DialTimeout)
+	defer patience.Stop()
+	for _, ready := range []chan struct{}{connected, tracking} {
+		select {
+		case <-ready:
+		case <-patience.C:
+			return c, nil
+		case <-ctx.Done():
+			return c, nil
+		}
+	}
+	return c, nil
+}
+
+// Close ends all connections and waits for the loops.
+func (c *Client) Close() {
+	c.once.Do(c.stop)
+	c.wg.Wait()
+}
+
+// Healthy reports whether Redis (in a cluster: every node) answered the last probe.
+func (c *Client) Healthy() bool { return c.health.Load() == up }
+
+// Tracking reports whether changes of session views are being heard from every node.
+func (c *Client) Tracking() bool {
+	want := c.wanted.Load()
+	return want > 0 && c.tracked.Load() >= want
+}
+
+// LastError is why Redis was last found not to answer, nil if it never was.
+func (c *Client) LastError() error {
+	if e := c.lastErr.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (c *Client) options(conns *netConns) rueidis.ClientOption {
+	cfg := c.cfg
+	opt := rueidis.ClientOption{
+		TLSConfig: cfg.TLS, DialCtxFn: conns.dial,
+		Username: cfg.Username, Password: cfg.Password, ClientName: "rootstream",
+		InitAddress: cfg.Addrs, SelectDB: cfg.DB,
+		ReadBufferEachConn: bufferSize, WriteBufferEachConn: bufferSize,
+		ConnWriteTimeout: cfg.LinkTimeout,
+		DisableRetry:     true, // a caller is answered, not kept waiting
+		DisableCache:     true, // tracking has connections of its own
+		AlwaysPipelining: true, // a closed connection is noticed at once
+	}
+	opt.Dialer.Timeout, opt.Dialer.KeepAlive = cfg.DialTimeout, cfg.ProbeInterval
+	switch {
+	case cfg.Sentinel.Master != "":
+		opt.InitAddress = cfg.Sentinel.Addrs
+		opt.Sentinel = rueidis.SentinelOption{
+			MasterSet: cfg.Sentinel.Master, Username: cfg.Sentinel.Username, Password: cfg.Sentinel.Password,
+			Dialer: opt.Dialer, TLSConfig: cfg.TLS, TopologyRefreshInterval: time.Second,
+		}
+	case cfg.Cluster:
+		opt.ClusterOption = rueidis.ClusterOption{ShardsRefreshInterval: 5 * time.Second, MaxMovedRedirections: 5}
+	default:
+		opt.ForceSingleClient = true
+	}
+	return opt
+}
+
+// connect makes a link and proves it.
+func (c *Client) connect(ctx context.Context) (*link, error) {
+	conns := newNetConns(-1)
+	unwatch := context.AfterFunc(ctx, conns.end) // rueidis dials without a context
+	defer unwatch()
+	rc, err := rueidis.NewClient(c.options(conns))
+	if err != nil {
+		conns.end()
+		if rc != nil {
+			rc.Close()
+		}
+		return nil, err
+	}
+	l := &link{rc, conns}
+	if answered, err := c.probe(ctx, l); !answered {
+		l.close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// supervise keeps c.live right until ctx ends. It closes ready after the first attempt.
+func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
+	l := c.reach(ctx, nil, ready)
+	tick := time.NewTicker(c.cfg.ProbeInterval)
+	defer tick.Stop()
+	for l != nil {
+		select {
+		case <-ctx.Done():
+			c.live.Store(nil)
+			l.close()
+			return
+		case <-tick.C:
+		case <-c.poke:
+		}
+		answered, err := c.probe(ctx, l)
+		if ctx.Err() != nil {
+			continue
+		}
+		c.note(ctx, err)
+		if !answered {
+			c.live.Store(nil)
+			l.conns.cut()
+			l = c.reach(ctx, l, nil)
+			continue
+		}
+		pause(ctx, probeSpacing)
+	}
+}
+
+// reach tries until Redis answers, on l if there is one, and makes l live. It returns nil when ctx ends.
+func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link {
+	since := time.Now()
+	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
+		answered, err := false, error(nil)
+		if l != nil {
+			answered, err = c.probe(ctx, l)
+		}
+		if l == nil || (!answered && time.Since(since) > rebuildAfter) {
+			var fresh *link
+			if fresh, err = c.connect(ctx); err == nil {
+				if l != nil {
+					l.close()
+				}
+				l, answered = fresh, true
+			}
+			since = time.Now()
+		}
+		if answered {
+			c.live.Store(l)
+			wake(c.relinked)
+		}
+		if ctx.Err() == nil {
+			c.note(ctx, err)
+		}
+		if ready != nil {
+			close(ready)
+			ready = nil
+		}
+		if answered {
+			return l
+		}
+		pause(ctx, wait)
+	}
+	if l != nil {
+		l.close()
+	}
+	return nil
+}
+
+// note records and logs a change of health.
+func (c *Client) note(ctx context.Context, err error) {
+	if err != nil {
+		c.lastErr.Store(&err)
+	}
+	now := up
+	if err != nil {
+		now = down
+	}
+	before := c.health.Swap(now)
+	switch {
+	case now == before:
+	case now == down:
+		c.cfg.Logger.WarnContext(ctx, "redis does not answer", "err", err)
+	default:
+		c.cfg.Logger.InfoContext(ctx, "redis answers")
+	}
+	c.metrics.setUp(now == up)
+}
+
+// probe asks all nodes for a sign of life: answered if any gave one, err if any did not.
+func (c *Client) probe(ctx context.Context, l *link) (answered bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.CommandTimeout)
+	defer cancel()
+	nodes := l.Nodes()
+	results := make(chan error, len(nodes))
+	for _, n := range nodes {
+		go func() { results <- c.alive(ctx, n) }() // ends by ctx, or when the connections are cut
+	}
+	for range nodes {
+		var e error
+		select {
+		case e = <-results:
+		case <-ctx.Done():
+			e = context.Cause(ctx)
+		}
+		answered = answered || e == nil
+		if e != nil {
+			err = e
+		}
+	}
+	if len(nodes) == 0 {
+		err = errors.New("no node is known")
+	}
+	return answered, err
+}
+
+func (c *Client) alive(ctx context.Context, node rueidis.Client) error {
+	if !c.cfg.Cluster {
+		return node.Do(ctx, node.B().Ping().Build()).Error()
+	}
+	info, err := node.Do(ctx, node.B().ClusterInfo().Build()).ToString()
+	if err == nil && !strings.Contains(info, "cluster_state:ok") {
+		return errors.New("the cluster does not serve all slots")
+	}
+	return err
+}
+
+// wake makes the reader of a channel of capacity 1 look again.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
