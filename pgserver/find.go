@@ -141,11 +141,11 @@ func parseVersion(out string) (version string, major int, err error) {
 
 // DataVersion returns the major version of the data folder, or ErrNoData if it is missing or empty, or ErrNotEmpty.
 func DataVersion(dataDir string) (int, error) {
-	raw, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION"))
+	raw, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION")) //nolint:gosec // the operator's own folder
 	if err == nil {
-		major, err := strconv.Atoi(strings.TrimSpace(string(raw)))
-		if err != nil {
-			return 0, ErrNotEmpty.WithCause(fmt.Errorf("%s/PG_VERSION is unreadable: %w", dataDir, err))
+		major, broken := strconv.Atoi(strings.TrimSpace(string(raw)))
+		if broken != nil {
+			return 0, ErrNotEmpty.WithCause(fmt.Errorf("%s/PG_VERSION is unreadable: %w", dataDir, broken))
 		}
 		return major, nil
 	}

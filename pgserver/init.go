@@ -111,7 +111,8 @@ func (s *Server) initdb(ctx context.Context, dir, passPath, pass string) error {
 	cmd := exec.Command(s.cfg.Installation.Bin("initdb"), args...) //nolint:gosec,noctx // ended below by signal: a kill would leave its children
 	cmd.Stdout, cmd.Stderr = &out, &out
 	s.prepare(cmd)
-	child, err := proc.Start(cmd, s.tie())
+	// Without us nobody would move its work into place, so it always ends with us.
+	child, err := proc.Start(cmd, syscall.SIGTERM)
 	if err != nil {
 		return fmt.Errorf("start initdb: %w", err)
 	}

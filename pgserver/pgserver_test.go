@@ -24,11 +24,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // home is a folder that PostgreSQL's user can enter, gone after the test.
 func home(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rs-pgserver-*")
+	dir, err := os.MkdirTemp("", "rs-pgserver-*") //nolint:usetesting // only root can enter the folders of t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // others pass through
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
@@ -128,15 +128,15 @@ func TestTheSocketAsksForThePassword(t *testing.T) {
 		t.Fatal(err)
 	}
 	dsn := fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres password=%sx", s.SocketDir(), s.Port(), pass)
-	if conn, err := pgx.Connect(t.Context(), dsn); err == nil {
+	if conn, wrong := pgx.Connect(t.Context(), dsn); wrong == nil {
 		_ = conn.Close(t.Context())
 		t.Error("a wrong password was accepted")
 	}
 	id, _ := s.Process()
 	for _, file := range []string{"cmdline", "environ"} {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", id.PID, file))
-		if err != nil {
-			t.Fatal(err)
+		raw, unread := os.ReadFile(fmt.Sprintf("/proc/%d/%s", id.PID, file))
+		if unread != nil {
+			t.Fatal(unread)
 		}
 		if strings.Contains(string(raw), pass) {
 			t.Errorf("the password is in %s", file)
@@ -328,7 +328,7 @@ func TestATakenPortIsNamed(t *testing.T) {
 func TestThrowawaySweepsWhatADeadProcessLeft(t *testing.T) {
 	t.Parallel()
 	parent := home(t)
-	if err := os.Chmod(parent, 0o777); err != nil { //nolint:gosec // as the folder for temporary files
+	if err := os.Chmod(parent, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	left := filepath.Join(parent, "rootstream-pg-1-1-gone")
@@ -405,7 +405,7 @@ func TestAFolderTheUserCannotEnterIsRefused(t *testing.T) {
 		return // only root drops to another user
 	}
 	cfg := config(t)
-	if err := os.Chmod(filepath.Dir(cfg.DataDir), 0o700); err != nil { //nolint:gosec // the point of the test
+	if err := os.Chmod(filepath.Dir(cfg.DataDir), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := server(t, cfg).Init(t.Context()); !errors.Is(err, pgserver.ErrAccess) {
@@ -442,10 +442,10 @@ func TestAServerOfADeadParentEndsWhenTied(t *testing.T) {
 		return
 	}
 	dir := home(t)
-	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // as the folder for temporary files
+	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$") //nolint:gosec // this test again
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$")
 	cmd.Env = append(os.Environ(), "ROOTSTREAM_TEST_TIED="+dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -70,13 +70,13 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 func (s *Server) startOnce(ctx context.Context) error {
-	log, err := s.openLog()
+	out, err := s.openLog()
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Close() }()
+	defer func() { _ = out.Close() }()
 	var from int64
-	if info, err := log.Stat(); err == nil {
+	if info, unknown := out.Stat(); unknown == nil {
 		from = info.Size()
 	}
 	a := address{socketDir: s.cfg.SocketDir, port: s.cfg.Port, listen: s.cfg.Listen}
@@ -86,7 +86,7 @@ func (s *Server) startOnce(ctx context.Context) error {
 	cmd := exec.Command(s.cfg.Installation.Bin("postgres"), "-D", s.cfg.DataDir, //nolint:gosec,noctx // outlives any context of ours
 		"-c", "listen_addresses="+a.listen, "-c", fmt.Sprintf("port=%d", a.port),
 		"-c", "unix_socket_directories="+quoteListItem(a.socketDir))
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = out, out
 	s.prepare(cmd)
 	child, err := proc.Start(cmd, s.tie())
 	if err != nil {
@@ -243,7 +243,7 @@ func (s *Server) Stop(ctx context.Context, mode Mode) error {
 	if r == nil {
 		id, _, err := s.live()
 		if err != nil {
-			return nil //nolint:nilerr // nothing runs
+			return nil // nothing runs
 		}
 		r = &running{id: id}
 	}
@@ -259,7 +259,7 @@ func (s *Server) Stop(ctx context.Context, mode Mode) error {
 		}
 		s.cfg.Logger.WarnContext(ctx, "postgres does not stop, asking harder", "pid", r.id.PID, "signal", sig.String())
 		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), escalateWait)
-		defer cancel() //nolint:revive // at most three
+		defer cancel() // at most three
 		patience = wait
 	}
 	return ErrRunning.WithCause(fmt.Errorf("process %d does not end", r.id.PID))

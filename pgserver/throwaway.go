@@ -32,7 +32,7 @@ func Throwaway(ctx context.Context, cfg ThrowawayConfig) (*Server, error) {
 	in := cfg.Installation
 	if in.BinDir == "" {
 		var err error
-		if in, err = Find(0); err != nil {
+		if in, err = Find(0); err != nil { //nolint:contextcheck // a look at files, bounded by itself
 			return nil, err
 		}
 	}
@@ -57,7 +57,7 @@ func Throwaway(ctx context.Context, cfg ThrowawayConfig) (*Server, error) {
 	if err != nil {
 		return nil, ErrAccess.WithCause(err)
 	}
-	if err := account.Own(base); err != nil {
+	if err = account.Own(base); err != nil {
 		return nil, errors.Join(ErrAccess.WithCause(err), os.RemoveAll(base))
 	}
 	s, err := startThrowaway(ctx, cfg, in, base)

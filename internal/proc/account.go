@@ -23,10 +23,11 @@ type Account struct {
 func Current() (Account, error) {
 	uid := os.Geteuid()
 	u, err := user.LookupId(strconv.Itoa(uid))
-	if err != nil { // containers run as numbers without a name
-		return Account{Name: strconv.Itoa(uid), Home: "/", UID: uint32(uid), GID: uint32(os.Getegid())}, nil //nolint:gosec // ids are 32 bits
+	if err == nil {
+		return account(u)
 	}
-	return account(u)
+	// Containers run as numbers without a name.
+	return Account{Name: strconv.Itoa(uid), Home: "/", UID: uint32(uid), GID: uint32(os.Getegid())}, nil //nolint:gosec // ids are 32 bits
 }
 
 // Lookup returns the account of a name.

@@ -80,7 +80,7 @@ func (id ID) Wait(ctx context.Context) error {
 		return err
 	}
 	// The runtime's poller waits for the descriptor, so no thread is held.
-	file := os.NewFile(uintptr(fd), "pidfd") //nolint:gosec // a descriptor is never negative here
+	file := os.NewFile(uintptr(fd), "pidfd")
 	defer func() { _ = file.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
