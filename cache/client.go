@@ -31,7 +31,7 @@ type Client struct {
 	deadlines deadlines
 	metrics   *metrics
 	live      atomic.Pointer[link] // nil while Redis is known not to answer
-	health    atomic.Int32 // one of the health values
+	health    atomic.Int32         // one of the health values
 	lastErr   atomic.Pointer[error]
 	poke      chan struct{} // a command failed: probe now
 	relinked  chan struct{} // live was set: track its nodes now

@@ -197,4 +197,3 @@ func pairs(v any) map[string]string {
 	}
 	return m
 }
-
