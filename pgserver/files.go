@@ -79,14 +79,36 @@ func (s *Server) logSince(from int64) string {
 }
 
 // Password returns the superuser's password from the pass file.
-func (s *Server) Password() (string, error) { return readPass(s.cfg.PassFile) }
+func (s *Server) Password() (string, error) { return s.PasswordOf(s.cfg.Superuser) }
 
-// ensurePass returns the password, making the pass file on first use. It is
-// written before initdb runs, so no crash leaves a cluster without its password.
-func (s *Server) ensurePass() (string, error) {
-	pass, err := readPass(s.cfg.PassFile)
+// PasswordOf returns a user's password from the pass file; os.ErrNotExist when it holds none.
+func (s *Server) PasswordOf(user string) (string, error) {
+	text, err := readPrivate(s.cfg.PassFile)
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(text) {
+		name, pass, ok := parsePass(strings.TrimRight(line, "\r\n"))
+		if ok && (name == user || name == "*") {
+			return pass, nil
+		}
+	}
+	return "", fmt.Errorf("no password of %s in %s: %w", user, s.cfg.PassFile, os.ErrNotExist)
+}
+
+// ensurePass returns the password, adding a new one to the pass file on first use. It
+// is on file before PostgreSQL learns it, so no crash leaves a role without its password.
+func (s *Server) ensurePass(user string) (string, error) {
+	pass, err := s.PasswordOf(user)
 	if !errors.Is(err, os.ErrNotExist) {
 		return pass, err
+	}
+	text, err := readPrivate(s.cfg.PassFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
 	}
 	var raw [24]byte
 	_, _ = rand.Read(raw[:]) // never fails
@@ -94,54 +116,45 @@ func (s *Server) ensurePass() (string, error) {
 	if err := os.MkdirAll(filepath.Dir(s.cfg.PassFile), 0o700); err != nil {
 		return "", ErrAccess.WithCause(err)
 	}
-	if err := writeFile(s.cfg.PassFile, "*:*:*:"+s.cfg.Superuser+":"+pass+"\n", !s.cfg.NoSync); err != nil {
+	if err := writeFile(s.cfg.PassFile, text+"*:*:*:"+user+":"+pass+"\n", !s.cfg.NoSync); err != nil {
 		return "", fmt.Errorf("write pass file: %w", err)
 	}
 	return pass, nil
 }
 
-// readPass returns the password of the first line of a pgpass file that only its owner can read.
-func readPass(path string) (string, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator's own folder
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
+// readPrivate reads a small file and refuses one that others can read.
+func readPrivate(path string) (string, error) {
+	info, err := os.Stat(path)
 	if err != nil {
 		return "", err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return "", ErrAccess.WithCause(fmt.Errorf("pass file %s is open to others (mode %v)", path, info.Mode().Perm())).
+		return "", ErrAccess.WithCause(fmt.Errorf("%s is open to others (mode %v)", path, info.Mode().Perm())).
 			WithHint("chmod 600 " + path)
 	}
-	buf := make([]byte, 4096)
-	n, _ := f.Read(buf)
-	line, _, _ := strings.Cut(string(buf[:n]), "\n")
-	pass, ok := parsePass(line)
-	if !ok {
-		return "", ErrAccess.WithCause(fmt.Errorf("pass file %s is not in pgpass format", path))
-	}
-	return pass, nil
+	raw, err := os.ReadFile(path) //nolint:gosec // the operator's own folder
+	return string(raw), err
 }
 
 // parsePass reads host:port:database:user:password with backslash escapes (libpq, "The Password File").
-func parsePass(line string) (string, bool) {
-	field, last := 0, strings.Builder{}
+func parsePass(line string) (user, pass string, ok bool) {
+	var fields [5][]byte
+	at := 0
 	for i := 0; i < len(line); i++ {
 		switch c := line[i]; {
+		case c == '#' && i == 0:
+			return "", "", false
 		case c == '\\' && i+1 < len(line):
 			i++
-			if field == 4 {
-				last.WriteByte(line[i])
-			}
-		case c == ':' && field < 4:
-			field++
-		case field == 4:
-			last.WriteByte(c)
+			fields[at] = append(fields[at], line[i])
+		case c == ':' && at < len(fields)-1:
+			at++
+		default:
+			fields[at] = append(fields[at], c)
 		}
 	}
-	return last.String(), field == 4 && last.Len() > 0
+	const userField, passField = 3, 4
+	return string(fields[userField]), string(fields[passField]), at == passField && len(fields[passField]) > 0
 }
 
 // writeFile replaces path in one step with a private file.

@@ -45,7 +45,7 @@ func (s *Server) Init(ctx context.Context) error {
 	case done:
 		return ErrNotEmpty.WithCause(fmt.Errorf("%s already holds a cluster", s.cfg.DataDir))
 	}
-	pass, err := s.ensurePass()
+	pass, err := s.ensurePass(s.cfg.Superuser)
 	if err != nil {
 		return err
 	}

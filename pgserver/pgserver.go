@@ -14,6 +14,7 @@
 package pgserver
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,6 +40,9 @@ var (
 	ErrAccess       = errs.New(errs.Forbidden, "data_folder_access", "PostgreSQL's user cannot use the data folder")
 	ErrStart        = errs.New(errs.Unavailable, "postgres_start", "PostgreSQL did not start")
 )
+
+// ErrLeave is the cause to cancel a Start with so that the postmaster goes on starting without us.
+var ErrLeave = errors.New("the postmaster is left to a successor")
 
 // Config says where a server lives and how it runs. Installation and DataDir are required.
 type Config struct {
@@ -130,8 +134,8 @@ func (cfg *Config) setDefaults() error {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if err := checkSuperuser(cfg.Superuser); err != nil {
-		return err
+	if !roleName.MatchString(cfg.Superuser) {
+		return errs.NewInvalid("superuser", "must be letters, digits and underscores")
 	}
 	cfg.SocketDir = ShortSocketDir(cfg.SocketDir)
 	return nil
@@ -210,13 +214,6 @@ var (
 	paramName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 	roleName  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,62}$`)
 )
-
-func checkSuperuser(name string) error {
-	if !roleName.MatchString(name) {
-		return errs.NewInvalid("superuser", "must be letters, digits and underscores")
-	}
-	return nil
-}
 
 func checkParams(params map[string]string, faults *errs.Fields) {
 	owned := []string{"port", "listen_addresses", "unix_socket_directories", "data_directory"}

@@ -467,3 +467,50 @@ func TestAServerOfADeadParentEndsWhenTied(t *testing.T) {
 		t.Error("the server outlives its dead parent")
 	}
 }
+
+func TestEnsureDatabaseMakesARoleThatCanSignIn(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	cfg.Params["log_statement"] = "all"
+	s := started(t, cfg)
+	for range 2 {
+		if err := s.EnsureDatabase(t.Context(), "app", "app_owner"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	url, err := s.URL("app_owner", "app")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := query(t, url, "select current_user || ' ' || current_setting('is_superuser')"); got != "app_owner off" {
+		t.Errorf("signed in as %q", got)
+	}
+	// A lost line of the pass file is replaced, and the role follows.
+	raw, err := os.ReadFile(cfg.DataDir + ".pgpass")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(raw), "\n")
+	if err = os.WriteFile(cfg.DataDir+".pgpass", []byte(first), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err = s.EnsureDatabase(t.Context(), "app", "app_owner"); err != nil {
+		t.Fatal(err)
+	}
+	next, err := s.URL("app_owner", "app")
+	if err != nil || next == url {
+		t.Fatalf("URL = same as before, %v", err)
+	}
+	query(t, next, "select 'in'")
+	pass, err := s.PasswordOf("app_owner")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(s.LogFile())
+	if err != nil || strings.Contains(string(log), pass) {
+		t.Errorf("log unreadable or with password: %v", err)
+	}
+	if err := s.EnsureDatabase(t.Context(), "app", "o'hara"); err == nil {
+		t.Error("a name that needs quoting was accepted")
+	}
+}

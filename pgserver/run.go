@@ -40,7 +40,8 @@ type running struct {
 }
 
 // Start starts a postmaster and waits until it accepts connections. It fails
-// with ErrRunning if one is alive (use Attach), and stops what it started if ctx ends first.
+// with ErrRunning if one is alive (use Attach), and stops what it started if
+// ctx ends first, unless ctx ends with the cause ErrLeave.
 func (s *Server) Start(ctx context.Context) error {
 	switch done, err := s.Initialized(); {
 	case err != nil:
@@ -102,6 +103,9 @@ func (s *Server) startOnce(ctx context.Context) error {
 	s.run, s.addr = r, a
 	s.mu.Unlock()
 	if err := s.waitReady(ctx, r); err != nil {
+		if errors.Is(context.Cause(ctx), ErrLeave) {
+			return ErrLeave
+		}
 		if ctx.Err() != nil {
 			stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), escalateWait)
 			defer cancel()
