@@ -1,0 +1,88 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+type contextKey int
+
+const (
+	requestIDKey contextKey = iota
+	clientKey
+	principalKey
+	requestKey
+)
+
+func requestID(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey).(string)
+	return id
+}
+
+// newRequestID takes the caller's X-Request-Id where it is harmless, else makes one.
+func newRequestID(r *http.Request) string {
+	given := r.Header.Get("X-Request-Id")
+	if len(given) < 8 || len(given) > 64 {
+		return uuid.Must(uuid.NewV7()).String()
+	}
+	for _, c := range given {
+		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.", c) {
+			return uuid.Must(uuid.NewV7()).String()
+		}
+	}
+	return given
+}
+
+// peer is who sent a request, proxies that we trust looked through.
+type peer struct {
+	addr     netip.Addr
+	loopback bool // the connection itself comes from this machine and no proxy stands between
+	https    bool
+}
+
+// peerOf walks X-Forwarded-For from the right over trusted proxies: what
+// stands left of the first stranger is a stranger's claim.
+func peerOf(r *http.Request, trusted []netip.Prefix) peer {
+	addr := remoteAddr(r)
+	p := peer{addr: addr, loopback: addr.IsLoopback(), https: r.TLS != nil}
+	if !within(addr, trusted) {
+		return p
+	}
+	if forwarded := r.Header.Values("X-Forwarded-For"); len(forwarded) > 0 {
+		p.loopback = false
+		hops := strings.Split(strings.Join(forwarded, ","), ",")
+		for i := len(hops) - 1; i >= 0; i-- {
+			hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+			if err != nil {
+				break // what stands further left cannot be believed either
+			}
+			p.addr = hop.Unmap()
+			if !within(p.addr, trusted) {
+				break
+			}
+		}
+	}
+	p.https = p.https || r.Header.Get("X-Forwarded-Proto") == "https"
+	return p
+}
+
+func remoteAddr(r *http.Request) netip.Addr {
+	ap, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap().WithZone("")
+}
+
+func within(a netip.Addr, networks []netip.Prefix) bool {
+	for _, n := range networks {
+		if n.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,138 @@
+package app
+
+import (
+	"time"
+
+	"rootstream/secret"
+)
+
+// Config is everything that can be set. Each part has a default that works
+// with `rootstream up`; the doc tag is what docs/CONFIG.md and `config
+// explain` show.
+type Config struct {
+	HTTP          HTTPConfig      `yaml:"http"`
+	Postgres      PostgresConfig  `yaml:"postgres"`
+	Redis         RedisConfig     `yaml:"redis"`
+	Keys          KeysConfig      `yaml:"keys"`
+	Auth          AuthConfig      `yaml:"auth"`
+	Session       SessionConfig   `yaml:"session"`
+	MFA           MFAConfig       `yaml:"mfa"`
+	Mail          MailConfig      `yaml:"mail"`
+	Webhooks      []WebhookConfig `yaml:"webhooks"`
+	ServiceTokens []ServiceToken  `yaml:"service_tokens"`
+	Log           LogConfig       `yaml:"log"`
+}
+
+// HTTPConfig is how the API is served.
+type HTTPConfig struct {
+	Listen         string        `yaml:"listen" default:"127.0.0.1:8080" doc:"Address and port the API listens on."`
+	PublicURL      string        `yaml:"public_url" doc:"URL under which people reach the API; used in mailed links. Empty: made from listen."`
+	TLSCert        string        `yaml:"tls_cert" doc:"File with the TLS certificate chain (PEM). Needed, with tls_key, to listen on other than loopback unless trusted_proxies is set."`
+	TLSKey         string        `yaml:"tls_key" doc:"File with the TLS private key (PEM)."`
+	TrustedProxies []string      `yaml:"trusted_proxies" doc:"Networks (CIDR) of proxies that end TLS; only their X-Forwarded-For and X-Forwarded-Proto are believed."`
+	Timeout        time.Duration `yaml:"timeout" default:"15s" doc:"Longest time for one request."`
+	ShutdownGrace  time.Duration `yaml:"shutdown_grace" default:"10s" doc:"How long requests in flight may finish when the process is asked to stop."`
+}
+
+// PostgresConfig is the database.
+type PostgresConfig struct {
+	DSN              secret.Secret `yaml:"dsn" doc:"Address of the database: postgres://user:password@host:5432/name."`
+	MaxConns         int           `yaml:"max_conns" default:"20" doc:"Connections of the pool."`
+	AcquireTimeout   time.Duration `yaml:"acquire_timeout" default:"5s" doc:"Longest wait for a free connection; after it the answer is 503."`
+	StatementTimeout time.Duration `yaml:"statement_timeout" default:"30s" doc:"Longest time for one statement."`
+	LegacyTimezone   string        `yaml:"legacy_timezone" doc:"Zone of the local times in a Phase 24.2 database that is being migrated. Empty: the database's own default."`
+}
+
+// RedisConfig is the cache.
+type RedisConfig struct {
+	URL              secret.Secret `yaml:"url" doc:"Address of Redis: redis://:password@host:6379/0 or rediss:// for TLS. Empty, with no other address: no cache, everything works from PostgreSQL."`
+	SentinelMaster   string        `yaml:"sentinel_master" doc:"Name of the master, to find it through the Sentinels in sentinel_addrs; url then gives user and password."`
+	SentinelAddrs    []string      `yaml:"sentinel_addrs" doc:"Addresses of the Sentinels."`
+	SentinelPassword secret.Secret `yaml:"sentinel_password" doc:"Password of the Sentinels."`
+	ClusterAddrs     []string      `yaml:"cluster_addrs" doc:"Addresses of some nodes of a Redis Cluster; url then gives user and password."`
+	CommandTimeout   time.Duration `yaml:"command_timeout" default:"500ms" doc:"Longest time for one command."`
+}
+
+// KeysConfig is the key that seals secrets at rest.
+type KeysConfig struct {
+	MasterKeyFile string `yaml:"master_key_file" doc:"File with at least 32 bytes that wraps the data keys; readable by its owner only. Without it, features that need it answer 503 keyset_missing."`
+}
+
+// AuthConfig is signing up and in.
+type AuthConfig struct {
+	PasswordMinLength    int           `yaml:"password_min_length" default:"15" doc:"Shortest password, in characters, for accounts without a second factor."`
+	PasswordMinLengthMFA int           `yaml:"password_min_length_mfa" default:"8" doc:"Shortest password when a second factor is enrolled."`
+	VerifyTTL            time.Duration `yaml:"verify_ttl" default:"48h" doc:"How long a mailed verification link works."`
+	ChallengeTTL         time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
+	FreshFor             time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a second factor must be for sensitive acts."`
+	HashQueue            time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
+	Rate                 RateConfig    `yaml:"rate"`
+}
+
+// RateConfig limits the authentication routes. Each value is a count per minute.
+type RateConfig struct {
+	LoginAccount    int `yaml:"login_account" default:"10" doc:"Sign-ins a minute for one account from one client network."`
+	LoginAnywhere   int `yaml:"login_anywhere" default:"60" doc:"Sign-ins a minute for one account from everywhere."`
+	LoginNetwork    int `yaml:"login_network" default:"120" doc:"Sign-ins a minute from one client network (IPv4 /24, IPv6 /64)."`
+	RegisterNetwork int `yaml:"register_network" default:"60" doc:"New accounts a minute from one client network."`
+	MFANetwork      int `yaml:"mfa_network" default:"120" doc:"Second-factor tries a minute from one client network; the account's own budget is fixed."`
+	RefreshNetwork  int `yaml:"refresh_network" default:"6000" doc:"Token refreshes a minute from one client network."`
+	TokenNetwork    int `yaml:"token_network" default:"60" doc:"Tries of mailed tokens (verification, recovery) a minute from one client network."`
+	RecoveryAccount int `yaml:"recovery_account" default:"3" doc:"Recovery mails a minute for one account."`
+}
+
+// SessionConfig is how long sessions live, and how many.
+type SessionConfig struct {
+	Limit         int                   `yaml:"limit" default:"10" doc:"Live sessions of one user."`
+	LimitPolicy   string                `yaml:"limit_policy" default:"evict_oldest" doc:"What a sign-in beyond the limit does: evict_oldest or deny."`
+	MaxBlind      time.Duration         `yaml:"max_blind" default:"5s" doc:"How long an instance that cannot read revocations may go on accepting sessions. More keeps players signed in through an outage, and a revoked session alive as long."`
+	NearCapacity  int                   `yaml:"near_capacity" default:"262144" doc:"Sessions kept in the memory of one instance; about 180 bytes each."`
+	GeoIPFile     string                `yaml:"geoip_file" doc:"MaxMind-format .mmdb file that gives sessions a place. Empty: no places."`
+	RetainExpired time.Duration         `yaml:"retain_expired" default:"720h" doc:"How long expired and revoked sessions are kept on record."`
+	User          SessionLifetimeConfig `yaml:"user" default:"24h,24h"`
+	Remembered    SessionLifetimeConfig `yaml:"remembered" default:"2160h,336h"`
+	Operator      SessionLifetimeConfig `yaml:"operator" default:"12h,1h"`
+	Admin         SessionLifetimeConfig `yaml:"admin" default:"8h,15m"`
+}
+
+// SessionLifetimeConfig is how long one class of sessions lives.
+type SessionLifetimeConfig struct {
+	Absolute time.Duration `yaml:"absolute" doc:"Longest life, whatever happens."`
+	Idle     time.Duration `yaml:"idle" doc:"Longest time without use; at least 5m."`
+}
+
+// MFAConfig is the second factor.
+type MFAConfig struct {
+	Issuer string `yaml:"issuer" default:"RootStream" doc:"Name that authenticator apps show."`
+	Strict bool   `yaml:"strict" default:"false" doc:"Accept only the current and the previous code, not the next."`
+}
+
+// MailConfig is how mail leaves.
+type MailConfig struct {
+	From     string        `yaml:"from" default:"rootstream@localhost" doc:"Sender of all mail."`
+	Dir      string        `yaml:"dir" doc:"Folder that gets mail as .eml files instead of sending it."`
+	SMTPHost string        `yaml:"smtp_host" doc:"SMTP server. Empty, with no dir: no mail is sent, it waits in the outbox."`
+	SMTPPort int           `yaml:"smtp_port" default:"587" doc:"Port of the SMTP server."`
+	SMTPUser string        `yaml:"smtp_user" doc:"User name at the SMTP server."`
+	SMTPPass secret.Secret `yaml:"smtp_password" doc:"Password at the SMTP server."`
+	SMTPTLS  string        `yaml:"smtp_tls" default:"starttls" doc:"starttls, tls or none."`
+}
+
+// WebhookConfig is one receiver of signed events.
+type WebhookConfig struct {
+	URL     string          `yaml:"url" doc:"Where to POST."`
+	Secrets []secret.Secret `yaml:"secrets" doc:"Signing secrets; the first signs, all are offered while you change them."`
+	Topics  []string        `yaml:"topics" doc:"Names or patterns such as session.*; empty means all."`
+}
+
+// ServiceToken lets another service call validate and forward-auth.
+type ServiceToken struct {
+	Name  string        `yaml:"name" doc:"Shown in logs."`
+	Token secret.Secret `yaml:"token" doc:"At least 32 characters; sent as a bearer token."`
+}
+
+// LogConfig is what goes to standard error.
+type LogConfig struct {
+	Level  string `yaml:"level" default:"info" doc:"debug, info, warn or error."`
+	Format string `yaml:"format" default:"text" doc:"text or json."`
+}

@@ -1,0 +1,265 @@
+package app
+
+import (
+	"encoding"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"rootstream/errs"
+)
+
+const envPrefix = "ROOTSTREAM_"
+
+// maxSecretFile bounds what a …_FILE variable may point to.
+const maxSecretFile = 64 << 10
+
+// Source says where a configuration comes from, weakest first: defaults, the
+// file, the environment, the flags.
+type Source struct {
+	Base  string            // a file weaker than File; "" means none
+	File  string            // "" means none
+	Env   []string          // NAME=value, as os.Environ gives them
+	Flags map[string]string // by key, for example http.listen
+}
+
+// Load reads a configuration and returns every fault at once.
+func Load(src Source) (Config, error) {
+	l := loader{}
+	root := reflect.ValueOf(&l.cfg).Elem()
+	l.defaults(root, "")
+	for _, file := range []string{src.Base, src.File} {
+		if file != "" {
+			l.file(file, root)
+		}
+	}
+	l.environment(src.Env, root)
+	keys := make([]string, 0, len(src.Flags))
+	for k := range src.Flags {
+		keys = append(keys, k)
+	}
+	sort.Strings(keys)
+	for _, k := range keys {
+		l.setPath(root, k, src.Flags[k], "the flag for "+k)
+	}
+	l.validate()
+	return l.cfg, l.faults.Err()
+}
+
+type loader struct {
+	cfg    Config
+	faults errs.Fields
+}
+
+// defaults fills every field from its default tag.
+func (l *loader) defaults(v reflect.Value, inherited string) {
+	parts := strings.Split(inherited, ",")
+	for i := range v.NumField() {
+		f, tag := v.Field(i), v.Type().Field(i).Tag.Get("default")
+		switch {
+		case f.Kind() == reflect.Struct && !isText(f):
+			l.defaults(f, tag)
+		case tag != "":
+			l.set(f, tag, "default")
+		case i < len(parts) && parts[i] != "":
+			l.set(f, parts[i], "default")
+		}
+	}
+}
+
+// environment applies ROOTSTREAM_SECTION_KEY and, for secrets, ROOTSTREAM_SECTION_KEY_FILE.
+func (l *loader) environment(env []string, root reflect.Value) {
+	known := map[string]string{}
+	for _, k := range Keys() {
+		known[k.Env] = k.Path
+	}
+	for _, pair := range env {
+		name, value, _ := strings.Cut(pair, "=")
+		if !strings.HasPrefix(name, envPrefix) || name == envPrefix+"CONFIG" || name == envPrefix+"DATA" || name == envPrefix+"SOAK" {
+			continue
+		}
+		if path, ok := known[name]; ok {
+			l.setPath(root, path, value, name)
+			continue
+		}
+		if path, ok := known[strings.TrimSuffix(name, "_FILE")]; ok && strings.HasSuffix(name, "_FILE") {
+			content, err := readSmall(value)
+			if err != nil {
+				l.faults.Add(name, err.Error())
+				continue
+			}
+			l.setPath(root, path, strings.TrimSpace(content), name)
+			continue
+		}
+		l.faults.Add(name, "is not a setting: see rootstream config explain")
+	}
+}
+
+func readSmall(name string) (string, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return "", fmt.Errorf("cannot be read: %w", err)
+	}
+	if info.Size() > maxSecretFile {
+		return "", fmt.Errorf("points to a file of %d bytes; at most %d are read", info.Size(), maxSecretFile)
+	}
+	b, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return "", fmt.Errorf("cannot be read: %w", err)
+	}
+	return string(b), nil
+}
+
+// setPath sets the field at a dotted path; lists are separated by commas.
+func (l *loader) setPath(v reflect.Value, path, value, where string) {
+	f, ok := fieldAt(v, path)
+	if !ok {
+		l.faults.Add(where, "is not a setting: see rootstream config explain")
+		return
+	}
+	if f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.String {
+		list := reflect.MakeSlice(f.Type(), 0, 4)
+		for item := range strings.SplitSeq(value, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				list = reflect.Append(list, reflect.ValueOf(item))
+			}
+		}
+		f.Set(list)
+		return
+	}
+	l.set(f, value, where)
+}
+
+// set parses one scalar into a field.
+func (l *loader) set(f reflect.Value, value, where string) {
+	if text, ok := f.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if err := text.UnmarshalText([]byte(value)); err != nil {
+			l.faults.Add(where, err.Error())
+		}
+		return
+	}
+	switch f.Interface().(type) {
+	case time.Duration:
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 0 {
+			l.faults.Add(where, "must be a time such as 30s, 15m or 24h")
+			return
+		}
+		f.SetInt(int64(d))
+	case string:
+		f.SetString(value)
+	case int:
+		n, err := strconv.Atoi(value)
+		if err != nil || n < 0 {
+			l.faults.Add(where, "must be a whole number that is not negative")
+			return
+		}
+		f.SetInt(int64(n))
+	case bool:
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			l.faults.Add(where, "must be true or false")
+			return
+		}
+		f.SetBool(b)
+	default:
+		l.faults.Add(where, "must be set in the configuration file")
+	}
+}
+
+// fieldAt finds a field by its dotted yaml path.
+func fieldAt(v reflect.Value, path string) (reflect.Value, bool) {
+	name, rest, deeper := strings.Cut(path, ".")
+	for i := range v.NumField() {
+		if v.Type().Field(i).Tag.Get("yaml") != name {
+			continue
+		}
+		f := v.Field(i)
+		if !deeper {
+			return f, true
+		}
+		if f.Kind() != reflect.Struct || isText(f) {
+			return reflect.Value{}, false
+		}
+		return fieldAt(f, rest)
+	}
+	return reflect.Value{}, false
+}
+
+func isText(v reflect.Value) bool {
+	_, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
+	return ok
+}
+
+// validate checks what no single field can say.
+func (l *loader) validate() {
+	c, f := &l.cfg, &l.faults
+	oneOf := func(path, value string, allowed ...string) {
+		for _, a := range allowed {
+			if value == a {
+				return
+			}
+		}
+		f.Add(path, "must be one of "+strings.Join(allowed, ", "))
+	}
+	oneOf("session.limit_policy", c.Session.LimitPolicy, "evict_oldest", "deny")
+	oneOf("mail.smtp_tls", c.Mail.SMTPTLS, "starttls", "tls", "none")
+	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	oneOf("log.format", c.Log.Format, "text", "json")
+	if (c.HTTP.TLSCert == "") != (c.HTTP.TLSKey == "") {
+		f.Add("http.tls_cert", "and http.tls_key go together")
+	}
+	for i, p := range c.HTTP.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			f.Add(fmt.Sprintf("http.trusted_proxies[%d]", i), "must be a network such as 10.0.0.0/8")
+		}
+	}
+	if c.HTTP.PublicURL != "" {
+		if u, err := url.Parse(c.HTTP.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			f.Add("http.public_url", "must be a URL such as https://stream.example.org")
+		}
+	}
+	if c.Postgres.MaxConns < 4 {
+		f.Add("postgres.max_conns", "must be at least 4")
+	}
+	if c.Session.Limit < 1 {
+		f.Add("session.limit", "must be at least 1")
+	}
+	if c.Session.NearCapacity < 1024 {
+		f.Add("session.near_capacity", "must be at least 1024")
+	}
+	if c.Auth.PasswordMinLength < 8 || c.Auth.PasswordMinLengthMFA < 8 {
+		f.Add("auth.password_min_length", "and password_min_length_mfa must be at least 8")
+	}
+	for _, class := range []struct {
+		name string
+		SessionLifetimeConfig
+	}{{"user", c.Session.User}, {"remembered", c.Session.Remembered}, {"operator", c.Session.Operator}, {"admin", c.Session.Admin}} {
+		if class.Idle < 5*time.Minute || class.Absolute < class.Idle {
+			f.Add("session."+class.name, "needs idle of at least 5m, and absolute no shorter than idle")
+		}
+	}
+	for i, s := range c.ServiceTokens {
+		if len(s.Token.Reveal()) < 32 {
+			f.Add(fmt.Sprintf("service_tokens[%d].token", i), "must have at least 32 characters: openssl rand -hex 32")
+		}
+	}
+	for i, w := range c.Webhooks {
+		if u, err := url.Parse(w.URL); err != nil || u.Host == "" {
+			f.Add(fmt.Sprintf("webhooks[%d].url", i), "must be a URL")
+		}
+		if len(w.Secrets) == 0 {
+			f.Add(fmt.Sprintf("webhooks[%d].secrets", i), "needs at least one secret: openssl rand -hex 32")
+		}
+	}
+}
+
+// errNotMapping is a YAML value where a section was expected.
+var errNotMapping = errors.New("must be a section with settings below it")

@@ -1,0 +1,105 @@
+// Package rootstream holds the tests that guard the shape of the repository.
+package rootstream
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "rootstream/"
+
+// mayImport is the architecture: each room, and the rooms it may open besides
+// errs, metrics and internal/*, which are open to all and open none of ours.
+var mayImport = map[string]string{
+	"cmd/rootstream": "cli",
+	"cli":            "app",
+	"app":            "api auth cache devstack event mfa notify pgserver postgres secret session stream user",
+	"api":            "auth event mfa session stream user",
+	"auth":           "event mfa notify postgres session user cache secret",
+	"user":           "event postgres secret",
+	"session":        "cache event postgres secret",
+	"mfa":            "event postgres secret",
+	"stream":         "cache event postgres secret",
+	"event":          "postgres",
+	"notify":         "postgres",
+	"secret":         "postgres",
+	"devstack":       "pgserver",
+	"pgserver":       "",
+	"postgres":       "",
+	"cache":          "",
+	"errs":           "",
+
+	"cache/cachetest":       "cache",
+	"notify/notifytest":     "",
+	"postgres/postgrestest": "postgres",
+}
+
+// oneRoom says which rooms may use a library; a room not named here may not.
+var oneRoom = map[string]string{
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest user session mfa stream event auth notify secret pgserver",
+	"github.com/redis/rueidis":             "cache",
+	"github.com/spf13/cobra":               "cli",
+	"github.com/danielgtaylor/huma":        "api",
+	"github.com/wneessen/go-mail":          "notify",
+	"github.com/tink-crypto/tink-go":       "secret",
+	"github.com/pressly/goose":             "postgres",
+	"github.com/goccy/go-yaml":             "app",
+	"github.com/oschwald/maxminddb-golang": "session",
+	"github.com/boombuler/barcode":         "mfa",
+}
+
+type pkg struct {
+	ImportPath, Doc string
+	Imports         []string
+}
+
+func TestArchitecture(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Doc,Imports", "./...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		name, ok := strings.CutPrefix(p.ImportPath, module)
+		if !ok || strings.HasPrefix(name, "examples/") || strings.HasPrefix(name, "bench") || strings.HasPrefix(name, "tests") {
+			continue // the root holds only this test; programs beside the house may open any room
+		}
+		p.check(t, name)
+	}
+}
+
+func (p pkg) check(t *testing.T, name string) {
+	t.Helper()
+	if p.Doc == "" {
+		t.Errorf("%s has no package doc", name)
+	}
+	allowed, known := mayImport[name]
+	if !known && !strings.HasPrefix(name, "internal/") {
+		t.Errorf("%s is not in the table: say what it may import", name)
+	}
+	for _, imp := range p.Imports {
+		dep, ours := strings.CutPrefix(imp, module)
+		if ours && !openToAll(dep) && !slices.Contains(strings.Fields(allowed), dep) {
+			t.Errorf("%s must not import %s", name, dep)
+		}
+		for library, rooms := range oneRoom {
+			if strings.HasPrefix(imp, library) && !slices.Contains(strings.Fields(rooms), name) {
+				t.Errorf("%s must not import %s: it lives in %s", name, library, rooms)
+			}
+		}
+	}
+}
+
+func openToAll(room string) bool {
+	return room == "errs" || room == "metrics" || strings.HasPrefix(room, "internal/")
+}

@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"rootstream/app"
+)
+
+func migrateCommand(env *environment) *cobra.Command {
+	c := &cobra.Command{Use: "migrate", Short: "Bring the database's schema up to date", Example: "  rootstream migrate up --rolling"}
+	var rolling bool
+	var zone string
+	up := &cobra.Command{
+		Use: "up", Short: "Apply what is missing", Args: cobra.NoArgs,
+		Long: `Apply what is missing of the schema:
+
+  rootstream migrate up --rolling     while programs of Phase 24.2 still write
+  rootstream migrate up               when the last of them is gone
+
+With --rolling the schema only expands and old writers keep working. Without it the plain
+session tokens and stream keys of Phase 24.2 are overwritten by their hashes as well: the
+point of no return, after which an old program finds nobody's session. Safe to run from
+any number of places at once.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := env.config(map[string]string{"postgres.legacy_timezone": zone})
+			if err != nil {
+				return err
+			}
+			steps, err := app.Migrate(cmd.Context(), cfg, rolling)
+			if err != nil {
+				return err
+			}
+			if len(steps) == 0 {
+				env.say("the schema is up to date")
+			}
+			return printSteps(env, steps)
+		},
+	}
+	up.Flags().BoolVar(&rolling, "rolling", false, "only expand; programs of Phase 24.2 keep working")
+	up.Flags().StringVar(&zone, "legacy-timezone", "", "`zone` of the local times in a Phase 24.2 database (default: the database's own)")
+	status := &cobra.Command{
+		Use: "status", Short: "List all steps, applied or not", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := env.config(nil)
+			if err != nil {
+				return err
+			}
+			steps, err := app.MigrationStatus(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			return printSteps(env, steps)
+		},
+	}
+	c.AddCommand(up, status)
+	return c
+}
+
+func printSteps(env *environment, steps []app.Migration) error {
+	return list(env, steps,
+		column[app.Migration]{"KIND", func(m app.Migration) any { return m.Kind }},
+		column[app.Migration]{"VERSION", func(m app.Migration) any { return m.Version }},
+		column[app.Migration]{"NAME", func(m app.Migration) any { return m.Name }},
+		column[app.Migration]{"APPLIED", func(m app.Migration) any { return m.AppliedAt }},
+	)
+}

@@ -1,0 +1,22 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"rootstream/app"
+)
+
+func versionCommand(env *environment) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if env.output == "json" {
+				return env.json(map[string]string{"version": app.Version()})
+			}
+			_, err := fmt.Fprintln(env.stdout, "rootstream", app.Version())
+			return err
+		},
+	}
+}
