@@ -181,15 +181,36 @@ DO $$
 DECLARE
     t text;
 BEGIN
-    -- An adopted database brings its own function and triggers: only a table without one gets ours.
+    -- An adopted database brings its own function and triggers, whatever their names: only a table
+    -- without a trigger before updates (bits 1 row, 2 before, 16 update) gets ours.
     FOREACH t IN ARRAY ARRAY['users', 'streams', 'billing_accounts'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = t::regclass AND NOT tgisinternal) THEN
-            CREATE OR REPLACE FUNCTION update_updated_at_column() RETURNS trigger LANGUAGE plpgsql AS
+        IF NOT EXISTS (SELECT FROM pg_trigger
+                       WHERE tgrelid = t::regclass AND NOT tgisinternal AND tgtype & 19 = 19) THEN
+            CREATE OR REPLACE FUNCTION rootstream_touch_updated_at() RETURNS trigger LANGUAGE plpgsql AS
                 'BEGIN NEW.updated_at = now(); RETURN NEW; END';
-            EXECUTE format('CREATE TRIGGER update_%s_updated_at BEFORE UPDATE ON %I
-                FOR EACH ROW EXECUTE FUNCTION update_updated_at_column()', t, t);
+            EXECUTE format('CREATE TRIGGER %I BEFORE UPDATE ON %I
+                FOR EACH ROW EXECUTE FUNCTION rootstream_touch_updated_at()', t || '_touch_updated_at', t);
         END IF;
     END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+-- migration_lock takes tables for a migration within 900 ms altogether or fails (55P03), and the migrator
+-- tries again: nobody queues behind it for longer, and no writer that waits for it reaches deadlock_timeout.
+CREATE FUNCTION migration_lock(VARIADIC tables text[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    patience text := current_setting('lock_timeout');
+    begun timestamptz := clock_timestamp();
+    t text;
+BEGIN
+    FOREACH t IN ARRAY tables LOOP
+        PERFORM set_config('lock_timeout', greatest(1, ceil(900
+            - 1000 * extract(epoch FROM clock_timestamp() - begun)))::integer || 'ms', true);
+        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', t);
+    END LOOP;
+    PERFORM set_config('lock_timeout', patience, true);
 END
 $$;
 -- +goose StatementEnd

@@ -2,6 +2,10 @@
 
 -- +goose Up
 
+-- Rows point upwards, so writers take these tables in about this order too.
+SELECT migration_lock('recordings', 'stream_sessions', 'usage_logs', 'event_log', 'snapshots',
+                      'billing_accounts', 'sessions', 'streams', 'users');
+
 -- What an adoption found and decided: the zone of old local times, rows kept although they break a rule.
 CREATE TABLE adoption_facts (
     name        text PRIMARY KEY,
@@ -23,62 +27,17 @@ INSERT INTO adoption_facts (name, value)
 VALUES ('legacy_timezone',
         coalesce(nullif(current_setting('rootstream.legacy_timezone', true), ''), current_setting('TimeZone')));
 
--- +goose StatementBegin
-DO $$
-DECLARE
-    zone text := (SELECT value FROM adoption_facts WHERE name = 'legacy_timezone');
-    tab text;
-    changes text;
-BEGIN
-    -- One rewrite a table: every local time becomes the instant it meant.
-    FOR tab, changes IN
-        SELECT c.relname,
-               string_agg(format('ALTER COLUMN %1$I TYPE timestamptz USING %1$I AT TIME ZONE %2$L', a.attname, zone), ', ')
-               || CASE WHEN c.relname = 'sessions' THEN ', ALTER COLUMN id TYPE bigint' ELSE '' END
-        FROM pg_class c
-        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        WHERE c.oid IN ('users'::regclass, 'sessions'::regclass, 'streams'::regclass, 'stream_sessions'::regclass,
-                        'recordings'::regclass, 'usage_logs'::regclass, 'billing_accounts'::regclass,
-                        'event_log'::regclass, 'snapshots'::regclass)
-          AND a.atttypid = 'timestamp'::regtype
-        GROUP BY c.relname
-        ORDER BY c.relname
-    LOOP
-        EXECUTE format('ALTER TABLE %I %s', tab, changes);
-    END LOOP;
-    IF pg_get_serial_sequence('sessions', 'id') IS NOT NULL THEN
-        EXECUTE format('ALTER SEQUENCE %s AS bigint', pg_get_serial_sequence('sessions', 'id'));
-    END IF;
-END
-$$;
--- +goose StatementEnd
-
 ALTER TABLE users
-    ADD COLUMN public_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN public_id uuid,
     ADD COLUMN role text NOT NULL DEFAULT 'user' CONSTRAINT users_role CHECK (role IN ('user', 'operator', 'admin')),
     ADD COLUMN is_case_duplicate boolean NOT NULL DEFAULT false,
     ADD COLUMN email_verified_at timestamptz,
     ADD COLUMN password_changed_at timestamptz,
     ADD COLUMN last_login_ip inet;
 
--- Two accounts whose names differ only by case both live on; the older one owns the name.
-WITH twins AS (
-    UPDATE users u SET is_case_duplicate = true
-    WHERE EXISTS (SELECT FROM users o WHERE o.id < u.id
-                  AND (lower(o.username) = lower(u.username) OR lower(o.email) = lower(u.email)))
-    RETURNING u.id
-)
-INSERT INTO adoption_findings (kind, found_in, row_id, detail)
-SELECT 'case_duplicate', 'users', id, 'the name or e-mail address differs from an older account''s only by case' FROM twins;
-
-CREATE UNIQUE INDEX users_public_id_key ON users (public_id);
-CREATE UNIQUE INDEX users_username_lower_key ON users (lower(username)) WHERE NOT is_case_duplicate;
-CREATE UNIQUE INDEX users_email_lower_key ON users (lower(email)) WHERE NOT is_case_duplicate;
-CREATE INDEX users_username_lower_idx ON users (lower(username));
-CREATE INDEX users_email_lower_idx ON users (lower(email));
-
+ALTER TABLE sessions SET (fillfactor = 85);
 ALTER TABLE sessions
-    ADD COLUMN public_id uuid NOT NULL DEFAULT gen_random_uuid(),
+    ADD COLUMN public_id uuid,
     ADD COLUMN token_hash bytea,
     ADD COLUMN generation integer NOT NULL DEFAULT 0,
     ADD COLUMN version bigint NOT NULL DEFAULT 1,
@@ -95,9 +54,80 @@ ALTER TABLE sessions
     ADD COLUMN revoked_at timestamptz,
     ADD COLUMN revoked_reason text;
 
-UPDATE sessions SET token_hash = sha256(convert_to(session_token, 'UTF8'));
-ALTER TABLE sessions ALTER COLUMN token_hash SET NOT NULL;
-ALTER TABLE sessions SET (fillfactor = 85);
+-- +goose StatementBegin
+-- One rewrite a table, in which no trigger fires: an UPDATE would set every updated_at to today.
+-- A cast reads a local time in the session's zone, as the old writer's own comparisons with now() did.
+DO $$
+DECLARE
+    here text := current_setting('TimeZone');
+    tab regclass;
+    changes text;
+    -- Two accounts whose names differ only by case both live on; the older one owns the name.
+    twins integer[] := ARRAY(
+        SELECT u.id FROM (SELECT id, row_number() OVER (PARTITION BY lower(username) ORDER BY id) AS name_rank,
+                                 row_number() OVER (PARTITION BY lower(email) ORDER BY id) AS email_rank FROM users) u
+        WHERE u.name_rank > 1 OR u.email_rank > 1);
+    -- A start in the hour that daylight saving skips may land behind its end: it keeps its distance from it.
+    span constant text := 'ALTER COLUMN %1$I TYPE timestamptz USING CASE
+        WHEN %1$I < %2$I AND %1$I::timestamptz >= %2$I::timestamptz THEN %2$I::timestamptz - (%2$I - %1$I)
+        ELSE %1$I::timestamptz END';
+BEGIN
+    PERFORM set_config('TimeZone', (SELECT value FROM adoption_facts WHERE name = 'legacy_timezone'), true);
+    FOR tab, changes IN
+        SELECT c.tab, string_agg(c.change, ', ')
+        FROM (SELECT a.attrelid::regclass AS tab,
+                     CASE WHEN a.attrelid = 'sessions'::regclass AND a.attname = 'created_at'
+                          THEN format(span, a.attname, 'expires_at')
+                          WHEN a.attrelid = 'stream_sessions'::regclass AND a.attname = 'session_start'
+                          THEN format(span, a.attname, 'session_end')
+                          ELSE format('ALTER COLUMN %I TYPE timestamptz', a.attname) END AS change
+              FROM pg_attribute a
+              WHERE a.attnum > 0 AND NOT a.attisdropped AND a.atttypid = 'timestamp'::regtype
+                AND a.attrelid IN ('users'::regclass, 'sessions'::regclass, 'streams'::regclass,
+                                   'stream_sessions'::regclass, 'recordings'::regclass, 'usage_logs'::regclass,
+                                   'billing_accounts'::regclass, 'event_log'::regclass, 'snapshots'::regclass)
+              UNION ALL
+              SELECT t, 'ALTER COLUMN public_id TYPE uuid USING gen_random_uuid(),
+                         ALTER COLUMN public_id SET DEFAULT gen_random_uuid(), ALTER COLUMN public_id SET NOT NULL'
+              FROM unnest(ARRAY['users'::regclass, 'sessions'::regclass]) t
+              UNION ALL
+              SELECT 'users'::regclass,
+                     format('ALTER COLUMN is_case_duplicate TYPE boolean USING id = ANY (%L::integer[])', twins)
+              UNION ALL
+              SELECT 'sessions'::regclass,
+                     $c$ALTER COLUMN token_hash TYPE bytea USING sha256(convert_to(session_token, 'UTF8')),
+                        ALTER COLUMN token_hash SET NOT NULL, ALTER COLUMN id TYPE bigint$c$) c
+        GROUP BY c.tab
+        ORDER BY c.tab::text
+    LOOP
+        EXECUTE format('ALTER TABLE %s %s', tab, changes);
+    END LOOP;
+    PERFORM set_config('TimeZone', here, true);
+
+    -- The sequence behind sessions.id, whoever named it and whether or not the column owns it.
+    FOR tab IN
+        SELECT s.oid::regclass
+        FROM pg_attribute a
+        LEFT JOIN pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum
+        JOIN pg_depend d ON (d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid AND d.refclassid = 'pg_class'::regclass)
+        JOIN pg_class s ON s.oid = d.refobjid AND s.relkind = 'S'
+        WHERE a.attrelid = 'sessions'::regclass AND a.attname = 'id'
+    LOOP
+        EXECUTE format('ALTER SEQUENCE %s AS bigint', tab);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+INSERT INTO adoption_findings (kind, found_in, row_id, detail)
+SELECT 'case_duplicate', 'users', id, 'the name or e-mail address differs from an older account''s only by case'
+FROM users WHERE is_case_duplicate ORDER BY id;
+
+CREATE UNIQUE INDEX users_public_id_key ON users (public_id);
+CREATE UNIQUE INDEX users_username_lower_key ON users (lower(username)) WHERE NOT is_case_duplicate;
+CREATE UNIQUE INDEX users_email_lower_key ON users (lower(email)) WHERE NOT is_case_duplicate;
+CREATE INDEX users_username_lower_idx ON users (lower(username));
+CREATE INDEX users_email_lower_idx ON users (lower(email));
 CREATE UNIQUE INDEX sessions_public_id_key ON sessions (public_id);
 CREATE UNIQUE INDEX sessions_token_hash_key ON sessions (token_hash);
 CREATE INDEX sessions_user_live_idx ON sessions (user_id, created_at) WHERE is_active;
@@ -125,21 +155,29 @@ CREATE TABLE session_invalidations (
 CREATE INDEX session_invalidations_xid_idx ON session_invalidations (xid);
 CREATE INDEX session_invalidations_at_idx ON session_invalidations (at);
 
+-- The functions below run in the old writers' connections too: they look for our tables where the migration
+-- found them, not where that connection's search_path points.
+
 -- +goose StatementBegin
-CREATE FUNCTION sessions_adopt() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sessions_adopt() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    -- A writer of Phase 24.2 knows session_token only.
+    -- A writer of Phase 24.2 knows session_token only. 'h1:' and the hash is what stands there once it is scrubbed.
     IF NEW.token_hash IS NULL OR (TG_OP = 'UPDATE' AND NEW.session_token <> OLD.session_token
-                                  AND NEW.token_hash = OLD.token_hash) THEN
+                                  AND NEW.token_hash = OLD.token_hash
+                                  AND NEW.session_token <> 'h1:' || encode(NEW.token_hash, 'hex')) THEN
         NEW.token_hash := sha256(convert_to(NEW.session_token, 'UTF8'));
     END IF;
     IF TG_OP = 'UPDATE' THEN
-        IF NOT coalesce(NEW.is_active, false) AND NEW.revoked_at IS NULL THEN
+        IF OLD.revoked_at IS NOT NULL THEN -- what was revoked never lives again
+            NEW.is_active := false;
+            NEW.revoked_at := OLD.revoked_at;
+        ELSIF OLD.is_active AND NEW.is_active IS NOT TRUE AND NEW.revoked_at IS NULL THEN
             NEW.revoked_at := clock_timestamp();
             NEW.revoked_reason := coalesce(NEW.revoked_reason, 'legacy');
         END IF;
-        IF NEW.version = OLD.version AND (NEW.is_active, NEW.expires_at, NEW.token_hash, NEW.aal, NEW.idle_seconds)
-           IS DISTINCT FROM (OLD.is_active, OLD.expires_at, OLD.token_hash, OLD.aal, OLD.idle_seconds) THEN
+        IF NEW.version = OLD.version
+           AND (NEW.is_active, NEW.expires_at, NEW.token_hash, NEW.aal, NEW.idle_seconds, NEW.user_id)
+           IS DISTINCT FROM (OLD.is_active, OLD.expires_at, OLD.token_hash, OLD.aal, OLD.idle_seconds, OLD.user_id) THEN
             NEW.version := OLD.version + 1;
         END IF;
     END IF;
@@ -151,12 +189,15 @@ CREATE TRIGGER sessions_adopt BEFORE INSERT OR UPDATE ON sessions
     FOR EACH ROW EXECUTE FUNCTION sessions_adopt();
 
 -- +goose StatementBegin
-CREATE FUNCTION sessions_invalidate() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION sessions_invalidate() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
-    IF TG_OP = 'DELETE' THEN
+    IF TG_OP = 'DELETE' THEN -- before it: afterwards its retired tokens are gone too
         INSERT INTO session_invalidations (token_hash, version, denied_from)
-        VALUES (OLD.token_hash, OLD.version + 1, clock_timestamp());
-        RETURN NULL;
+        SELECT OLD.token_hash, OLD.version + 1, clock_timestamp()
+        UNION ALL
+        SELECT token_hash, OLD.version + 1, clock_timestamp()
+        FROM session_retired_tokens WHERE session_id = OLD.id AND valid_until > clock_timestamp();
+        RETURN OLD;
     END IF;
     IF NEW.token_hash <> OLD.token_hash THEN
         -- The retired token may be honoured a little longer; who rotates it says how long.
@@ -177,27 +218,58 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER sessions_invalidate_update AFTER UPDATE ON sessions
     FOR EACH ROW WHEN (NEW.version <> OLD.version) EXECUTE FUNCTION sessions_invalidate();
-CREATE TRIGGER sessions_invalidate_delete AFTER DELETE ON sessions
+CREATE TRIGGER sessions_invalidate_delete BEFORE DELETE ON sessions
     FOR EACH ROW WHEN (OLD.is_active AND OLD.expires_at > now()) EXECUTE FUNCTION sessions_invalidate();
 
 -- +goose StatementBegin
-CREATE FUNCTION users_adopt() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A name or address is taken in every spelling. Our own writers say so (rootstream.writer) and get the violation of
+-- the unique index below, whatever the adopted constraints are called; a 24.2 writer knows names by exact spelling.
+CREATE FUNCTION users_adopt() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    ours boolean := coalesce(current_setting('rootstream.writer', true), '') = 'on';
 BEGIN
-    -- Our own writers say so and answer a taken name with an error; a 24.2 writer knows names by exact spelling.
-    IF TG_OP = 'INSERT' AND coalesce(current_setting('rootstream.writer', true), '') <> 'on' THEN
-        PERFORM pg_advisory_xact_lock(hashtextextended('users:' || lower(NEW.username), 0));
-        PERFORM pg_advisory_xact_lock(hashtextextended('users:' || lower(NEW.email), 0));
-        NEW.is_case_duplicate := EXISTS (SELECT FROM users WHERE lower(username) = lower(NEW.username)
-                                         OR lower(email) = lower(NEW.email));
+    IF TG_OP = 'UPDATE' AND lower(NEW.username) = lower(OLD.username) AND lower(NEW.email) = lower(OLD.email) THEN
+        RETURN NEW;
+    END IF;
+    -- 256 locks each, so that a bulk insert does not fill the lock table.
+    PERFORM pg_advisory_xact_lock(7206, hashtext(lower(NEW.username)) & 255);
+    PERFORM pg_advisory_xact_lock(7207, hashtext(lower(NEW.email)) & 255);
+    NEW.is_case_duplicate := false;
+    IF EXISTS (SELECT FROM users WHERE lower(username) = lower(NEW.username) AND id <> NEW.id) THEN
+        IF ours THEN
+            RAISE unique_violation USING MESSAGE = 'that user name is taken', TABLE = 'users',
+                CONSTRAINT = 'users_username_lower_key';
+        END IF;
+        NEW.is_case_duplicate := true;
+    END IF;
+    IF EXISTS (SELECT FROM users WHERE lower(email) = lower(NEW.email) AND id <> NEW.id) THEN
+        IF ours THEN
+            RAISE unique_violation USING MESSAGE = 'that e-mail address is taken', TABLE = 'users',
+                CONSTRAINT = 'users_email_lower_key';
+        END IF;
+        NEW.is_case_duplicate := true;
     END IF;
     RETURN NEW;
 END
 $$;
 -- +goose StatementEnd
-CREATE TRIGGER users_adopt BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION users_adopt();
+CREATE TRIGGER users_adopt BEFORE INSERT OR UPDATE OF username, email ON users
+    FOR EACH ROW EXECUTE FUNCTION users_adopt();
 
 -- +goose StatementBegin
-CREATE FUNCTION users_end_sessions() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION users_report() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO adoption_findings (kind, found_in, row_id, detail)
+    VALUES ('case_duplicate', 'users', NEW.id, 'the name or e-mail address differs from an older account''s only by case');
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+CREATE TRIGGER users_report AFTER INSERT OR UPDATE OF username, email ON users
+    FOR EACH ROW WHEN (NEW.is_case_duplicate) EXECUTE FUNCTION users_report();
+
+-- +goose StatementBegin
+CREATE FUNCTION users_end_sessions() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     -- Whoever deactivates an account, in whatever way, ends its sessions; a change of role or
     -- verification makes every instance read the session again.
