@@ -14,25 +14,24 @@ import (
 type call struct {
 	c     *Client
 	link  *link
-	ctx   context.Context //nolint:containedctx // lives as long as the call
 	outer context.Context //nolint:containedctx // lives as long as the call
 	op    op
 	start time.Time
 }
 
-// begin answers at once if Redis is known to be away, and bounds the call's time.
-func (c *Client) begin(ctx context.Context, o op) (call, error) {
+// begin answers at once if Redis is known to be away; the context it returns bounds the call's time.
+func (c *Client) begin(ctx context.Context, o op) (context.Context, call, error) {
 	l := c.live.Load()
 	if l == nil {
 		c.metrics.ops[o].unavailable.Inc()
-		return call{}, c.away()
+		return ctx, call{}, c.away()
 	}
 	if err := ctx.Err(); err != nil {
 		c.metrics.ops[o].unavailable.Inc()
-		return call{}, ErrUnavailable.WithCause(err)
+		return ctx, call{}, ErrUnavailable.WithCause(err)
 	}
 	now := time.Now()
-	return call{c: c, link: l, ctx: c.deadlines.bound(ctx, now), outer: ctx, op: o, start: now}, nil
+	return c.deadlines.bound(ctx, now), call{c: c, link: l, outer: ctx, op: o, start: now}, nil
 }
 
 func (c *Client) away() error {

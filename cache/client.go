@@ -67,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, metrics: m, poke: make(chan struct{}, 1), relinked: make(chan struct{}, 1)}
 	c.deadlines.timeout = cfg.CommandTimeout
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	run, stop := context.WithCancel(context.WithoutCancel(ctx)) //nolint:gosec // called by Close
 	c.stop = stop
 	connected, tracking := make(chan struct{}), make(chan struct{})
 	c.wg.Go(func() { c.supervise(run, connected) })
@@ -195,21 +195,13 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link {
 	since := time.Now()
 	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
-		answered, err := false, error(nil)
-		if l != nil {
-			answered, err = c.probe(ctx, l)
-		}
-		if l == nil || (!answered && time.Since(since) > rebuildAfter) {
-			var fresh *link
-			if fresh, err = c.connect(ctx); err == nil {
-				if l != nil {
-					l.close()
-				}
-				l, answered = fresh, true
-			}
+		renew := l == nil || time.Since(since) > rebuildAfter
+		if renew {
 			since = time.Now()
 		}
-		if answered {
+		next, err := c.attempt(ctx, l, renew)
+		if next != nil {
+			l = next
 			c.live.Store(l)
 			wake(c.relinked)
 		}
@@ -220,7 +212,7 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 			close(ready)
 			ready = nil
 		}
-		if answered {
+		if next != nil {
 			return l
 		}
 		pause(ctx, wait)
@@ -229,6 +221,24 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 		l.close()
 	}
 	return nil
+}
+
+// attempt returns a link that answers: l, or, if it does not and may be renewed, another one in its place.
+func (c *Client) attempt(ctx context.Context, l *link, renew bool) (*link, error) {
+	if l != nil {
+		answered, err := c.probe(ctx, l)
+		switch {
+		case answered:
+			return l, err
+		case !renew:
+			return nil, err
+		}
+	}
+	fresh, err := c.connect(ctx)
+	if err == nil && l != nil {
+		l.close()
+	}
+	return fresh, err
 }
 
 // note records and logs a change of health.
@@ -241,9 +251,9 @@ func (c *Client) note(ctx context.Context, err error) {
 		now = down
 	}
 	before := c.health.Swap(now)
-	switch {
-	case now == before:
-	case now == down:
+	switch now {
+	case before:
+	case down:
 		c.cfg.Logger.WarnContext(ctx, "redis does not answer", "err", err)
 	default:
 		c.cfg.Logger.InfoContext(ctx, "redis answers")

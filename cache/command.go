@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/redis/rueidis"
 
@@ -20,7 +21,7 @@ type Cmd struct {
 
 // With returns the command with further arguments.
 func (m Cmd) With(args ...string) Cmd {
-	m.Args = append(m.Args[:len(m.Args):len(m.Args)], args...)
+	m.Args = append(slices.Clip(m.Args), args...)
 	return m
 }
 
@@ -102,11 +103,11 @@ type Result struct {
 func (c *Client) Do(ctx context.Context, cmd Cmd) (Reply, error) { return c.do(ctx, opOther, cmd) }
 
 func (c *Client) do(ctx context.Context, o op, cmd Cmd) (Reply, error) {
-	s, err := c.begin(ctx, o)
+	ctx, s, err := c.begin(ctx, o)
 	if err != nil {
 		return Reply{}, err
 	}
-	return s.reply(s.link.Do(s.ctx, cmd.build(s.link.B())))
+	return s.reply(s.link.Do(ctx, cmd.build(s.link.B())))
 }
 
 func (s *call) reply(r rueidis.RedisResult) (Reply, error) {
@@ -138,7 +139,7 @@ func (c *Client) Pipeline(ctx context.Context, cmds ...Cmd) ([]Result, error) {
 	if len(cmds) == 0 {
 		return nil, nil
 	}
-	s, err := c.begin(ctx, opPipeline)
+	ctx, s, err := c.begin(ctx, opPipeline)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +147,7 @@ func (c *Client) Pipeline(ctx context.Context, cmds ...Cmd) ([]Result, error) {
 	for i, m := range cmds {
 		built[i] = m.build(s.link.B())
 	}
-	return s.results(s.link.DoMulti(s.ctx, built...))
+	return s.results(s.link.DoMulti(ctx, built...))
 }
 
 // results fails as a whole only if nothing was answered.
@@ -181,11 +182,11 @@ func (c *Client) Tx(ctx context.Context, cmds ...Cmd) ([]Reply, error) {
 	if err := sameSlot(cmds); err != nil || len(cmds) == 0 {
 		return nil, err
 	}
-	s, err := c.begin(ctx, opTx)
+	ctx, s, err := c.begin(ctx, opTx)
 	if err != nil {
 		return nil, err
 	}
-	return s.exec(s.link.DoMulti(s.ctx, transaction(s.link.B(), cmds)...))
+	return s.exec(s.link.DoMulti(ctx, transaction(s.link.B(), cmds)...))
 }
 
 func transaction(b rueidis.Builder, cmds []Cmd) []rueidis.Completed {
@@ -222,13 +223,14 @@ func (s *call) exec(rs []rueidis.RedisResult) ([]Reply, error) {
 
 // Watched reads while keys are being watched.
 type Watched struct {
+	ctx  context.Context //nolint:containedctx // lives as long as the watch
 	call *call
 	conn rueidis.DedicatedClient
 }
 
 // Do runs a command that reads.
 func (w *Watched) Do(cmd Cmd) (Reply, error) {
-	return w.call.reply(w.conn.Do(w.call.ctx, cmd.build(w.conn.B())))
+	return w.call.reply(w.conn.Do(w.ctx, cmd.build(w.conn.B())))
 }
 
 // Watch runs the transaction that decide returns, unless one of keys changed since decide began to read:
@@ -237,31 +239,33 @@ func (c *Client) Watch(ctx context.Context, keys []string, decide func(*Watched)
 	if err := sameTag(keys); err != nil {
 		return nil, err
 	}
-	s, err := c.begin(ctx, opTx)
+	ctx, s, err := c.begin(ctx, opTx)
 	if err != nil {
 		return nil, err
 	}
 	conn, release := s.link.Dedicate()
 	defer release()
-	replies, err := s.watch(conn, keys, decide)
+	replies, err := s.watch(ctx, conn, keys, decide)
 	if errors.Is(err, ErrUnavailable) {
 		conn.Close() // an answer may still be on its way
 	}
 	return replies, err
 }
 
-func (s *call) watch(conn rueidis.DedicatedClient, keys []string, decide func(*Watched) ([]Cmd, error)) ([]Reply, error) {
-	if err := conn.Do(s.ctx, conn.B().Watch().Key(keys...).Build()).Error(); err != nil {
+func (s *call) watch(
+	ctx context.Context, conn rueidis.DedicatedClient, keys []string, decide func(*Watched) ([]Cmd, error),
+) ([]Reply, error) {
+	if err := conn.Do(ctx, conn.B().Watch().Key(keys...).Build()).Error(); err != nil {
 		return nil, s.end(err)
 	}
-	cmds, err := decide(&Watched{s, conn})
+	cmds, err := decide(&Watched{ctx, s, conn})
 	if err == nil {
 		err = sameSlot(cmds)
 	}
 	if err == nil && len(cmds) > 0 {
-		return s.exec(conn.DoMulti(s.ctx, transaction(conn.B(), cmds)...))
+		return s.exec(conn.DoMulti(ctx, transaction(conn.B(), cmds)...))
 	}
-	if e := s.end(conn.Do(s.ctx, conn.B().Unwatch().Build()).Error()); e != nil {
+	if e := s.end(conn.Do(ctx, conn.B().Unwatch().Build()).Error()); e != nil {
 		return nil, e
 	}
 	return nil, err

@@ -23,48 +23,48 @@ func TestCollections(t *testing.T) {
 	ctx := t.Context()
 	must(t, c.HSet(ctx, "h", map[string]string{"a": "1", "b": "2"}))
 	must(t, c.HSet(ctx, "h", nil))
-	if v, ok, err := c.HGet(ctx, "h", "b"); v != "2" || !ok || err != nil {
-		t.Errorf("HGet = %q, %v, %v", v, ok, err)
+	if v, ok, e := c.HGet(ctx, "h", "b"); v != "2" || !ok || e != nil {
+		t.Errorf("HGet = %q, %v, %v", v, ok, e)
 	}
-	if _, ok, err := c.HGet(ctx, "h", "c"); ok || err != nil {
-		t.Errorf("HGet of a missing field = %v, %v", ok, err)
+	if _, ok, e := c.HGet(ctx, "h", "c"); ok || e != nil {
+		t.Errorf("HGet of a missing field = %v, %v", ok, e)
 	}
 	all, err := c.HGetAll(ctx, "h")
 	if diff := cmp.Diff(map[string]string{"a": "1", "b": "2"}, all); diff != "" || err != nil {
 		t.Errorf("HGetAll: %v (-want +got):\n%s", err, diff)
 	}
-	if n, err := c.HDel(ctx, "h", "a", "c"); n != 1 || err != nil {
-		t.Errorf("HDel = %d, %v", n, err)
+	if n, e := c.HDel(ctx, "h", "a", "c"); n != 1 || e != nil {
+		t.Errorf("HDel = %d, %v", n, e)
 	}
-	if n, err := c.LPush(ctx, "l", "x", "y"); n != 2 || err != nil {
-		t.Errorf("LPush = %d, %v", n, err)
+	if n, e := c.LPush(ctx, "l", "x", "y"); n != 2 || e != nil {
+		t.Errorf("LPush = %d, %v", n, e)
 	}
-	if v, ok, err := c.RPop(ctx, "l"); v != "x" || !ok || err != nil {
-		t.Errorf("RPop = %q, %v, %v", v, ok, err)
+	if v, ok, e := c.RPop(ctx, "l"); v != "x" || !ok || e != nil {
+		t.Errorf("RPop = %q, %v, %v", v, ok, e)
 	}
-	if n, err := c.LPush(ctx, "l"); n != 1 || err != nil {
-		t.Errorf("LPush of nothing = %d, %v", n, err)
+	if n, e := c.LPush(ctx, "l"); n != 1 || e != nil {
+		t.Errorf("LPush of nothing = %d, %v", n, e)
 	}
-	if _, ok, err := c.RPop(ctx, "none"); ok || err != nil {
-		t.Errorf("RPop of an empty list = %v, %v", ok, err)
+	if _, ok, e := c.RPop(ctx, "none"); ok || e != nil {
+		t.Errorf("RPop of an empty list = %v, %v", ok, e)
 	}
 	for i, m := range []string{"a", "b", "c"} {
-		if isNew, err := c.ZAdd(ctx, "z", m, float64(i)+.5); !isNew || err != nil {
-			t.Errorf("ZAdd = %v, %v", isNew, err)
+		if isNew, e := c.ZAdd(ctx, "z", m, float64(i)+.5); !isNew || e != nil {
+			t.Errorf("ZAdd = %v, %v", isNew, e)
 		}
 	}
-	if n, err := c.ZCount(ctx, "z", 1, math.Inf(1)); n != 2 || err != nil {
-		t.Errorf("ZCount = %d, %v", n, err)
+	if n, e := c.ZCount(ctx, "z", 1, math.Inf(1)); n != 2 || e != nil {
+		t.Errorf("ZCount = %d, %v", n, e)
 	}
-	if n, err := c.ZRemRange(ctx, "z", math.Inf(-1), 1); n != 1 || err != nil {
-		t.Errorf("ZRemRange = %d, %v", n, err)
+	if n, e := c.ZRemRange(ctx, "z", math.Inf(-1), 1); n != 1 || e != nil {
+		t.Errorf("ZRemRange = %d, %v", n, e)
 	}
 	members, err := c.ZRange(ctx, "z", 0, 9)
 	if diff := cmp.Diff([]string{"b", "c"}, members); diff != "" || err != nil {
 		t.Errorf("ZRange: %v (-want +got):\n%s", err, diff)
 	}
-	if n, err := c.ZRem(ctx, "z", "b", "x"); n != 1 || err != nil {
-		t.Errorf("ZRem = %d, %v", n, err)
+	if n, e := c.ZRem(ctx, "z", "b", "x"); n != 1 || e != nil {
+		t.Errorf("ZRem = %d, %v", n, e)
 	}
 }
 
@@ -115,8 +115,8 @@ func TestTransactionIsAllOrNothing(t *testing.T) {
 	if err != nil || len(replies) != 2 {
 		t.Fatalf("Tx = %v, %v", replies, err)
 	}
-	if n, err := replies[1].Int(); n != 1 || err != nil {
-		t.Errorf("reply of INCR = %d, %v", n, err)
+	if n, e := replies[1].Int(); n != 1 || e != nil {
+		t.Errorf("reply of INCR = %d, %v", n, e)
 	}
 	_, err = c.Tx(ctx, cache.Cmd{Name: "SET", Key: "{t}a"}.With("2"), cache.Cmd{Name: "NOSUCH", Key: "{t}b"})
 	if err == nil || errors.Is(err, cache.ErrUnavailable) {

@@ -33,28 +33,28 @@ func (c *Client) Ping(ctx context.Context) error {
 
 // Info asks Redis about itself.
 func (c *Client) Info(ctx context.Context) (Info, error) {
-	s, err := c.begin(ctx, opInfo)
+	ctx, s, err := c.begin(ctx, opInfo)
 	if err != nil {
 		return Info{}, err
 	}
 	out := Info{Mode: string(s.link.Mode())}
 	for addr, node := range s.link.Nodes() {
-		text, err := node.Do(s.ctx, node.B().Info().Build()).ToString()
-		if err != nil {
-			return Info{}, s.end(err)
+		text, e := node.Do(ctx, node.B().Info().Build()).ToString()
+		if e != nil {
+			return Info{}, s.end(e)
 		}
 		out.Addr = addr
 		out.read(text)
 		before := time.Now()
-		now, err := node.Do(s.ctx, node.B().Time().Build()).AsIntSlice()
-		if err != nil || len(now) != 2 {
-			return Info{}, s.end(err)
+		now, e := node.Do(ctx, node.B().Time().Build()).AsIntSlice()
+		if e != nil || len(now) != 2 {
+			return Info{}, s.end(e)
 		}
 		middle := before.Add(time.Since(before) / 2)
 		out.ClockOffset = time.Unix(now[0], now[1]*1000).Sub(middle)
-		break //nolint:staticcheck // one node is described
+		break // one node is described
 	}
-	if err := s.end(nil); err != nil {
+	if err = s.end(nil); err != nil {
 		return Info{}, err
 	}
 	out.PasswordNeeded, err = c.refusesStrangers(ctx, out.Addr)
@@ -90,11 +90,11 @@ func (c *Client) refusesStrangers(ctx context.Context, addr string) (bool, error
 	if err != nil {
 		return false, ErrUnavailable.WithCause(err)
 	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(c.cfg.DialTimeout)); err != nil {
+	defer func() { _ = conn.Close() }() // only read from
+	if err = conn.SetDeadline(time.Now().Add(c.cfg.DialTimeout)); err != nil {
 		return false, fmt.Errorf("probe without password: %w", err)
 	}
-	if _, err := conn.Write([]byte("EXISTS rootstream\r\n")); err != nil {
+	if _, err = conn.Write([]byte("EXISTS rootstream\r\n")); err != nil {
 		return false, ErrUnavailable.WithCause(err)
 	}
 	line, err := bufio.NewReader(conn).ReadString('\n')

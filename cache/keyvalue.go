@@ -10,13 +10,13 @@ import (
 
 // GetBytes reads key; false if it is not there. The slice belongs to the caller and must not be written to.
 func (c *Client) GetBytes(ctx context.Context, key string) ([]byte, bool, error) {
-	s, err := c.begin(ctx, opGet)
+	ctx, s, err := c.begin(ctx, opGet)
 	if err != nil {
 		return nil, false, err
 	}
-	b, err := s.link.Do(s.ctx, s.link.B().Get().Key(key).Build()).AsBytes()
+	b, err := s.link.Do(ctx, s.link.B().Get().Key(key).Build()).AsBytes()
 	hit := err == nil
-	if err := s.end(err); err != nil {
+	if err = s.end(err); err != nil {
 		return nil, false, err
 	}
 	c.metrics.found(hit)
@@ -34,15 +34,15 @@ func (c *Client) GetMany(ctx context.Context, keys []string) ([][]byte, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
-	s, err := c.begin(ctx, opGetMany)
+	ctx, s, err := c.begin(ctx, opGetMany)
 	if err != nil {
 		return nil, err
 	}
 	var msgs []rueidis.RedisMessage
 	if c.cfg.Cluster {
-		msgs, err = s.getEach(keys)
+		msgs, err = s.getEach(ctx, keys)
 	} else {
-		msgs, err = s.link.Do(s.ctx, s.link.B().Mget().Key(keys...).Build()).ToArray()
+		msgs, err = s.link.Do(ctx, s.link.B().Mget().Key(keys...).Build()).ToArray()
 	}
 	values := make([][]byte, len(msgs))
 	for i := range msgs {
@@ -50,7 +50,7 @@ func (c *Client) GetMany(ctx context.Context, keys []string) ([][]byte, error) {
 			values[i], err = msgs[i].AsBytes()
 		}
 	}
-	if err := s.end(err); err != nil {
+	if err = s.end(err); err != nil {
 		return nil, err
 	}
 	for _, v := range values {
@@ -60,13 +60,13 @@ func (c *Client) GetMany(ctx context.Context, keys []string) ([][]byte, error) {
 }
 
 // getEach reads keys of any slots.
-func (s *call) getEach(keys []string) ([]rueidis.RedisMessage, error) {
+func (s *call) getEach(ctx context.Context, keys []string) ([]rueidis.RedisMessage, error) {
 	gets := make([]rueidis.Completed, len(keys))
 	for i, k := range keys {
 		gets[i] = s.link.B().Get().Key(k).Build()
 	}
 	msgs := make([]rueidis.RedisMessage, len(keys))
-	for i, r := range s.link.DoMulti(s.ctx, gets...) {
+	for i, r := range s.link.DoMulti(ctx, gets...) {
 		var err error
 		if msgs[i], err = r.ToMessage(); err != nil && !rueidis.IsRedisNil(err) {
 			return nil, err
@@ -77,24 +77,24 @@ func (s *call) getEach(keys []string) ([]rueidis.RedisMessage, error) {
 
 // Set writes key for ttl; 0 means for ever.
 func (c *Client) Set(ctx context.Context, key, value string, ttl time.Duration) error {
-	s, err := c.begin(ctx, opSet)
+	ctx, s, err := c.begin(ctx, opSet)
 	if err != nil {
 		return err
 	}
 	cmd := s.link.B().Set().Key(key).Value(value)
 	if ttl > 0 {
-		return s.end(s.link.Do(s.ctx, cmd.PxMilliseconds(millis(ttl)).Build()).Error())
+		return s.end(s.link.Do(ctx, cmd.PxMilliseconds(millis(ttl)).Build()).Error())
 	}
-	return s.end(s.link.Do(s.ctx, cmd.Build()).Error())
+	return s.end(s.link.Do(ctx, cmd.Build()).Error())
 }
 
 // SetNew writes key for ttl unless it is there, and reports whether it did.
 func (c *Client) SetNew(ctx context.Context, key, value string, ttl time.Duration) (bool, error) {
-	s, err := c.begin(ctx, opSet)
+	ctx, s, err := c.begin(ctx, opSet)
 	if err != nil {
 		return false, err
 	}
-	err = s.link.Do(s.ctx, s.link.B().Set().Key(key).Value(value).Nx().PxMilliseconds(millis(ttl)).Build()).Error()
+	err = s.link.Do(ctx, s.link.B().Set().Key(key).Value(value).Nx().PxMilliseconds(millis(ttl)).Build()).Error()
 	return err == nil, s.end(err)
 }
 
@@ -113,20 +113,20 @@ func (c *Client) countKeys(ctx context.Context, o op, name string, keys []string
 	if len(keys) == 0 {
 		return 0, nil
 	}
-	s, err := c.begin(ctx, o)
+	ctx, s, err := c.begin(ctx, o)
 	if err != nil {
 		return 0, err
 	}
 	if !c.cfg.Cluster {
-		n, err := s.link.Do(s.ctx, s.link.B().Arbitrary(name).Keys(keys...).Build()).AsInt64()
-		return n, s.end(err)
+		n, e := s.link.Do(ctx, s.link.B().Arbitrary(name).Keys(keys...).Build()).AsInt64()
+		return n, s.end(e)
 	}
 	cmds := make([]rueidis.Completed, len(keys))
 	for i, k := range keys {
 		cmds[i] = s.link.B().Arbitrary(name).Keys(k).Build()
 	}
 	var total int64
-	for _, r := range s.link.DoMulti(s.ctx, cmds...) {
+	for _, r := range s.link.DoMulti(ctx, cmds...) {
 		n, e := r.AsInt64()
 		if e != nil {
 			err = e
@@ -138,22 +138,22 @@ func (c *Client) countKeys(ctx context.Context, o op, name string, keys []string
 
 // Expire makes key vanish after ttl and reports whether it is there.
 func (c *Client) Expire(ctx context.Context, key string, ttl time.Duration) (bool, error) {
-	s, err := c.begin(ctx, opExpire)
+	ctx, s, err := c.begin(ctx, opExpire)
 	if err != nil {
 		return false, err
 	}
-	n, err := s.link.Do(s.ctx, s.link.B().Pexpire().Key(key).Milliseconds(millis(ttl)).Build()).AsInt64()
+	n, err := s.link.Do(ctx, s.link.B().Pexpire().Key(key).Milliseconds(millis(ttl)).Build()).AsInt64()
 	return n == 1, s.end(err)
 }
 
 // TTL returns how long key still lives: 0 if it never vanishes; false if it is not there.
 func (c *Client) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
-	s, err := c.begin(ctx, opTTL)
+	ctx, s, err := c.begin(ctx, opTTL)
 	if err != nil {
 		return 0, false, err
 	}
-	ms, err := s.link.Do(s.ctx, s.link.B().Pttl().Key(key).Build()).AsInt64()
-	if err := s.end(err); err != nil {
+	ms, err := s.link.Do(ctx, s.link.B().Pttl().Key(key).Build()).AsInt64()
+	if err = s.end(err); err != nil {
 		return 0, false, err
 	}
 	return time.Duration(max(ms, 0)) * time.Millisecond, ms != -2, nil
@@ -161,11 +161,11 @@ func (c *Client) TTL(ctx context.Context, key string) (time.Duration, bool, erro
 
 // Incr adds by to the number at key and returns the sum. A key that is not there counts as 0.
 func (c *Client) Incr(ctx context.Context, key string, by int64) (int64, error) {
-	s, err := c.begin(ctx, opIncr)
+	ctx, s, err := c.begin(ctx, opIncr)
 	if err != nil {
 		return 0, err
 	}
-	n, err := s.link.Do(s.ctx, s.link.B().Incrby().Key(key).Increment(by).Build()).AsInt64()
+	n, err := s.link.Do(ctx, s.link.B().Incrby().Key(key).Increment(by).Build()).AsInt64()
 	return n, s.end(err)
 }
 

@@ -52,7 +52,7 @@ func (c *Client) Listen(ctx context.Context, sub Subscription) error {
 
 // listen holds the subscription until it is lost, and reports whether it was ever up.
 func (c *Client) listen(ctx context.Context, l *link, sub Subscription) bool {
-	s := call{c: c, link: l, ctx: ctx, outer: ctx, op: opSubscribe, start: time.Now()}
+	s := call{c: c, link: l, outer: ctx, op: opSubscribe, start: time.Now()}
 	conn, _ := l.Dedicate()
 	defer conn.Close() // never used again: messages may still be on their way
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{
@@ -66,7 +66,7 @@ func (c *Client) listen(ctx context.Context, l *link, sub Subscription) bool {
 		sub.OnReady()
 	}
 	select {
-	case <-lost:
+	case <-lost: //nolint:errcheck // why does not matter: it is taken up again
 	case <-ctx.Done():
 	}
 	return true

@@ -26,14 +26,14 @@ func (sc *Script) Exec(ctx context.Context, c *Client, keys []string, args ...st
 	if err := sameTag(keys); err != nil {
 		return Reply{}, err
 	}
-	s, err := c.begin(ctx, opScript)
+	ctx, s, err := c.begin(ctx, opScript)
 	if err != nil {
 		return Reply{}, err
 	}
 	run := Run{keys, args}
-	r := s.link.Do(s.ctx, sc.build(s.link.B(), run, true))
+	r := s.link.Do(ctx, sc.build(s.link.B(), run, true))
 	if isNoScript(r) {
-		r = s.link.Do(s.ctx, sc.build(s.link.B(), run, false))
+		r = s.link.Do(ctx, sc.build(s.link.B(), run, false))
 	}
 	return s.reply(r)
 }
@@ -48,7 +48,7 @@ func (sc *Script) ExecMany(ctx context.Context, c *Client, runs []Run) ([]Result
 	if len(runs) == 0 {
 		return nil, nil
 	}
-	s, err := c.begin(ctx, opScript)
+	ctx, s, err := c.begin(ctx, opScript)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (sc *Script) ExecMany(ctx context.Context, c *Client, runs []Run) ([]Result
 	for i, r := range runs {
 		cmds[i] = sc.build(s.link.B(), r, true)
 	}
-	rs := s.link.DoMulti(s.ctx, cmds...)
+	rs := s.link.DoMulti(ctx, cmds...)
 	var again []int
 	cmds = cmds[:0]
 	for i, r := range rs {
@@ -65,7 +65,7 @@ func (sc *Script) ExecMany(ctx context.Context, c *Client, runs []Run) ([]Result
 			cmds = append(cmds, sc.build(s.link.B(), runs[i], len(again) > 1 && !c.cfg.Cluster))
 		}
 	}
-	for i, r := range s.link.DoMulti(s.ctx, cmds...) {
+	for i, r := range s.link.DoMulti(ctx, cmds...) {
 		rs[again[i]] = r
 	}
 	return s.results(rs)

@@ -7,7 +7,7 @@ import (
 	"github.com/redis/rueidis"
 )
 
-const reconcileEvery = 250 * time.Millisecond // how fast a new master is tracked
+const reconcileEvery = 100 * time.Millisecond // how fast a new master is tracked
 
 // track keeps one tracking connection to every node until ctx ends. Rueidis would track on its data connections, which
 // it opens when a command needs them: between a loss and the next command nobody would listen. It closes ready once
@@ -48,6 +48,7 @@ type tracker struct {
 	stop  context.CancelFunc
 	done  chan struct{}
 	tried chan struct{} // closed after the first attempt
+	poke  chan struct{} // heard nil: look whether the link is lost
 }
 
 // reconcile starts and ends trackers so that there is one for every node rueidis knows.
@@ -65,7 +66,7 @@ func (c *Client) reconcile(ctx context.Context, l *link, trackers map[string]*tr
 			continue
 		}
 		run, stop := context.WithCancel(ctx)
-		t := &tracker{c: c, addr: addr, stop: stop, done: make(chan struct{}), tried: make(chan struct{})}
+		t := &tracker{c: c, addr: addr, stop: stop, done: make(chan struct{}), tried: make(chan struct{}), poke: make(chan struct{}, 1)}
 		trackers[addr] = t
 		go t.run(run)
 	}
@@ -123,6 +124,8 @@ func (t *tracker) hold(ctx context.Context, tried *chan struct{}) bool {
 		select {
 		case <-ctx.Done():
 			err = ctx.Err()
+		case <-t.poke:
+			err = t.ping(ctx, rc)
 		case <-tick.C:
 			err = t.ping(ctx, rc)
 		}
@@ -142,6 +145,7 @@ func (t *tracker) ping(ctx context.Context, rc rueidis.Client) error {
 func (t *tracker) heard(msgs []rueidis.RedisMessage) {
 	if msgs == nil {
 		t.c.flush()
+		wake(t.poke)
 		return
 	}
 	keys := make([]string, 0, len(msgs))

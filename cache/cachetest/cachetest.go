@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,6 +28,9 @@ import (
 )
 
 const patience = 20 * time.Second
+
+// NoPassword is a line for Server's config: clients need no password.
+const NoPassword = `requirepass ""`
 
 // New returns a connected client on a Redis server of its own, closed and ended with the test.
 func New(tb testing.TB) *cache.Client {
@@ -52,8 +56,11 @@ func Server(tb testing.TB, conf ...string) *Redis {
 	tb.Helper()
 	s := &Redis{tb: tb, dir: tb.TempDir(), password: "redis-test-password"}
 	tb.Cleanup(s.Kill)
+	if slices.Contains(conf, NoPassword) {
+		s.password = ""
+	}
 	base := []string{
-		"requirepass " + s.password, "masterauth " + s.password, "save \"\"", "appendonly no",
+		"requirepass " + strconv.Quote(s.password), "masterauth " + strconv.Quote(s.password), "save \"\"", "appendonly no",
 		"repl-diskless-sync-delay 0", "repl-ping-replica-period 1",
 	}
 	for try := 0; ; try++ {
@@ -110,7 +117,7 @@ func (s *Redis) run(file string) error {
 
 func (s *Redis) ready(exited chan struct{}) error {
 	var err error
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); wait(5 * time.Millisecond) {
 		select {
 		case <-exited:
 			log, _ := os.ReadFile(filepath.Join(s.dir, "redis.log"))
@@ -144,7 +151,10 @@ func open(tb testing.TB, cfg cache.Config) *cache.Client {
 
 // URL is the address with the password, as configuration takes it.
 func (s *Redis) URL() string {
-	u := url.URL{Scheme: "redis", User: url.UserPassword("", s.password), Host: s.Addr()}
+	u := url.URL{Scheme: "redis", Host: s.Addr()}
+	if s.password != "" {
+		u.User = url.UserPassword("", s.password)
+	}
 	return u.String()
 }
 
@@ -218,7 +228,7 @@ func (s *Redis) try(args ...string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }() // nothing left to say
 	return c.do(args...)
 }
 
@@ -229,17 +239,22 @@ func FreePort(tb testing.TB) int {
 	if err != nil {
 		tb.Fatalf("find a free port: %v", err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	port := l.Addr().(*net.TCPAddr).Port
+	if err := l.Close(); err != nil {
+		tb.Fatalf("find a free port: %v", err)
+	}
+	return port
 }
 
 // eventually waits until cond holds.
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(patience); time.Now().Before(end); wait(20 * time.Millisecond) {
 		if cond() {
 			return
 		}
 	}
 	tb.Fatalf("%s: not within %v", what, patience)
 }
+
+func wait(d time.Duration) { <-time.After(d) }

@@ -2,6 +2,7 @@ package cachetest
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ type conn struct {
 }
 
 func dial(addr, password string, timeout time.Duration) (*conn, error) {
-	nc, err := net.DialTimeout("tcp", addr, timeout)
+	nc, err := (&net.Dialer{Timeout: timeout}).DialContext(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func (c *conn) read() (any, error) {
 		return nil, nil //nolint:nilnil // a null reply is a value
 	case kind == '$':
 		b := make([]byte, n+2)
-		if _, err := io.ReadFull(c.r, b); err != nil {
+		if _, err = io.ReadFull(c.r, b); err != nil {
 			return nil, err
 		}
 		return string(b[:n]), nil
