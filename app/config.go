@@ -64,21 +64,24 @@ type AuthConfig struct {
 	PasswordMinLengthMFA int           `yaml:"password_min_length_mfa" default:"8" doc:"Shortest password when a second factor is enrolled."`
 	VerifyTTL            time.Duration `yaml:"verify_ttl" default:"48h" doc:"How long a mailed verification link works."`
 	ChallengeTTL         time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
-	FreshFor             time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a second factor must be for sensitive acts."`
 	HashQueue            time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
 	Rate                 RateConfig    `yaml:"rate"`
 }
 
-// RateConfig limits the authentication routes. Each value is a count per minute.
+// RateConfig limits the authentication routes. A client network is an IPv4 /24 or an IPv6 /64.
 type RateConfig struct {
-	LoginAccount    int `yaml:"login_account" default:"10" doc:"Sign-ins a minute for one account from one client network."`
-	LoginAnywhere   int `yaml:"login_anywhere" default:"60" doc:"Sign-ins a minute for one account from everywhere."`
-	LoginNetwork    int `yaml:"login_network" default:"120" doc:"Sign-ins a minute from one client network (IPv4 /24, IPv6 /64)."`
-	RegisterNetwork int `yaml:"register_network" default:"60" doc:"New accounts a minute from one client network."`
-	MFANetwork      int `yaml:"mfa_network" default:"120" doc:"Second-factor tries a minute from one client network; the account's own budget is fixed."`
-	RefreshNetwork  int `yaml:"refresh_network" default:"6000" doc:"Token refreshes a minute from one client network."`
-	TokenNetwork    int `yaml:"token_network" default:"60" doc:"Tries of mailed tokens (verification, recovery) a minute from one client network."`
-	RecoveryAccount int `yaml:"recovery_account" default:"3" doc:"Recovery mails a minute for one account."`
+	Login      int           `yaml:"login" default:"600" doc:"Sign-ins a minute from one client network."`
+	Register   int           `yaml:"register" default:"60" doc:"New accounts a minute from one client network."`
+	Code       int           `yaml:"code" default:"1200" doc:"Second-factor answers a minute from one client network; the account's own budget of 5 in 15 minutes is fixed."`
+	Refresh    int           `yaml:"refresh" default:"6000" doc:"Token refreshes a minute from one client network."`
+	Token      int           `yaml:"token" default:"60" doc:"Uses of mailed tokens (verification, recovery) a minute from one client network."`
+	Recovery   int           `yaml:"recovery" default:"20" doc:"Recovery requests in 15 minutes from one client network."`
+	Mails      int           `yaml:"mails" default:"4" doc:"Mails an hour to one account; more are dropped silently."`
+	Reauth     int           `yaml:"reauth" default:"60" doc:"Proofs of identity a minute in the sessions of one account."`
+	Factor     int           `yaml:"factor" default:"30" doc:"Changes of factors in 15 minutes by one account."`
+	PerClient  int           `yaml:"per_client" default:"5" doc:"Wrong passwords of one account from one client network, or one known device, before each further try must wait 2, 4, 8… seconds."`
+	PerAccount int           `yaml:"per_account" default:"50" doc:"The same for one account from everywhere but its known devices."`
+	MaxWait    time.Duration `yaml:"max_wait" default:"15m" doc:"The longest such wait."`
 }
 
 // SessionConfig is how long sessions live, and how many.
@@ -91,14 +94,14 @@ type SessionConfig struct {
 	RetainExpired time.Duration         `yaml:"retain_expired" default:"720h" doc:"How long expired and revoked sessions are kept on record."`
 	User          SessionLifetimeConfig `yaml:"user" default:"24h,24h"`
 	Remembered    SessionLifetimeConfig `yaml:"remembered" default:"2160h,336h"`
-	Operator      SessionLifetimeConfig `yaml:"operator" default:"12h,1h"`
+	Creator       SessionLifetimeConfig `yaml:"creator" default:"12h,1h"`
 	Admin         SessionLifetimeConfig `yaml:"admin" default:"8h,15m"`
 }
 
 // SessionLifetimeConfig is how long one class of sessions lives.
 type SessionLifetimeConfig struct {
 	Absolute time.Duration `yaml:"absolute" doc:"Longest life, whatever happens."`
-	Idle     time.Duration `yaml:"idle" doc:"Longest time without use; at least 5m."`
+	Idle     time.Duration `yaml:"idle" doc:"Longest time without use; at least 5m. As long as absolute: no such limit."`
 }
 
 // MFAConfig is the second factor.

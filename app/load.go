@@ -241,7 +241,7 @@ func (l *loader) validate() {
 	for _, class := range []struct {
 		name string
 		SessionLifetimeConfig
-	}{{"user", c.Session.User}, {"remembered", c.Session.Remembered}, {"operator", c.Session.Operator}, {"admin", c.Session.Admin}} {
+	}{{"user", c.Session.User}, {"remembered", c.Session.Remembered}, {"creator", c.Session.Creator}, {"admin", c.Session.Admin}} {
 		if class.Idle < 5*time.Minute || class.Absolute < class.Idle {
 			f.Add("session."+class.name, "needs idle of at least 5m, and absolute no shorter than idle")
 		}
