@@ -144,6 +144,9 @@ func (cfg *Config) setDefaults() error {
 // Account returns the user the server's processes run as.
 func (s *Server) Account() proc.Account { return s.account }
 
+// Superuser returns the name of the server's superuser.
+func (s *Server) Superuser() string { return s.cfg.Superuser }
+
 // DataDir returns the server's data folder.
 func (s *Server) DataDir() string { return s.cfg.DataDir }
 

@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"encoding/binary"
 	"fmt"
 	"os"
 	"os/user"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Account is the operating system user a child runs as.
@@ -114,12 +117,22 @@ func (a Account) Own(path string) error {
 
 // CanEnter returns an error naming the first folder on the way to dir that the account cannot enter.
 func (a Account) CanEnter(dir string) error {
+	blocked, err := a.Blocked(dir)
+	if err != nil || blocked == "" {
+		return err
+	}
+	return fmt.Errorf("user %s cannot enter %s", a.Name, blocked)
+}
+
+// Blocked returns the first folder on the way to dir that the account cannot
+// enter by its mode or access list; empty when there is none. What is missing does not block.
+func (a Account) Blocked(dir string) (string, error) {
 	if a.UID == 0 {
-		return nil
+		return "", nil
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var way []string
 	for ; ; dir = filepath.Dir(dir) {
@@ -131,16 +144,34 @@ func (a Account) CanEnter(dir string) error {
 	for _, d := range slices.Backward(way) {
 		info, err := os.Stat(d)
 		if os.IsNotExist(err) {
-			return nil // what is missing will be made
+			return "", nil
 		}
 		if err != nil {
-			return err
+			return "", err
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && !a.mayEnter(st) {
-			return fmt.Errorf("user %s cannot enter %s (mode %v)", a.Name, d, info.Mode().Perm())
+		if st, ok := info.Sys().(*syscall.Stat_t); ok && !a.mayEnter(st) && !a.listed(d) {
+			return d, nil
 		}
 	}
-	return nil
+	return "", nil
+}
+
+// listed reports whether the folder's access list lets the account in by name
+// (posix_acl_xattr.h: version, then tag, permissions and id of each entry).
+func (a Account) listed(dir string) bool {
+	raw := make([]byte, 4096)
+	n, err := unix.Getxattr(dir, "system.posix_acl_access", raw)
+	if err != nil {
+		return false
+	}
+	const header, entry, tagUser, search = 4, 8, 2, 1
+	for e := raw[min(header, n):n]; len(e) >= entry; e = e[entry:] {
+		tag, perm, id := binary.LittleEndian.Uint16(e), binary.LittleEndian.Uint16(e[2:]), binary.LittleEndian.Uint32(e[4:])
+		if tag == tagUser && id == a.UID && perm&search != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (a Account) mayEnter(st *syscall.Stat_t) bool {
