@@ -1,13 +1,12 @@
 package event
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
@@ -19,12 +18,15 @@ const lockSpace = 7205
 
 type pendingKey struct{}
 
-// pending is what a transaction has collected.
-type pending struct{ events []collected }
+// pending is what a transaction has collected, and what of it is written.
+type pending struct{ events, written []collected }
 
 type collected struct {
 	New
-	data json.RawMessage
+	data    json.RawMessage
+	seq     int64
+	version int64
+	at      time.Time
 }
 
 // Append makes e part of tx's last statements. A version that does not match
@@ -38,63 +40,61 @@ func Append(tx *postgres.Tx, e New) error {
 	if !ok {
 		p = &pending{}
 		tx.SetValue(pendingKey{}, p)
-		tx.BeforeCommit(func(ctx context.Context) error { return p.write(ctx, tx) })
 	}
-	if len(p.events) == maxBatch {
+	if len(p.events)+len(p.written) == maxBatch {
 		return errs.NewInvalid("events", fmt.Sprintf("at most %d in one transaction", maxBatch))
 	}
-	p.events = append(p.events, collected{e, data})
+	if len(p.events) == 0 {
+		tx.AtLast(func(ctx context.Context) error { return p.write(ctx, tx) })
+	}
+	p.events = append(p.events, collected{New: e, data: data})
 	return nil
 }
 
-// write numbers and inserts what was collected. The shard locks are taken in
-// ascending order, so two transactions never wait for each other in a circle;
-// each statement after them sees all that is committed (READ COMMITTED).
-func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
-	shards, refs := p.touched()
-	b := &pgx.Batch{}
-	for _, s := range shards {
-		b.Queue("select pg_advisory_xact_lock($1, $2)", lockSpace, s)
+// Appended returns tx's events with the numbers they got. It is for functions
+// given to [postgres.Tx.AfterCommit]; before that there are none.
+func Appended(tx *postgres.Tx) []Event {
+	p, ok := tx.Value(pendingKey{}).(*pending)
+	if !ok {
+		return nil
 	}
-	seqs := make(map[int]int64, len(shards))
-	b.Queue(`select s, coalesce((select max(seq) from events where shard = s), 0)
-		from unnest($1::smallint[]) s`, shards).Query(func(rows pgx.Rows) error {
-		var s int
-		var seq int64
-		_, err := pgx.ForEachRow(rows, []any{&s, &seq}, func() error { seqs[s] = seq; return nil })
-		return err
-	})
-	types, ids := make([]string, len(refs)), make([]uuid.UUID, len(refs))
-	for i, r := range refs {
-		types[i], ids[i] = r.Type, r.ID
+	events := make([]Event, len(p.written))
+	for i, e := range p.written {
+		events[i] = Event{
+			Shard: e.Aggregate.Shard(), Seq: e.seq, AggregateType: e.Aggregate.Type, AggregateID: e.Aggregate.ID,
+			Version: e.version, Name: e.Name, Data: e.data, UserID: e.UserID, ActorID: e.ActorID, At: e.at,
+		}
 	}
-	versions := make(map[Ref]int64, len(refs))
-	b.Queue(`select t, i, coalesce((select max(version) from events where aggregate_type = t and aggregate_id = i), 0)
-		from unnest($1::text[], $2::uuid[]) u(t, i)`, types, ids).Query(func(rows pgx.Rows) error {
-		var r Ref
-		var v int64
-		_, err := pgx.ForEachRow(rows, []any{&r.Type, &r.ID, &v}, func() error { versions[r] = v; return nil })
-		return err
-	})
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("order events: %w", err)
-	}
-	return p.insert(ctx, tx, seqs, versions)
+	return events
 }
 
-func (p *pending) insert(ctx context.Context, tx *postgres.Tx, seqs map[int]int64, versions map[Ref]int64) error {
+// insertEvent numbers one event and inserts it if the entity has the version
+// that is expected; it answers with that version either way. It runs after the
+// shard's lock is held, in a snapshot of its own (READ COMMITTED), so both
+// maxima are what is committed.
+const insertEvent = `with v as (
+		select coalesce((select max(version) from events where aggregate_type = $2 and aggregate_id = $3), 0) as now
+	), put as (
+		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, idempotency_key)
+		select $1::smallint, coalesce((select max(seq) from events where shard = $1::smallint), 0) + 1, $2::text, $3::uuid,
+		       v.now + 1, $4::text, $5::jsonb, $6::uuid, $7::uuid, nullif($8::text, '')
+		from v where $9::bigint in (-1, v.now)
+		returning seq, at
+	)
+	select v.now, put.seq, put.at from v left join put on true`
+
+// write locks, numbers and inserts what was collected in one round trip. The
+// shard locks are taken in ascending order, so two transactions never wait for
+// each other in a circle.
+func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
 	b := &pgx.Batch{}
-	for _, e := range p.events {
-		shard := e.Aggregate.Shard()
-		if have := versions[e.Aggregate]; e.Expect != Any && e.Expect != have {
-			return &VersionError{Entity: e.Aggregate, Expected: e.Expect, Actual: have}
-		}
-		seqs[shard]++
-		versions[e.Aggregate]++
-		b.Queue(`insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, idempotency_key)
-			values ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, ''))`,
-			shard, seqs[shard], e.Aggregate.Type, e.Aggregate.ID, versions[e.Aggregate], e.Name, e.data,
-			e.UserID, e.ActorID, e.IdempotencyKey)
+	for _, s := range p.shards() {
+		b.Queue("select pg_advisory_xact_lock($1, $2)", lockSpace, s)
+	}
+	for i := range p.events {
+		e := &p.events[i]
+		b.Queue(insertEvent, e.Aggregate.Shard(), e.Aggregate.Type, e.Aggregate.ID, e.Name, e.data,
+			e.UserID, e.ActorID, e.IdempotencyKey, e.Expect).QueryRow(e.number)
 	}
 	err := tx.SendBatch(ctx, b).Close()
 	if postgres.Violates(err, "events_idempotency_key") {
@@ -103,20 +103,31 @@ func (p *pending) insert(ctx context.Context, tx *postgres.Tx, seqs map[int]int6
 	if err != nil {
 		return fmt.Errorf("append events: %w", err)
 	}
+	p.written, p.events = append(p.written, p.events...), nil
 	return nil
 }
 
-// touched returns the shards and the entities of the collected events, each once, shards ascending.
-func (p *pending) touched() ([]int16, []Ref) {
-	var shards []int16
-	var refs []Ref
+// number notes what insertEvent answered.
+func (e *collected) number(row pgx.Row) error {
+	var now int64
+	var seq *int64
+	var at *time.Time
+	if err := row.Scan(&now, &seq, &at); err != nil {
+		return err
+	}
+	if seq == nil {
+		return &VersionError{Entity: e.Aggregate, Expected: e.Expect, Actual: now}
+	}
+	e.seq, e.version, e.at = *seq, now+1, at.UTC()
+	return nil
+}
+
+// shards returns the shards of the collected events, each once, ascending.
+func (p *pending) shards() []int {
+	var shards []int
 	for _, e := range p.events {
-		shards = append(shards, int16(e.Aggregate.Shard())) //nolint:gosec // 0 to 15
-		refs = append(refs, e.Aggregate)
+		shards = append(shards, e.Aggregate.Shard())
 	}
 	slices.Sort(shards)
-	slices.SortFunc(refs, func(a, b Ref) int {
-		return cmp.Or(cmp.Compare(a.Type, b.Type), slices.Compare(a.ID[:], b.ID[:]))
-	})
-	return slices.Compact(shards), slices.Compact(refs)
+	return slices.Compact(shards)
 }

@@ -16,9 +16,10 @@ type Importer struct {
 	Logger   *slog.Logger  // nil means slog.Default
 }
 
-const importBatch = 5000
+const importBatch = 1000
 
 // Import copies all that is waiting and returns how many events it copied.
+// Rows that others are changing at the moment are left for the next time.
 func (i Importer) Import(ctx context.Context) (int, error) {
 	total := 0
 	for {
@@ -34,7 +35,9 @@ func (i Importer) Import(ctx context.Context) (int, error) {
 		if err != nil {
 			return total, fmt.Errorf("import event_log: %w", err)
 		}
-		total += n
+		if total += n; n == 0 {
+			return total, nil
+		}
 	}
 }
 

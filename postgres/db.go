@@ -80,18 +80,22 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 		pc.ConnConfig.RuntimeParams["application_name"] = "rootstream"
 	}
 	if cfg.Registerer != nil {
-		pc.ConnConfig.Tracer = newTracer(cfg.Registerer)
+		if pc.ConnConfig.Tracer, err = newTracer(cfg.Registerer); err != nil {
+			return nil, err
+		}
 	}
 	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error { return prepareSession(ctx, c, cfg) }
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
 		return nil, fmt.Errorf("open the connection pool: %w", redactDSN(err))
 	}
-	db := &DB{pool: pool, cfg: cfg}
 	if cfg.Registerer != nil {
-		registerPool(cfg.Registerer, pool)
+		if err := registerPool(cfg.Registerer, pool); err != nil {
+			pool.Close()
+			return nil, err
+		}
 	}
-	return db, nil
+	return &DB{pool: pool, cfg: cfg}, nil
 }
 
 // prepareSession sets what every connection of ours has, whatever the server's defaults are.
@@ -143,9 +147,6 @@ func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 // bound gives ctx a deadline a little past the statement timeout, so that a
 // server which does not answer at all cannot hold a caller.
 func (db *DB) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	if _, ok := ctx.Deadline(); ok {
-		return ctx, func() {}
-	}
 	return context.WithTimeout(ctx, db.cfg.StatementTimeout+2*time.Second)
 }
 
@@ -202,6 +203,8 @@ func (db *DB) Acquire(ctx context.Context) (*pgxpool.Conn, error) { return db.ac
 
 // CopyFrom bulk-loads rows into a table.
 func (db *DB) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	ctx, cancel := db.bound(ctx)
+	defer cancel()
 	c, err := db.acquire(ctx)
 	if err != nil {
 		return 0, err
@@ -213,12 +216,14 @@ func (db *DB) CopyFrom(ctx context.Context, table pgx.Identifier, columns []stri
 
 var _ Querier = (*DB)(nil)
 
-// Errors of the connection; all of them can be retried but ErrBadDSN.
+// Errors of the connection and the server; those of kind Unavailable can be retried.
 var (
 	ErrUnavailable   = errs.New(errs.Unavailable, "database_unavailable", "the database cannot be reached")
 	ErrReadOnly      = errs.New(errs.Unavailable, "database_read_only", "the database accepts no writes")
-	ErrPoolExhausted = errs.New(errs.Unavailable, "database_busy", "all database connections are in use")
+	ErrPoolExhausted = errs.New(errs.Unavailable, "database_pool_exhausted", "all database connections are in use")
 	ErrBusy          = errs.New(errs.Unavailable, "database_busy", "the database took too long")
+	ErrCommitUnknown = errs.New(errs.Unavailable, "commit_unknown", "the database did not say whether the change was stored")
 	ErrFull          = errs.New(errs.Unavailable, "database_full", "the database is out of disk, memory or connections")
+	ErrText          = errs.New(errs.Invalid, "invalid_text", "a text holds a character that cannot be stored")
 	ErrBadDSN        = errs.New(errs.Invalid, "bad_dsn", "the PostgreSQL address cannot be read")
 )

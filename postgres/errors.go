@@ -62,7 +62,9 @@ func classifyState(pe *pgconn.PgError, err error) error {
 	case strings.HasPrefix(pe.Code, "53"):
 		return ErrFull.WithCause(err).WithRetryAfter(2 * time.Second)
 	case pe.Code == "22P05", pe.Code == "22021":
-		return errs.New(errs.Invalid, "invalid_text", "a text holds a character that cannot be stored").WithCause(err)
+		return ErrText.WithCause(err)
+	case strings.HasPrefix(pe.Code, "28"), pe.Code == "3D000": // password, pg_hba.conf, no such database
+		return ErrUnavailable.WithCause(err).WithRetryAfter(5 * time.Second).WithHint(pe.Message)
 	}
 	return err
 }
@@ -79,6 +81,14 @@ func isBroken(err error) bool {
 func lostRace(err error) bool {
 	pe, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && (pe.Code == "40001" || pe.Code == "40P01")
+}
+
+// rolledBack reports whether a failed commit certainly stored nothing. A server
+// that is shutting down (57P…) may have stored it before it said so.
+func rolledBack(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return errors.Is(err, pgx.ErrTxCommitRollback) ||
+		ok && !strings.HasPrefix(pe.Code, "57P") && !strings.HasPrefix(pe.Code, "08")
 }
 
 // redactDSN keeps the reason of a parse error and drops the address, which may hold a password.

@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -23,7 +25,7 @@ type trace struct {
 	begun time.Time
 }
 
-func newTracer(reg prometheus.Registerer) *tracer {
+func newTracer(reg prometheus.Registerer) (*tracer, error) {
 	t := &tracer{
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "rootstream_database_query_seconds", Help: "Time of database queries by type.",
@@ -33,8 +35,10 @@ func newTracer(reg prometheus.Registerer) *tracer {
 			Name: "rootstream_database_query_failures_total", Help: "Database queries that failed, by type.",
 		}, []string{"query_type"}),
 	}
-	reg.MustRegister(t.durations, t.failures)
-	return t
+	if err := errors.Join(reg.Register(t.durations), reg.Register(t.failures)); err != nil {
+		return nil, fmt.Errorf("register the metrics of queries: %w", err)
+	}
+	return t, nil
 }
 
 func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -81,17 +85,24 @@ func queryType(sql string) string {
 	}
 }
 
-func registerPool(reg prometheus.Registerer, pool *pgxpool.Pool) {
-	gauge := func(name, help string, read func(*pgxpool.Stat) float64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
+func registerPool(reg prometheus.Registerer, pool *pgxpool.Pool) error {
+	gauge := func(name, help string, read func(*pgxpool.Stat) float64) error {
+		return reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
 			func() float64 { return read(pool.Stat()) }))
 	}
-	gauge("rootstream_database_connections", "Open connections of the pool.",
-		func(s *pgxpool.Stat) float64 { return float64(s.TotalConns()) })
-	gauge("rootstream_database_connections_in_use", "Connections of the pool in use.",
-		func(s *pgxpool.Stat) float64 { return float64(s.AcquiredConns()) })
-	gauge("rootstream_database_connections_max", "Size of the pool.",
-		func(s *pgxpool.Stat) float64 { return float64(s.MaxConns()) })
-	gauge("rootstream_database_pool_waits", "Acquires that had to wait, since the start.",
-		func(s *pgxpool.Stat) float64 { return float64(s.EmptyAcquireCount()) })
+	err := errors.Join(
+		gauge("rootstream_database_connections", "Open connections of the pool.",
+			func(s *pgxpool.Stat) float64 { return float64(s.TotalConns()) }),
+		gauge("rootstream_database_connections_in_use", "Connections of the pool in use.",
+			func(s *pgxpool.Stat) float64 { return float64(s.AcquiredConns()) }),
+		gauge("rootstream_database_connections_max", "Size of the pool.",
+			func(s *pgxpool.Stat) float64 { return float64(s.MaxConns()) }),
+		reg.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "rootstream_database_pool_waits_total", Help: "Times a caller had to wait for a connection.",
+		}, func() float64 { return float64(pool.Stat().EmptyAcquireCount()) })),
+	)
+	if err != nil {
+		return fmt.Errorf("register the metrics of the pool: %w", err)
+	}
+	return nil
 }

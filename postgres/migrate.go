@@ -4,17 +4,15 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"strings"
+	"slices"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
 
 	"rootstream/errs"
 )
@@ -25,21 +23,33 @@ var expandFiles embed.FS
 //go:embed contract/*.sql
 var contractFiles embed.FS
 
-// The advisory lock under which one process at a time changes the schema.
-const migrationLock = 7205_2430
-
 // Errors of migrating.
 var (
-	ErrNewerSchema = errs.New(errs.Conflict, "schema_newer", "the database was migrated by a newer version of rootstream")
-	ErrTooOld      = errs.New(errs.Conflict, "server_too_old", "PostgreSQL 14 or newer is needed")
-	ErrBadTimezone = errs.New(errs.Invalid, "bad_timezone", "PostgreSQL does not know that time zone")
+	ErrNewerSchema      = errs.New(errs.Conflict, "schema_newer", "the database was migrated by a newer version of rootstream")
+	ErrTooOld           = errs.New(errs.Conflict, "server_too_old", "PostgreSQL 14 or newer is needed")
+	ErrBadTimezone      = errs.New(errs.Invalid, "bad_timezone", "PostgreSQL does not know that time zone")
+	ErrTimezoneRecorded = errs.New(errs.Conflict, "timezone_recorded", "the old times were converted already, in another time zone")
+	ErrDependents       = errs.New(errs.Conflict, "schema_dependents", "something else depends on columns that must change")
+	ErrNotOwner         = errs.New(errs.Forbidden, "schema_not_owner", "the user of this connection may not change the schema")
+	ErrMigrating        = errs.New(errs.Unavailable, "schema_busy", "the schema could not be changed in time")
 )
 
 // MigrateOptions says how far to go. The zero value applies everything.
 type MigrateOptions struct {
-	Rolling        bool   // only expand: writers of Phase 24.2 keep working
-	LegacyTimezone string // zone of the local times in a 24.2 database; "" means the database's own default
-	Logger         *slog.Logger
+	Rolling        bool          // only expand: writers of Phase 24.2 keep working
+	LegacyTimezone string        // zone of the local times in a 24.2 database; "" means the database's own default
+	Patience       time.Duration // longest wait for other processes and transactions; 0 means 5 min
+	Logger         *slog.Logger  // nil means slog.Default
+}
+
+func (o MigrateOptions) withDefaults() MigrateOptions {
+	if o.Patience == 0 {
+		o.Patience = 5 * time.Minute
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
 }
 
 // Migration is one step of the schema.
@@ -50,25 +60,40 @@ type Migration struct {
 	AppliedAt *time.Time `json:"applied_at"`
 }
 
-// Migrate brings the database's schema up to date and returns the steps it applied.
+// Migrate brings the database's schema up to date and returns the steps it
+// applied, also when a later one fails. Each step is one transaction: whatever
+// interrupts it, the next call goes on where it stopped. It takes the tables
+// it must for 900 ms at a time and gives up with [ErrMigrating] after
+// opt.Patience.
 func Migrate(ctx context.Context, dsn string, opt MigrateOptions) ([]Migration, error) {
+	opt = opt.withDefaults()
 	db, err := openForMigration(dsn, opt.LegacyTimezone)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = db.Close() }()
-	if err := checkServer(ctx, db); err != nil {
+	m := migrator{db: db, opt: opt, deadline: time.Now().Add(opt.Patience)}
+	if err := m.check(ctx); err != nil {
 		return nil, err
 	}
-	applied, err := up(ctx, db, expand)
+	applied, err := m.up(ctx, expand)
+	if err == nil {
+		err = m.checkRecordedZone(ctx)
+	}
+	if err == nil {
+		err = m.importEvents(ctx)
+	}
 	if err != nil || opt.Rolling {
 		return applied, err
 	}
-	more, err := up(ctx, db, contract)
+	more, err := m.up(ctx, contract)
+	if len(more) > 0 {
+		m.forgetStatistics(ctx)
+	}
 	return append(applied, more...), err
 }
 
-// MigrationStatus lists all steps, applied or not, in order.
+// MigrationStatus lists all steps, applied or not, in order. It only reads.
 func MigrationStatus(ctx context.Context, dsn string) ([]Migration, error) {
 	db, err := openForMigration(dsn, "")
 	if err != nil {
@@ -77,20 +102,20 @@ func MigrationStatus(ctx context.Context, dsn string) ([]Migration, error) {
 	defer func() { _ = db.Close() }()
 	var all []Migration
 	for _, t := range []track{expand, contract} {
-		p, err := provider(db, t)
+		p, err := provider(db, t, nil)
 		if err != nil {
 			return nil, err
 		}
-		states, err := p.Status(ctx)
+		when, err := appliedVersions(ctx, db, t)
 		if err != nil {
-			return nil, fmt.Errorf("read the state of the schema: %w", classify(err))
+			return nil, err
 		}
-		for _, s := range states {
-			m := Migration{Version: s.Source.Version, Name: s.Source.Path, Kind: t.kind}
-			if s.State == goose.StateApplied {
-				m.AppliedAt = &s.AppliedAt
+		for _, s := range p.ListSources() {
+			step := Migration{Version: s.Version, Name: s.Path, Kind: t.kind}
+			if at, ok := when[s.Version]; ok {
+				step.AppliedAt = &at
 			}
-			all = append(all, m)
+			all = append(all, step)
 		}
 	}
 	return all, nil
@@ -105,9 +130,9 @@ var (
 	contract = track{"contract", "contract", "goose_contract_version"}
 )
 
-func provider(db *sql.DB, t track) (*goose.Provider, error) {
+func provider(db *sql.DB, t track, lock *schemaLock) (*goose.Provider, error) {
 	files := fs.FS(expandFiles)
-	if t.dir == "contract" {
+	if t.dir == contract.dir {
 		files = contractFiles
 	}
 	sub, err := fs.Sub(files, t.dir)
@@ -118,82 +143,118 @@ func provider(db *sql.DB, t track) (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the table of migrations: %w", err)
 	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, 300))
-	if err != nil {
-		return nil, fmt.Errorf("prepare the migration lock: %w", err)
+	options := []goose.ProviderOption{goose.WithStore(store), goose.WithDisableGlobalRegistry(true)}
+	if lock != nil {
+		options = append(options, goose.WithSessionLocker(lock))
 	}
-	p, err := goose.NewProvider("", db, sub, goose.WithStore(store), goose.WithSessionLocker(locker),
-		goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider("", db, sub, options...)
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded migrations: %w", err)
 	}
 	return p, nil
 }
 
-func up(ctx context.Context, db *sql.DB, t track) ([]Migration, error) {
-	p, err := provider(db, t)
+// appliedVersions reads what a track's table records; no table means nothing.
+func appliedVersions(ctx context.Context, db *sql.DB, t track) (map[int64]time.Time, error) {
+	var exists bool
+	if err := db.QueryRowContext(ctx, "select to_regclass($1) is not null", t.table).Scan(&exists); err != nil || !exists {
+		return nil, wrap("read the state of the schema", err)
+	}
+	rows, err := db.QueryContext(ctx, "select version_id, tstamp at time zone current_setting('TimeZone') from "+t.table+" where is_applied")
+	if err != nil {
+		return nil, wrap("read the state of the schema", err)
+	}
+	defer func() { _ = rows.Close() }()
+	when := map[int64]time.Time{}
+	for rows.Next() {
+		var version int64
+		var at time.Time
+		if err := rows.Scan(&version, &at); err != nil {
+			return nil, wrap("read the state of the schema", err)
+		}
+		when[version] = at.UTC()
+	}
+	return when, wrap("read the state of the schema", rows.Err())
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, classify(err))
+}
+
+// migrator is one call of Migrate.
+type migrator struct {
+	db       *sql.DB
+	opt      MigrateOptions
+	deadline time.Time
+}
+
+// up applies a track's steps, again and again while tables it needs are in use.
+func (m *migrator) up(ctx context.Context, t track) ([]Migration, error) {
+	p, err := provider(m.db, t, &schemaLock{deadline: m.deadline})
 	if err != nil {
 		return nil, err
 	}
-	_, target, err := p.GetVersions(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the state of the schema: %w", classify(err))
+	var applied []Migration
+	for {
+		results, err := p.Up(ctx)
+		if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+			results = partial.Applied
+		}
+		for _, r := range results {
+			now := time.Now().UTC()
+			applied = append(applied, Migration{Version: r.Source.Version, Name: r.Source.Path, Kind: t.kind, AppliedAt: &now})
+			m.opt.Logger.InfoContext(ctx, "migrated the schema", "step", r.Source.Path, "kind", t.kind, "took", r.Duration)
+		}
+		switch {
+		case err == nil:
+			return applied, nil
+		case !inUse(err):
+			return applied, fmt.Errorf("migrate the schema: %w", m.explain(ctx, err))
+		case time.Now().After(m.deadline):
+			return applied, ErrMigrating.WithCause(err).WithHint(m.holders(ctx))
+		}
+		m.opt.Logger.WarnContext(ctx, "a table is in use, trying again", "err", err)
+		if err := pause(ctx, 300*time.Millisecond); err != nil {
+			return applied, err
+		}
 	}
-	results, err := p.Up(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("migrate the schema: %w", classify(err))
-	}
-	current, err := p.GetDBVersion(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("read the state of the schema: %w", classify(err))
-	}
-	if current > target {
-		return nil, ErrNewerSchema.WithHint("update this program, or restore the backup made before the newer one ran")
-	}
-	now := time.Now().UTC()
-	applied := make([]Migration, 0, len(results))
-	for _, r := range results {
-		applied = append(applied, Migration{Version: r.Source.Version, Name: r.Source.Path, Kind: t.kind, AppliedAt: &now})
-	}
-	return applied, nil
 }
 
-// openForMigration keeps the server's own time zone: 24.2's local times were stored in it.
-func openForMigration(dsn, legacyZone string) (*sql.DB, error) {
-	cfg, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, ErrBadDSN.WithCause(redactDSN(err))
-	}
-	for name := range cfg.RuntimeParams {
-		if strings.EqualFold(name, "timezone") {
-			delete(cfg.RuntimeParams, name)
-		}
-	}
-	cfg.ConnectTimeout = 5 * time.Second
-	cfg.RuntimeParams["application_name"] = "rootstream migrate"
-	return stdlib.OpenDB(*cfg, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
-		if _, err := c.Exec(ctx, `select set_config('rootstream.writer', 'on', false),
-			set_config('rootstream.legacy_timezone', $1, false), set_config('lock_timeout', '60s', false)`, legacyZone); err != nil {
-			return err
-		}
-		if legacyZone == "" {
+// newest returns the highest version this program knows.
+func newest(p *goose.Provider) int64 {
+	sources := p.ListSources()
+	return slices.MaxFunc(sources, func(a, b *goose.Source) int { return int(a.Version - b.Version) }).Version
+}
+
+// importEvents copies the history of 24.2 before anything new can follow it.
+func (m *migrator) importEvents(ctx context.Context) error {
+	total := 0
+	for {
+		var n int
+		err := m.db.QueryRowContext(ctx, "select import_event_log(2000)").Scan(&n)
+		switch {
+		case err != nil && inUse(err) && time.Now().Before(m.deadline):
+			if err := pause(ctx, 300*time.Millisecond); err != nil {
+				return err
+			}
+		case err != nil:
+			return wrap("import event_log", err)
+		case n == 0:
 			return nil
+		default:
+			total += n
+			m.opt.Logger.InfoContext(ctx, "imported event_log", "events", total)
 		}
-		if _, err := c.Exec(ctx, "select now() at time zone $1", legacyZone); err != nil {
-			return ErrBadTimezone.WithCause(err).WithHint("use a name like America/New_York")
-		}
-		return nil
-	})), nil
+	}
 }
 
-func checkServer(ctx context.Context, db *sql.DB) error {
-	var version int
-	err := db.QueryRowContext(ctx, "select current_setting('server_version_num')::int").Scan(&version)
-	if err != nil {
-		return fmt.Errorf("ask the server's version: %w", classify(err))
+// forgetStatistics rewrites the planner's statistics, where samples of the
+// plain tokens may linger. Not being allowed to is no reason to fail.
+func (m *migrator) forgetStatistics(ctx context.Context) {
+	if _, err := m.db.ExecContext(ctx, "vacuum (full) pg_catalog.pg_statistic"); err != nil {
+		m.opt.Logger.InfoContext(ctx, "old statistics stay until the next vacuum of pg_statistic", "err", err)
 	}
-	if version < 140000 {
-		return ErrTooOld.WithHint(fmt.Sprintf("this server is %d", version/10000))
-	}
-	return nil
 }

@@ -5,7 +5,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// heldRows gives a connection back once the rows are read or closed, and classifies their error.
+// heldRows gives back what its query holds once the rows are read or closed, and classifies their error.
 type heldRows struct {
 	pgx.Rows
 	release func()
@@ -43,11 +43,14 @@ type noRows struct {
 	err      error
 }
 
-func (r noRows) Close()                        {}
-func (r noRows) Err() error                    { return r.err }
-func (r noRows) CommandTag() pgconn.CommandTag { return pgconn.CommandTag{} }
-func (r noRows) Next() bool                    { return false }
-func (r noRows) Scan(...any) error             { return r.err }
+func (r noRows) Close()                                       {}
+func (r noRows) Err() error                                   { return r.err }
+func (r noRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
+func (r noRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
+func (r noRows) Next() bool                                   { return false }
+func (r noRows) Scan(...any) error                            { return r.err }
+func (r noRows) Values() ([]any, error)                       { return nil, r.err }
+func (r noRows) RawValues() [][]byte                          { return nil }
 
 // oneRow scans the first of the rows and closes them.
 type oneRow struct {
@@ -73,7 +76,7 @@ func (r oneRow) Scan(dest ...any) error {
 	return r.rows.Err()
 }
 
-// heldBatch gives a connection back once the results are closed.
+// heldBatch gives back what its batch holds once the results are closed.
 type heldBatch struct {
 	pgx.BatchResults
 	release func()

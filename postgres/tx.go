@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,10 +11,12 @@ import (
 
 // Tx is a transaction of [DB.InTx]. It is for one goroutine.
 type Tx struct {
-	tx     pgx.Tx
-	values map[any]any
-	before []func(context.Context) error
-	after  []func()
+	tx       pgx.Tx
+	deadline time.Time // no statement waits longer, whatever the caller's context says
+	values   map[any]any
+	before   []func(context.Context) error
+	last     []func(context.Context) error
+	after    []func()
 }
 
 var _ Querier = (*Tx)(nil)
@@ -26,24 +27,26 @@ const maxTxTries = 5
 //
 // A transaction that lost a deadlock is run again, so fn must do nothing
 // outside tx that may not happen twice; [Tx.AfterCommit] is for what follows
-// from success. An error of the commit itself means its outcome is unknown.
+// from success. An [ErrCommitUnknown] means just that: look before repeating.
+// All of it ends within the statement timeout.
 func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 	ctx, cancel := db.bound(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
 		err := db.tryTx(ctx, fn)
-		if err == nil || !lostRace(err) || try == maxTxTries {
+		if err == nil || !lostRace(err) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(time.Duration(try*try) * 2 * time.Millisecond):
+		if try == maxTxTries {
+			return ErrBusy.WithCause(err).WithRetryAfter(time.Second)
+		}
+		if pause(ctx, time.Duration(try*try)*2*time.Millisecond) != nil {
+			return ErrBusy.WithCause(err).WithRetryAfter(time.Second)
 		}
 	}
 }
 
-func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) (err error) {
+func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 	c, err := db.acquire(ctx)
 	if err != nil {
 		return err
@@ -54,30 +57,44 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) (err error) {
 		return fmt.Errorf("begin: %w", classify(err))
 	}
 	tx := &Tx{tx: begun}
-	defer func() {
-		if p := recover(); p != nil {
+	tx.deadline, _ = ctx.Deadline() // InTx set one
+	committed := false
+	defer func() { // also when fn panics or ends the goroutine
+		if !committed {
 			rollback(ctx, begun)
-			panic(p)
 		}
 	}()
 	if err := fn(tx); err != nil {
-		rollback(ctx, begun)
 		return err
 	}
-	for i := 0; i < len(tx.before); i++ { // a hook may add another
-		if err := tx.before[i](ctx); err != nil {
-			rollback(ctx, begun)
-			return err
-		}
+	if err := tx.finish(ctx); err != nil {
+		return err
 	}
+	committed = true // or nobody knows; in no case is there anything to roll back
 	if err := begun.Commit(ctx); err != nil {
-		if errors.Is(err, pgx.ErrTxCommitRollback) {
-			return fmt.Errorf("commit: %w", err)
+		if rolledBack(err) {
+			return fmt.Errorf("commit: %w", classify(err))
 		}
-		return fmt.Errorf("commit, outcome unknown: %w", classify(err))
+		return ErrCommitUnknown.WithCause(err).WithRetryAfter(time.Second)
 	}
 	for _, f := range tx.after {
 		f()
+	}
+	return nil
+}
+
+// finish runs what was deferred; a deferred function may defer another.
+func (tx *Tx) finish(ctx context.Context) error {
+	for len(tx.before)+len(tx.last) > 0 {
+		queue := &tx.before
+		if len(tx.before) == 0 {
+			queue = &tx.last
+		}
+		fn := (*queue)[0]
+		*queue = (*queue)[1:]
+		if err := fn(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -91,6 +108,10 @@ func rollback(ctx context.Context, tx pgx.Tx) {
 
 // BeforeCommit makes fn one of the transaction's last statements, in the order of first use.
 func (tx *Tx) BeforeCommit(fn func(context.Context) error) { tx.before = append(tx.before, fn) }
+
+// AtLast makes fn run after all that [Tx.BeforeCommit] deferred: it is for
+// what holds a lock that others wait for.
+func (tx *Tx) AtLast(fn func(context.Context) error) { tx.last = append(tx.last, fn) }
 
 // AfterCommit runs fn once the commit is acknowledged. It must be quick.
 func (tx *Tx) AfterCommit(fn func()) { tx.after = append(tx.after, fn) }
@@ -108,14 +129,20 @@ func (tx *Tx) SetValue(key, v any) {
 
 // Exec runs one statement.
 func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
+	defer cancel()
 	tag, err := tx.tx.Exec(ctx, sql, args...)
 	return tag, classify(err)
 }
 
 // Query runs one statement that returns rows, which must be closed before the next statement.
 func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
 	rows, err := tx.tx.Query(ctx, sql, args...)
-	return &heldRows{Rows: rows}, classify(err)
+	if err != nil {
+		cancel()
+	}
+	return &heldRows{Rows: rows, release: cancel}, classify(err)
 }
 
 // QueryRow runs one statement that returns at most one row.
@@ -126,11 +153,14 @@ func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // SendBatch pipelines statements: one round trip for all of them.
 func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	return &heldBatch{BatchResults: tx.tx.SendBatch(ctx, b)}
+	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
+	return &heldBatch{BatchResults: tx.tx.SendBatch(ctx, b), release: cancel}
 }
 
 // CopyFrom bulk-loads rows into a table.
 func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
+	defer cancel()
 	n, err := tx.tx.CopyFrom(ctx, table, columns, src)
 	return n, classify(err)
 }

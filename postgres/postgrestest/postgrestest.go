@@ -3,7 +3,8 @@
 // The first call in a test process starts a server in a temporary folder (as
 // user postgres when the tests run as root) and migrates a template database;
 // every database after that is a clone of it. The server ends with the
-// process, even when that is killed. A missing server fails the test.
+// process, even when that is killed. A missing server fails the test. A test
+// that must break its server starts one of its own with [Server].
 package postgrestest
 
 import (
@@ -79,11 +80,21 @@ func AdminDSN(t testing.TB) string {
 
 func running(t testing.TB) address {
 	t.Helper()
-	server.once.Do(func() { server.at, server.err = start() })
+	server.once.Do(func() { server.at, server.err = startShared() })
 	if server.err != nil {
 		t.Fatalf("start PostgreSQL for the tests (apt-get install postgresql): %v", server.err)
 	}
 	return server.at
+}
+
+// startShared trades durability for speed: nobody kills this server.
+func startShared() (address, error) {
+	p, err := newProcess()
+	if err != nil {
+		return address{}, err
+	}
+	return p.at, p.start("synchronous_commit=off", "full_page_writes=off", "max_connections=400",
+		"shared_buffers=64MB", "max_wal_size=1GB", "autovacuum_naptime=5s")
 }
 
 func makeTemplate(at address) error {
@@ -125,10 +136,16 @@ func (a address) dsn(database string) string {
 	return fmt.Sprintf("postgres://postgres:%s@%s:%d/%s?sslmode=disable", a.password, a.host, a.port, database)
 }
 
+// exec runs one statement in the maintenance database, even if the server is read-only by default.
 func (a address) exec(ctx context.Context, sql string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	c, err := pgx.Connect(ctx, a.dsn("postgres"))
+	cfg, err := pgx.ParseConfig(a.dsn("postgres"))
+	if err != nil {
+		return err
+	}
+	cfg.RuntimeParams["default_transaction_read_only"] = "off"
+	c, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -19,51 +20,84 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// script waits for its standard input to end, which happens when the test
-// process ends however it ends, then stops the server and removes its folder.
+// script starts the server and takes orders until its standard input ends,
+// which happens when the test process ends however it ends. Then it stops the
+// server and removes its folder. Being the parent, it buries a killed server.
 const script = `
-"$1/initdb" -D "$2/data" -U postgres -A scram-sha-256 --pwfile="$2/password" -E UTF8 --locale=C.UTF-8 -N >"$2/initdb.log" 2>&1 || exit 1
-"$1/postgres" -D "$2/data" -k "$2" -p "$3" -c listen_addresses=127.0.0.1 -c fsync=off -c synchronous_commit=off \
-  -c full_page_writes=off -c max_connections=400 -c shared_buffers=64MB -c max_wal_size=1GB -c autovacuum_naptime=5s \
-  -c log_min_messages=warning -c timezone=UTC >"$2/server.log" 2>&1 </dev/null &
-pid=$!
-read -r _
+if [ ! -d "$2/data" ]; then
+  "$1/initdb" -D "$2/data" -U postgres -A scram-sha-256 --pwfile="$2/password" -E UTF8 --locale=C.UTF-8 -N >"$2/initdb.log" 2>&1 || exit 1
+fi
+bin=$1 dir=$2 port=$3
+shift 3
+run() {
+  "$bin/postgres" -D "$dir/data" -k "$dir" -p "$port" -c listen_addresses=127.0.0.1 -c fsync=off \
+    -c log_min_messages=warning -c timezone=UTC "$@" >>"$dir/server.log" 2>&1 </dev/null &
+  pid=$!
+}
+run "$@"
+while read -r order; do
+  case $order in
+  kill) kill -KILL "$pid" 2>/dev/null; wait "$pid" ;;
+  start) run "$@" ;;
+  esac
+done
 kill -QUIT "$pid" 2>/dev/null
+kill -CONT "$pid" 2>/dev/null
 wait "$pid"
-rm -rf "$2"`
+rm -rf "$dir"`
 
-func start() (address, error) {
-	bin, err := binaries()
+// process is one PostgreSQL server of this test process, with the shell that watches over it.
+type process struct {
+	at    address
+	bin   string
+	dir   string
+	stdin io.WriteCloser // of the shell
+	ended chan struct{}  // closed when the shell has tidied up
+}
+
+// newProcess prepares a folder, a port and a password.
+func newProcess() (*process, error) {
+	bin, err := Binaries()
 	if err != nil {
-		return address{}, err
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "rspg")
 	if err != nil {
-		return address{}, err
+		return nil, err
 	}
 	port, err := freePort()
 	if err != nil {
-		return address{}, err
+		return nil, err
 	}
-	at := address{host: "127.0.0.1", port: port, password: rand.Text()}
-	if err := os.WriteFile(filepath.Join(dir, "password"), []byte(at.password), 0o600); err != nil {
-		return address{}, err
+	p := &process{bin: bin, dir: dir, at: address{host: "127.0.0.1", port: port, password: rand.Text()}}
+	return p, os.WriteFile(filepath.Join(dir, "password"), []byte(p.at.password), 0o600)
+}
+
+// start runs the server with settings (name=value) and waits until it answers.
+func (p *process) start(settings ...string) error {
+	args := []string{"-c", script, "sh", p.bin, p.dir, strconv.Itoa(p.at.port)}
+	for _, s := range settings {
+		args = append(args, "-c", s)
 	}
-	//nolint:noctx // it ends with the process, not with a context
-	cmd := exec.Command("/bin/sh", "-c", script, "sh", bin, dir, strconv.Itoa(port))
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := dropRoot(cmd, dir); err != nil {
-		return address{}, err
+	shell := exec.Command("/bin/sh", args...) //nolint:noctx // it ends with the process, not with a context
+	shell.Dir = p.dir
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := dropRoot(shell, p.dir); err != nil {
+		return err
 	}
-	if _, err := cmd.StdinPipe(); err != nil {
-		return address{}, err
+	var err error
+	if p.stdin, err = shell.StdinPipe(); err != nil {
+		return err
 	}
-	if err := cmd.Start(); err != nil {
-		return address{}, err
+	if err := shell.Start(); err != nil {
+		return err
 	}
-	go func() { _ = cmd.Wait() }()
-	return at, waitReady(at, dir)
+	p.ended = make(chan struct{})
+	go func() {
+		_ = shell.Wait()
+		close(p.ended)
+	}()
+	return waitReady(p.at, p.dir)
 }
 
 // dropRoot makes the server run as user postgres when the tests run as root, which PostgreSQL refuses.
@@ -109,8 +143,8 @@ func waitReady(at address, dir string) error {
 	}
 }
 
-// binaries finds the newest PostgreSQL on this machine, Debian's versioned folders first.
-func binaries() (string, error) {
+// Binaries finds the folder of the newest PostgreSQL on this machine, Debian's versioned ones first.
+func Binaries() (string, error) {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	sort.Slice(found, func(i, j int) bool { return majorOf(found[i]) > majorOf(found[j]) })
 	if len(found) > 0 {
