@@ -1,0 +1,74 @@
+package session
+
+import (
+	"context"
+	"time"
+
+	"rootstream/session/near"
+)
+
+// What the tests see of the inside.
+var (
+	Format     = format
+	WellFormed = wellFormed
+	Successors = successors
+)
+
+// Parse is parse, in plain types.
+func Parse(token string) (hash [32]byte, legacy, ok bool) {
+	c, ok := parse(token)
+	return c.hash, c.legacy, ok
+}
+
+// EncodeView and DecodeView are the codec of views in Redis, without the code over them.
+func EncodeView(v View) []byte           { return v.encode(nil) }
+func DecodeView(b []byte) (View, bool)   { return decode(b) }
+func (v *View) Coalesce() time.Duration  { return time.Duration(v.coalesce()) * time.Microsecond }
+func (m *Manager) NearStats() near.Stats { return m.near.Stats() }
+
+// OnLoaded makes f run after each reading of PostgreSQL, before anything is cached.
+func (m *Manager) OnLoaded(f func()) { m.loaded = f }
+
+// FlushActivity writes what is pending.
+func (m *Manager) FlushActivity() error { return m.flushActivity(context.Background()) }
+
+// Forged is how many views in Redis were not ours.
+func (m *Manager) Forged() uint64 { return m.shared.forged.Load() }
+
+// DBLoads is how often PostgreSQL was asked for a view.
+func (m *Manager) DBLoads() uint64 { return m.counts.dbLoads.Load() }
+
+// RedisHits is how many views Redis had.
+func (m *Manager) RedisHits() uint64 { return m.shared.hits.Load() }
+
+// MarkCount is the number of tokens known to have ended or changed.
+func (m *Manager) MarkCount() int { return m.marks.len() }
+
+// DropNear empties the cache in the process.
+func (m *Manager) DropNear() {
+	m.near.Flush()
+	m.negative.Flush()
+}
+
+// LegacyPossible reports whether tokens of another form are looked up at all.
+func (m *Manager) LegacyPossible() bool { return m.legacy.possible.Load() }
+
+// FindLegacy looks for sessions of Phase 24.2 as the loop does, all through.
+func (m *Manager) FindLegacy() error {
+	m.legacy.proven = time.Time{}
+	return m.findLegacy(context.Background())
+}
+
+// DatabaseNow is the database's time as this instance knows it.
+func (m *Manager) DatabaseNow() time.Time { return time.UnixMicro(m.clock.now()) }
+
+// Marks are those of an instance, on their own.
+type Marks struct{ m *marks }
+
+func NewMarks() Marks { return Marks{newMarks()} }
+func (m Marks) Add(k near.Key, version, ends, keep, now int64) {
+	m.m.add(k, version, ends, keep, now)
+}
+func (m Marks) Dead(k near.Key, now int64) bool   { return m.m.get(k).dead(now) }
+func (m Marks) Believes(k near.Key, v *View) bool { return m.m.believes(k, v) }
+func (m Marks) Len() int                          { return m.m.len() }
