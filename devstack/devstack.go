@@ -16,10 +16,8 @@ package devstack
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -61,21 +59,6 @@ type Command struct {
 	Path string
 	Args []string
 	Env  []string
-}
-
-// DefaultDataDir returns the data folder used when none is named.
-func DefaultDataDir() string {
-	if os.Geteuid() == 0 {
-		return "/var/lib/rootstream"
-	}
-	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
-		return filepath.Join(state, "rootstream")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-%d", os.Geteuid()))
-	}
-	return filepath.Join(home, ".local", "state", "rootstream")
 }
 
 func (cfg Config) withDefaults() (Config, error) {

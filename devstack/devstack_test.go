@@ -609,7 +609,7 @@ func TestASecondStackOnTheSameFolderIsToldWhoHoldsIt(t *testing.T) {
 
 func TestALostMasterKeyIsNotReplaced(t *testing.T) {
 	t.Parallel()
-	folder := filepath.Join(home(t), "data")
+	folder := filepath.Join(t.TempDir(), "data") // closed to PostgreSQL's user, when this is root
 	s := up(t, folder, 0)
 	s.stop()
 	if err := os.Remove(s.layout.MasterKeyFile); err != nil {

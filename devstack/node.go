@@ -182,6 +182,7 @@ func (n *node) up(ctx context.Context) (attached bool, err error) {
 	n.attached = attached
 	if errors.Is(err, pgserver.ErrNotRunning) {
 		n.report(StateStarting, false, nil)
+		n.server.EndOrphans(ctx)
 		err = n.server.Start(ctx)
 	}
 	if err != nil {

@@ -230,13 +230,14 @@ func quoteParam(v string) string {
 
 // Status is what a postmaster says about itself in postmaster.pid.
 type Status struct {
-	PID       int
-	DataDir   string
-	StartedAt time.Time
-	Port      int
-	SocketDir string
-	Listen    string
-	State     string // starting, ready, standby, stopping
+	PID        int
+	Standalone bool // single-user mode, not a postmaster
+	DataDir    string
+	StartedAt  time.Time
+	Port       int
+	SocketDir  string
+	Listen     string
+	State      string // starting, ready, standby, stopping
 }
 
 // ReadStatus reads the postmaster.pid of a data folder; ErrNotRunning when there is none.
@@ -264,7 +265,7 @@ func parseStatus(text string) (Status, error) {
 	if err != nil || pid == 0 {
 		return Status{}, ErrNotRunning.WithCause(errors.New("postmaster.pid names no process"))
 	}
-	st := Status{PID: max(pid, -pid), DataDir: line(1), SocketDir: line(4), Listen: line(5), State: line(7)}
+	st := Status{PID: max(pid, -pid), Standalone: pid < 0, DataDir: line(1), SocketDir: line(4), Listen: line(5), State: line(7)}
 	if at, err := strconv.ParseInt(line(2), 10, 64); err == nil {
 		st.StartedAt = time.Unix(at, 0)
 	}

@@ -514,3 +514,91 @@ func TestEnsureDatabaseMakesARoleThatCanSignIn(t *testing.T) {
 		t.Error("a name that needs quoting was accepted")
 	}
 }
+
+func TestOrphansOfAKilledPostmasterAreNamedAndCanBeEnded(t *testing.T) {
+	t.Parallel()
+	s := started(t, config(t))
+	conn, err := pgx.Connect(t.Context(), s.DSN("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	// A backend that computes does not look whether its postmaster lives.
+	busy := make(chan error, 1)
+	go func() {
+		_, run := conn.Exec(t.Context(), "select count(*) from generate_series(1, 1000000000000)")
+		busy <- run
+	}()
+	execute(t, s.DSN("postgres"), `do $$ begin
+		while not exists (select from pg_stat_activity where state = 'active' and query like '%generate_series(1, 1000%' and pid <> pg_backend_pid())
+		loop perform pg_sleep(0.01), pg_stat_clear_snapshot(); end loop; end $$`)
+	id, _ := s.Process()
+	if err = id.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Done()
+	err = s.Start(t.Context())
+	orphans := s.Orphans()
+	if !errors.Is(err, pgserver.ErrOrphans) || len(orphans) == 0 || !strings.Contains(err.Error(), fmt.Sprint(orphans[0].PID)) {
+		t.Errorf("Start = %v with orphans %v", err, orphans)
+	}
+	s.EndOrphans(t.Context())
+	if <-busy == nil {
+		t.Error("the orphan finished its query")
+	}
+	if err := s.Start(t.Context()); err != nil {
+		t.Errorf("Start without orphans: %v", err)
+	}
+}
+
+func TestAStartCancelledWithErrLeaveGoesOnWithoutUs(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	s := server(t, cfg)
+	if err := s.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(pgserver.ErrLeave)
+	if err := s.Start(ctx); !errors.Is(err, pgserver.ErrLeave) {
+		t.Fatalf("Start = %v", err)
+	}
+	successor := server(t, cfg)
+	for until := time.Now().Add(10 * time.Second); ; {
+		err := successor.Attach(t.Context())
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, pgserver.ErrNotRunning) || time.Now().After(until) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAStartCancelledOtherwiseStopsWhatItStarted(t *testing.T) {
+	t.Parallel()
+	s := server(t, config(t))
+	if err := s.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Start(ctx); !errors.Is(err, context.Canceled) {
+		t.Fatalf("Start = %v", err)
+	}
+	if id, ok := s.Process(); ok && id.Alive() {
+		t.Error("the postmaster lives on")
+	}
+}
+
+func TestAPassFileOpenToOthersIsRefused(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	s := started(t, cfg)
+	if err := os.Chmod(cfg.DataDir+".pgpass", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Password(); !errors.Is(err, pgserver.ErrAccess) {
+		t.Errorf("Password = %v", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"rootstream/errs"
 	"rootstream/internal/proc"
 )
 
@@ -26,7 +27,7 @@ const (
 const (
 	pollEvery    = 20 * time.Millisecond
 	escalateWait = 10 * time.Second // what a harder mode gets before the next one
-	orphanWait   = 5 * time.Second  // orphaned backends notice their postmaster's death by themselves
+	orphanWait   = 5 * time.Second  // orphaned backends mostly notice their postmaster's death by themselves
 )
 
 // running is one postmaster, started or attached.
@@ -58,16 +59,20 @@ func (s *Server) Start(ctx context.Context) error {
 	if err := s.writeConf(); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(orphanWait)
-	for {
-		err := s.startOnce(ctx)
-		if !errors.Is(err, ErrOrphans) || time.Now().After(deadline) {
-			return err
-		}
-		if err := pause(ctx, 200*time.Millisecond); err != nil {
-			return err
+	for _, id := range s.Orphans() {
+		if !id.Gone(ctx, orphanWait) {
+			return orphaned(s.Orphans(), nil)
 		}
 	}
+	return s.startOnce(ctx)
+}
+
+func orphaned(ids []proc.ID, said error) *errs.Error {
+	pids := make([]int, 0, len(ids))
+	for _, id := range ids {
+		pids = append(pids, id.PID)
+	}
+	return ErrOrphans.WithCause(errors.Join(fmt.Errorf("processes %v", pids), said)).WithHint("end these processes, then start again")
 }
 
 func (s *Server) startOnce(ctx context.Context) error {
@@ -121,8 +126,7 @@ func (s *Server) explain(err error, said string) error {
 	cause := fmt.Errorf("%w: %s", err, lastLines(said, 6))
 	switch {
 	case strings.Contains(said, "pre-existing shared memory block"):
-		return ErrOrphans.WithCause(fmt.Errorf("processes %v: %w", s.Orphans(), cause)).
-			WithHint("end these processes, then start again")
+		return orphaned(s.Orphans(), cause)
 	case strings.Contains(said, "Address already in use"), strings.Contains(said, "could not bind"),
 		strings.Contains(said, "is already in use by"), strings.Contains(said, "lock file \"/"):
 		if strings.Contains(said, "postmaster.pid") {
@@ -141,6 +145,9 @@ func (s *Server) Attach(ctx context.Context) error {
 	id, st, err := s.live()
 	if err != nil {
 		return err
+	}
+	if st.Standalone {
+		return ErrRunning.WithCause(fmt.Errorf("process %d uses it in single-user mode", id.PID))
 	}
 	if st.State == "stopping" {
 		if err := id.Wait(ctx); err != nil {
@@ -329,7 +336,7 @@ func (s *Server) Reload() error {
 }
 
 // Orphans returns processes that work in the data folder although no postmaster lives.
-func (s *Server) Orphans() []int {
+func (s *Server) Orphans() []proc.ID {
 	if _, _, err := s.live(); err == nil {
 		return nil
 	}
@@ -337,13 +344,31 @@ func (s *Server) Orphans() []int {
 	if err != nil {
 		return nil
 	}
-	var pids []int
+	var ids []proc.ID
 	for _, pid := range proc.List() {
 		if name, cwd := proc.Command(pid); cwd == real && strings.HasPrefix(name, "postgres") {
-			pids = append(pids, pid)
+			if id, err := proc.Of(pid); err == nil {
+				ids = append(ids, id)
+			}
 		}
 	}
-	return pids
+	return ids
+}
+
+// EndOrphans ends what a killed postmaster left. Its backends can take no new
+// transaction to the disk of a successor, but a busy one keeps it from starting.
+func (s *Server) EndOrphans(ctx context.Context) {
+	ids := s.Orphans()
+	for _, sig := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} {
+		for _, id := range ids {
+			if err := id.Signal(sig); err == nil {
+				s.cfg.Logger.WarnContext(ctx, "ending a process of a dead postmaster", "pid", id.PID, "signal", sig.String())
+			}
+		}
+		for _, id := range ids {
+			id.Gone(ctx, 2*time.Second)
+		}
+	}
 }
 
 func quoteListItem(v string) string { return `"` + strings.ReplaceAll(v, `"`, `""`) + `"` }
