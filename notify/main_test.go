@@ -7,6 +7,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// The test server lives as long as the test process.
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("rootstream/postgres/postgrestest.start.func1"))
+	// The PostgreSQL of the tests lives as long as the test process, and is waited for.
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"))
 }

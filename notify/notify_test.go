@@ -26,13 +26,13 @@ import (
 // quick is a configuration whose pauses suit a test; mail goes to srv.
 func quick(srv *notifytest.SMTP) notify.Config {
 	cfg := notify.Config{
-		Poll: 30 * time.Millisecond, SendTimeout: 2 * time.Second, Lease: 4 * time.Second,
+		Poll: 30 * time.Millisecond, SendTimeout: 20 * time.Second, Lease: time.Minute,
 		FirstRetry: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 	}
 	if srv != nil {
 		cfg.Mail = notify.MailConfig{
 			From: "RootStream <no-reply@rootstream.example>",
-			SMTP: notify.SMTPConfig{Host: srv.Host, Port: srv.Port, TLS: notify.TLSNone, Timeout: time.Second},
+			SMTP: notify.SMTPConfig{Host: srv.Host, Port: srv.Port, TLS: notify.TLSNone, Timeout: 10 * time.Second},
 		}
 	}
 	return cfg
@@ -321,11 +321,11 @@ func TestMessageOfADeadSenderIsTakenOverWhenItsLeaseEnds(t *testing.T) {
 	t.Parallel()
 	db, srv := postgrestest.New(t), notifytest.NewSMTP(t, notifytest.Config{})
 	enqueue(t, db, attempt("a@example.org"))
+	begun := time.Now()
 	// A sender that was killed after its claim leaves exactly this.
 	if _, err := db.Exec(t.Context(), "update outbox set tries = 1, next_try_at = clock_timestamp() + interval '300 ms'"); err != nil {
 		t.Fatal(err)
 	}
-	begun := time.Now()
 	run(t, newSender(t, db, quick(srv)))
 	srv.Wait(t, 1)
 	if early := time.Since(begun); early < 250*time.Millisecond {

@@ -27,9 +27,12 @@ func newMaster(t *testing.T) secret.MasterKey {
 
 func open(t *testing.T, db *postgres.DB, m secret.MasterKey) *secret.Keyset {
 	t.Helper()
-	k, err := secret.OpenWith(t.Context(), db, m, secret.Config{
-		Name: "main", RotateAfter: 300 * time.Millisecond, Poll: 30 * time.Millisecond,
-	})
+	return openRotating(t, db, m, 300*time.Millisecond)
+}
+
+func openRotating(t *testing.T, db *postgres.DB, m secret.MasterKey, after time.Duration) *secret.Keyset {
+	t.Helper()
+	k, err := secret.OpenWith(t.Context(), db, m, secret.Config{Name: "main", RotateAfter: after, Poll: 30 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ func TestRotationUnderConcurrentUseNeverMeetsAnUnknownKey(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)
 	m := newMaster(t)
-	a, b := open(t, db, m), open(t, db, m)
+	a, b := openRotating(t, db, m, 2*time.Second), openRotating(t, db, m, 2*time.Second)
 	run(t, a)
 	run(t, b)
 	ctx, cancel := context.WithCancel(t.Context())
