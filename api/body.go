@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
+	"reflect"
 	"strings"
 	"unicode/utf8"
 
@@ -93,3 +95,30 @@ func findText(v any, path string, bad func(string) bool) (string, bool) {
 	}
 	return "", false
 }
+
+// decodeStrict reads exactly one JSON value, without unknown fields.
+func decodeStrict(body []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}
+
+// unknownField takes the name out of encoding/json's error, which has no type of its own.
+func unknownField(err error) (string, bool) {
+	name, ok := strings.CutPrefix(err.Error(), "json: unknown field ")
+	return strings.Trim(name, `"`), ok
+}
+
+// isJSON reports whether a content type is JSON, whatever its parameters.
+func isJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && media == "application/json"
+}
+
+func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }

@@ -44,30 +44,43 @@ type peer struct {
 	https    bool
 }
 
-// peerOf walks X-Forwarded-For from the right over trusted proxies: what
-// stands left of the first stranger is a stranger's claim.
+// peerOf believes what trusted proxies say of the client, and nobody else.
 func peerOf(r *http.Request, trusted []netip.Prefix) peer {
 	addr := remoteAddr(r)
-	p := peer{addr: addr, loopback: addr.IsLoopback(), https: r.TLS != nil}
+	p := peer{addr: addr, loopback: addr.IsLoopback() && !forwarded(r), https: r.TLS != nil}
 	if !within(addr, trusted) {
 		return p
 	}
-	if forwarded := r.Header.Values("X-Forwarded-For"); len(forwarded) > 0 {
-		p.loopback = false
-		hops := strings.Split(strings.Join(forwarded, ","), ",")
-		for i := len(hops) - 1; i >= 0; i-- {
-			hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-			if err != nil {
-				break // what stands further left cannot be believed either
-			}
-			p.addr = hop.Unmap()
-			if !within(p.addr, trusted) {
-				break
-			}
-		}
-	}
+	p.addr = clientBehind(addr, r.Header.Values("X-Forwarded-For"), trusted)
 	p.https = p.https || r.Header.Get("X-Forwarded-Proto") == "https"
 	return p
+}
+
+// clientBehind walks X-Forwarded-For from the right over trusted proxies. What
+// stands left of the first stranger is a stranger's claim; a hop that is no
+// address ends the walk at the proxy that reported it.
+func clientBehind(proxy netip.Addr, headers []string, trusted []netip.Prefix) netip.Addr {
+	hops := strings.Split(strings.Join(headers, ","), ",")
+	at := proxy
+	for i := len(hops) - 1; i >= 0 && within(at, trusted); i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		at = hop.Unmap().WithZone("")
+	}
+	return at
+}
+
+// forwarded reports whether a proxy stands between: then the connection comes
+// from this machine, but who speaks may not, whether or not we trust the proxy.
+func forwarded(r *http.Request) bool {
+	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"} {
+		if len(r.Header.Values(name)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func remoteAddr(r *http.Request) netip.Addr {

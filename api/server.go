@@ -93,7 +93,7 @@ func (s *Server) routes() {
 	s.streamRoutes()
 	s.eventRoutes()
 	s.adminRoutes()
-	s.setupRoutes()
+	s.pageRoutes()
 	s.plumbingRoutes()
 }
 

@@ -60,28 +60,30 @@ type KeysConfig struct {
 
 // AuthConfig is signing up and in.
 type AuthConfig struct {
-	PasswordMinLength    int           `yaml:"password_min_length" default:"15" doc:"Shortest password, in characters, for accounts without a second factor."`
-	PasswordMinLengthMFA int           `yaml:"password_min_length_mfa" default:"8" doc:"Shortest password when a second factor is enrolled."`
-	VerifyTTL            time.Duration `yaml:"verify_ttl" default:"48h" doc:"How long a mailed verification link works."`
-	ChallengeTTL         time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
-	HashQueue            time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
-	Rate                 RateConfig    `yaml:"rate"`
+	PasswordMinLength int           `yaml:"password_min_length" default:"15" doc:"Shortest password, in characters, where no second factor is enrolled; 8 where one is."`
+	FactorRequired    bool          `yaml:"factor_required" default:"false" doc:"Every account must enrol a second factor, so passwords of 8 characters do."`
+	ChallengeTTL      time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
+	FreshFor          time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a proof of identity must be for sensitive acts."`
+	HashQueue         time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
+	Rate              RateConfig    `yaml:"rate"`
 }
 
-// RateConfig limits the authentication routes. A client network is an IPv4 /24 or an IPv6 /64.
+// RateConfig limits authentication, in attempts a minute where nothing else is
+// said. A client network is a /24 of IPv4 or a /64 of IPv6.
 type RateConfig struct {
-	Login      int           `yaml:"login" default:"600" doc:"Sign-ins a minute from one client network."`
-	Register   int           `yaml:"register" default:"60" doc:"New accounts a minute from one client network."`
-	Code       int           `yaml:"code" default:"1200" doc:"Second-factor answers a minute from one client network; the account's own budget of 5 in 15 minutes is fixed."`
-	Refresh    int           `yaml:"refresh" default:"6000" doc:"Token refreshes a minute from one client network."`
-	Token      int           `yaml:"token" default:"60" doc:"Uses of mailed tokens (verification, recovery) a minute from one client network."`
-	Recovery   int           `yaml:"recovery" default:"20" doc:"Recovery requests in 15 minutes from one client network."`
-	Mails      int           `yaml:"mails" default:"4" doc:"Mails an hour to one account; more are dropped silently."`
-	Reauth     int           `yaml:"reauth" default:"60" doc:"Proofs of identity a minute in the sessions of one account."`
-	Factor     int           `yaml:"factor" default:"30" doc:"Changes of factors in 15 minutes by one account."`
-	PerClient  int           `yaml:"per_client" default:"5" doc:"Wrong passwords of one account from one client network, or one known device, before each further try must wait 2, 4, 8… seconds."`
-	PerAccount int           `yaml:"per_account" default:"50" doc:"The same for one account from everywhere but its known devices."`
-	MaxWait    time.Duration `yaml:"max_wait" default:"15m" doc:"The longest such wait."`
+	LoginAccount    int           `yaml:"login_account" default:"120" doc:"Sign-ins to one account from one client network."`
+	LoginAnywhere   int           `yaml:"login_anywhere" default:"300" doc:"Sign-ins to one account from everywhere but its known devices."`
+	LoginNetwork    int           `yaml:"login_network" default:"600" doc:"Sign-ins from one client network."`
+	RegisterNetwork int           `yaml:"register_network" default:"60" doc:"New accounts from one client network."`
+	MFANetwork      int           `yaml:"mfa_network" default:"1200" doc:"Second-factor answers from one client network; the account's own budget of 5 in 15 minutes is fixed."`
+	RefreshNetwork  int           `yaml:"refresh_network" default:"6000" doc:"Token refreshes from one client network."`
+	TokenNetwork    int           `yaml:"token_network" default:"60" doc:"Uses of mailed tokens (verification, recovery, set-up) from one client network."`
+	RecoveryNetwork int           `yaml:"recovery_network" default:"20" doc:"Recovery requests from one client network."`
+	RecoveryAccount int           `yaml:"recovery_account" default:"4" doc:"Mails an hour that strangers can cause to one account; more are dropped silently."`
+	ProofAccount    int           `yaml:"proof_account" default:"120" doc:"Proofs of identity and changes of factors in the sessions of one account."`
+	FreeClient      int           `yaml:"free_client" default:"5" doc:"Failed sign-ins to one account from one client network, or one known device, before each further try must wait 2, 4, 8… seconds."`
+	FreeAccount     int           `yaml:"free_account" default:"50" doc:"The same from everywhere but known devices."`
+	MaxWait         time.Duration `yaml:"max_wait" default:"15m" doc:"The longest such wait."`
 }
 
 // SessionConfig is how long sessions live, and how many.

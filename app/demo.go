@@ -24,7 +24,7 @@ var ErrDemo = errs.New(errs.Internal, "demo_failed", "a step failed")
 func Demo(ctx context.Context, url string, out io.Writer) error {
 	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), out: out, http: &http.Client{Timeout: 20 * time.Second}}
 	begun := time.Now()
-	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.stream, d.goodbye} {
+	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.goodbye} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -228,7 +228,7 @@ func (d *demo) secondFactor() error {
 	return nil
 }
 
-func (d *demo) stream() error {
+func (d *demo) streaming() error {
 	answer, err := d.step("create a stream", "POST", "/v1/streams", object{"name": "Demo stream"}, 201)
 	if err != nil {
 		return err

@@ -235,8 +235,8 @@ func (l *loader) validate() {
 	if c.Session.NearCapacity < 1024 {
 		f.Add("session.near_capacity", "must be at least 1024")
 	}
-	if c.Auth.PasswordMinLength < 8 || c.Auth.PasswordMinLengthMFA < 8 {
-		f.Add("auth.password_min_length", "and password_min_length_mfa must be at least 8")
+	if c.Auth.PasswordMinLength < 8 || c.Auth.PasswordMinLength > 64 {
+		f.Add("auth.password_min_length", "must be between 8 and 64")
 	}
 	for _, class := range []struct {
 		name string

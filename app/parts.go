@@ -2,20 +2,22 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/auth"
 	"rootstream/cache"
+	"rootstream/errs"
 	"rootstream/event"
 	"rootstream/mfa"
 	"rootstream/notify"
@@ -38,7 +40,7 @@ type Parts struct {
 	Hasher   *user.Hasher
 	Sessions *session.Manager
 	MFA      *mfa.Manager
-	Streams  *stream.Manager
+	Streams  Streams
 	Events   *event.Store
 	Auth     *auth.Service
 	Sender   *notify.Sender
@@ -125,10 +127,11 @@ func (p *Parts) openKeys(ctx context.Context) error {
 }
 
 func (p *Parts) openCacheAndSessions(ctx context.Context) (err error) {
-	var manager *session.Manager
+	// Redis may speak before the manager is there; what it says then concerns nothing that is cached.
+	var manager atomic.Pointer[session.Manager]
 	if p.Cache, err = p.openCache(ctx, func(keys []string) {
-		if manager != nil {
-			manager.Invalidate(keys)
+		if m := manager.Load(); m != nil {
+			m.Invalidate(keys)
 		}
 	}); err != nil {
 		return err
@@ -145,9 +148,11 @@ func (p *Parts) openCacheAndSessions(ctx context.Context) (err error) {
 		}
 		cfg.Locate = p.geo.Locate
 	}
-	manager, err = session.New(cfg)
-	p.Sessions = manager
-	return err
+	if p.Sessions, err = session.NewManager(cfg); err != nil {
+		return err
+	}
+	manager.Store(p.Sessions)
+	return nil
 }
 
 // policies maps the configured lifetimes to the classes of sessions.
@@ -181,7 +186,7 @@ func (p *Parts) openCache(ctx context.Context, invalidate func([]string)) (*cach
 		if !r.URL.IsZero() { // gives the account, the addresses come from elsewhere
 			u, err := url.Parse(r.URL.Reveal())
 			if err != nil {
-				return nil, cache.ErrBadURL
+				return nil, errs.NewInvalid("redis.url", "is not a URL")
 			}
 			cfg.Username = u.User.Username()
 			cfg.Password, _ = u.User.Password()
@@ -195,16 +200,85 @@ func (p *Parts) openCache(ctx context.Context, invalidate func([]string)) (*cach
 }
 
 func (p *Parts) openAccounts(context.Context) (err error) {
-	p.Hasher = user.NewHasher(user.HasherConfig{Queue: p.Config.Auth.HashQueue})
-	p.Users = user.NewStore(p.DB)
-	if p.MFA, err = mfa.New(p.DB, p.Keys, mfa.Config{Issuer: p.Config.MFA.Issuer, Strict: p.Config.MFA.Strict, Derive: p.Hasher.Derive, Logger: p.Log}); err != nil {
+	if p.Hasher, err = user.NewHasher(user.HasherConfig{QueueTimeout: p.Config.Auth.HashQueue}); err != nil {
 		return err
 	}
-	p.Streams, err = stream.New(p.DB, p.Cache, stream.Config{Logger: p.Log})
+	p.Users = user.NewStore(p.DB)
+	c := p.Config.MFA
+	if p.MFA, err = mfa.New(p.DB, p.Keys, mfa.Config{Issuer: c.Issuer, Strict: c.Strict, Derive: p.Hasher.Derive, Logger: p.Log}); err != nil {
+		return err
+	}
+	streams, err := stream.New(p.DB, p.Cache, stream.Config{Logger: p.Log})
+	p.Streams = Streams{streams, p.DB}
 	return err
 }
 
-func (p *Parts) openAuth(context.Context) error { return errors.New("not yet") }
+func (p *Parts) openAuth(context.Context) (err error) {
+	c := p.Config.Auth
+	rules, err := user.NewRules(user.RulesConfig{MinPassword: c.PasswordMinLength})
+	if err != nil {
+		return err
+	}
+	if p.Sender, err = p.openSender(); err != nil {
+		return err
+	}
+	p.Auth, err = auth.New(auth.Deps{
+		DB: p.DB, Users: p.Users, Rules: rules, Hasher: p.Hasher, Sessions: p.Sessions, MFA: p.MFA,
+		Limiter: p.limiter(), Cache: p.Cache, Keyset: p.Keys, Enqueue: p.Sender.Enqueue, Logger: p.Log,
+		Streams: p.exportStreams,
+		Config: auth.Config{
+			ChallengeFor: c.ChallengeTTL, FreshFor: c.FreshFor, FactorRequired: c.FactorRequired, Rate: auth.Rates(c.Rate),
+		},
+	})
+	return err
+}
+
+// maxExported bounds how many streams one export names.
+const maxExported = 200
+
+// exportStreams is the part of an account's export that lies in streams.
+func (p *Parts) exportStreams(ctx context.Context, id uuid.UUID) (any, error) {
+	u, err := p.Users.ByPublicID(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	page, err := p.Streams.Streams(ctx, stream.Account{ID: u.ID, PublicID: id}, stream.Filter{List: stream.List{Limit: maxExported}, Mine: true})
+	return page.Items, err
+}
+
+// limiter counts attempts in Redis; nil without Redis, then auth counts in process.
+func (p *Parts) limiter() *cache.Limiter {
+	if p.Cache == nil {
+		return nil
+	}
+	pepper, err := p.Keys.MAC("auth.limiter")
+	if err != nil {
+		return cache.NewLimiter(p.Cache, cache.LimiterConfig{})
+	}
+	return cache.NewLimiter(p.Cache, cache.LimiterConfig{Pepper: pepper[:]})
+}
+
+func (p *Parts) openSender() (*notify.Sender, error) {
+	m := p.Config.Mail
+	hooks := map[string]notify.Endpoint{}
+	for _, w := range p.Config.Webhooks {
+		e := notify.Endpoint{URL: w.URL}
+		for _, s := range w.Secrets {
+			e.Secrets = append(e.Secrets, s.Reveal)
+		}
+		hooks[w.URL] = e
+	}
+	cfg := notify.Config{
+		Mail: notify.MailConfig{
+			From: m.From, Dir: m.Dir,
+			SMTP: notify.SMTPConfig{Host: m.SMTPHost, Port: m.SMTPPort, Username: m.SMTPUser, Password: m.SMTPPass.Reveal, TLS: notify.TLSMode(m.SMTPTLS)},
+		},
+		Webhooks:  notify.WebhookConfig{Endpoints: hooks},
+		Renderers: auth.Renderers(p.Users, auth.MailConfig{PublicURL: p.Config.PublicURL()}),
+		Logger:    p.Log, Registerer: p.Registry,
+	}
+	return notify.New(p.DB, cfg)
+}
 
 // loops are what runs as long as the process, each a Run(ctx).
 func (p *Parts) loops() []func(context.Context) error {

@@ -22,7 +22,7 @@ var (
 
 // DefaultDataDir is where `rootstream up` keeps everything unless told otherwise.
 func DefaultDataDir() string {
-	if os.Getuid() == 0 {
+	if os.Geteuid() == 0 {
 		return "/var/lib/rootstream"
 	}
 	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
@@ -30,7 +30,7 @@ func DefaultDataDir() string {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-%d", os.Getuid()))
+		return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-%d", os.Geteuid()))
 	}
 	return filepath.Join(home, ".local", "state", "rootstream")
 }

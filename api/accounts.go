@@ -1,0 +1,154 @@
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"rootstream/auth"
+	"rootstream/errs"
+	"rootstream/event"
+	"rootstream/session"
+	"rootstream/user"
+)
+
+type registerInput struct {
+	Body struct {
+		Username string `json:"username" maxLength:"255" doc:"3 to 64 letters, digits, dots, dashes and underscores; unique, whatever the case." example:"ada"`
+		Email    string `json:"email" maxLength:"255" example:"ada@example.org"`
+		Password string `json:"password" maxLength:"1024" doc:"At least 15 characters; any characters."`
+	}
+}
+
+type tokenInput struct {
+	Body struct {
+		Token string `json:"token" maxLength:"512" doc:"From the mail."`
+	}
+}
+
+type profileInput struct {
+	Body struct {
+		DisplayName *string `json:"display_name,omitempty" maxLength:"400"`
+		AvatarURL   *string `json:"avatar_url,omitempty" maxLength:"512"`
+	}
+}
+
+type passwordInput struct {
+	Body struct {
+		Current string `json:"current_password" maxLength:"1024"`
+		New     string `json:"new_password" maxLength:"1024"`
+	}
+}
+
+type recoveryInput struct {
+	Body struct {
+		Login string `json:"login" maxLength:"255" doc:"User name or e-mail address."`
+	}
+}
+
+type recoverInput struct {
+	Body struct {
+		Token    string `json:"token" maxLength:"512" doc:"From the mail."`
+		Password string `json:"password" maxLength:"1024"`
+	}
+}
+
+type pageInput struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
+	Cursor string `query:"cursor" maxLength:"200"`
+}
+
+var anyUser = access{role: session.RoleUser} //nolint:gochecknoglobals // a constant
+
+func (s *Server) accountRoutes() {
+	tags := []string{"accounts"}
+	handle(s, huma.Operation{
+		OperationID: "register", Method: http.MethodPost, Path: "/v1/users", DefaultStatus: http.StatusCreated, Tags: tags,
+		Summary:     "Sign up",
+		Description: "Mails a link to verify the address. A taken user name is 409; a taken address gets the same 201, and its owner a mail.",
+		Errors:      []int{http.StatusConflict},
+	}, access{public: true}, func(ctx context.Context, in *registerInput) (*output[user.User], error) {
+		return reply(s.deps.Auth.Register(ctx, auth.Registration(in.Body), client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "verify-email", Method: http.MethodPost, Path: "/v1/users/verify", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Verify an e-mail address", Errors: []int{http.StatusGone},
+	}, access{public: true}, func(ctx context.Context, in *tokenInput) (*empty, error) {
+		return nothing(s.deps.Auth.VerifyEmail(ctx, in.Body.Token, client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "resend-verification", Method: http.MethodPost, Path: "/v1/users/me/verification", DefaultStatus: http.StatusAccepted, Tags: tags,
+		Summary: "Mail the verification link again",
+	}, anyUser, func(ctx context.Context, _ *empty) (*empty, error) {
+		return nothing(s.deps.Auth.ResendVerification(ctx, caller(ctx)))
+	})
+	handle(s, huma.Operation{OperationID: "get-me", Method: http.MethodGet, Path: "/v1/users/me", Tags: tags, Summary: "My account"},
+		anyUser, func(ctx context.Context, _ *empty) (*output[user.User], error) {
+			return reply(s.deps.Users.ByPublicID(ctx, caller(ctx).UserID))
+		})
+	handle(s, huma.Operation{OperationID: "update-me", Method: http.MethodPatch, Path: "/v1/users/me", Tags: tags, Summary: "Change my profile"},
+		anyUser, func(ctx context.Context, in *profileInput) (*output[user.User], error) {
+			return reply(s.deps.Auth.UpdateProfile(ctx, caller(ctx), user.Profile{DisplayName: in.Body.DisplayName, AvatarURL: in.Body.AvatarURL}))
+		})
+	handle(s, huma.Operation{
+		OperationID: "change-password", Method: http.MethodPut, Path: "/v1/users/me/password", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Change my password", Description: "Ends all my other sessions. With a second factor enrolled, it must have been used a short while ago.",
+	}, anyUser, func(ctx context.Context, in *passwordInput) (*empty, error) {
+		return nothing(s.deps.Auth.ChangePassword(ctx, caller(ctx), in.Body.Current, in.Body.New, client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "delete-me", Method: http.MethodDelete, Path: "/v1/users/me", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Delete my account and all it has", Description: "Needs a fresh proof of identity: see reauthenticate.",
+	}, anyUser, func(ctx context.Context, _ *empty) (*empty, error) {
+		return nothing(s.deps.Auth.DeleteAccount(ctx, caller(ctx), client(ctx)))
+	})
+	handle(s, huma.Operation{OperationID: "export-me", Method: http.MethodGet, Path: "/v1/users/me/export", Tags: tags, Summary: "Everything that is kept about me"},
+		anyUser, func(ctx context.Context, _ *empty) (*output[auth.Export], error) {
+			return reply(s.deps.Auth.Export(ctx, caller(ctx)))
+		})
+	handle(s, huma.Operation{OperationID: "audit-me", Method: http.MethodGet, Path: "/v1/users/me/audit", Tags: tags, Summary: "My audit trail, newest first"},
+		anyUser, func(ctx context.Context, in *pageInput) (*output[list[event.Event]], error) {
+			return reply(s.audit(ctx, in))
+		})
+	s.recoveryRoutes(tags)
+}
+
+func (s *Server) recoveryRoutes(tags []string) {
+	handle(s, huma.Operation{
+		OperationID: "request-recovery", Method: http.MethodPost, Path: "/v1/auth/recovery", DefaultStatus: http.StatusAccepted, Tags: tags,
+		Summary: "Ask for a link to set a new password", Description: "Always 202, whether or not there is such an account.",
+	}, access{public: true}, func(ctx context.Context, in *recoveryInput) (*empty, error) {
+		return nothing(s.deps.Auth.RequestRecovery(ctx, in.Body.Login, client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "confirm-recovery", Method: http.MethodPost, Path: "/v1/auth/recovery/confirm", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Set a new password", Description: "Ends all sessions of the account. It does not sign in, and second factors stay.",
+		Errors: []int{http.StatusGone},
+	}, access{public: true}, func(ctx context.Context, in *recoverInput) (*empty, error) {
+		return nothing(s.deps.Auth.ConfirmRecovery(ctx, in.Body.Token, in.Body.Password, client(ctx)))
+	})
+}
+
+// audit pages by time: the cursor is the microsecond before which to go on.
+func (s *Server) audit(ctx context.Context, in *pageInput) (list[event.Event], error) {
+	before := time.Now().Add(time.Hour)
+	if in.Cursor != "" {
+		raw, err := base64.RawURLEncoding.DecodeString(in.Cursor)
+		micros, err2 := strconv.ParseInt(string(raw), 10, 64)
+		if err != nil || err2 != nil {
+			return list[event.Event]{}, errs.NewInvalid("cursor", "must be next_cursor of an earlier answer")
+		}
+		before = time.UnixMicro(micros)
+	}
+	events, err := s.deps.Events.Audit(ctx, caller(ctx).UserID, before, in.Limit)
+	page := list[event.Event]{Items: events}
+	if len(events) == in.Limit {
+		last := strconv.FormatInt(events[len(events)-1].At.UnixMicro(), 10)
+		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(last))
+	}
+	return page, err
+}

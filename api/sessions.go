@@ -1,0 +1,67 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/google/uuid"
+
+	"rootstream/session"
+)
+
+type idInput struct {
+	ID uuid.UUID `path:"id" format:"uuid"`
+}
+
+// ownSession is a session in its owner's list.
+type ownSession struct {
+	session.Session
+	Current bool `json:"current" doc:"The session of this request."`
+}
+
+type renameInput struct {
+	idInput
+	Body struct {
+		DeviceName string `json:"device_name" maxLength:"400"`
+	}
+}
+
+type scopeInput struct {
+	Scope string `query:"scope" enum:"others,all" required:"true" doc:"others keeps the session of this request."`
+}
+
+func (s *Server) sessionRoutes() {
+	tags := []string{"sessions"}
+	handle(s, huma.Operation{OperationID: "list-sessions", Method: http.MethodGet, Path: "/v1/sessions", Tags: tags, Summary: "My live sessions, newest first"},
+		anyUser, func(ctx context.Context, _ *empty) (*output[list[ownSession]], error) {
+			p := caller(ctx)
+			sessions, err := s.deps.Sessions.List(ctx, p.DBUserID)
+			page := list[ownSession]{Items: make([]ownSession, 0, len(sessions))}
+			for _, x := range sessions {
+				page.Items = append(page.Items, ownSession{x, x.ID == p.SessionID})
+			}
+			return reply(page, err)
+		})
+	handle(s, huma.Operation{OperationID: "rename-session", Method: http.MethodPatch, Path: "/v1/sessions/{id}", Tags: tags, Summary: "Name the device of one of my sessions", Errors: []int{http.StatusNotFound}},
+		anyUser, func(ctx context.Context, in *renameInput) (*output[session.Session], error) {
+			return reply(s.deps.Auth.RenameSession(ctx, caller(ctx), in.ID, in.Body.DeviceName))
+		})
+	handle(s, huma.Operation{OperationID: "revoke-session", Method: http.MethodDelete, Path: "/v1/sessions/{id}", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "End one of my sessions", Errors: []int{http.StatusNotFound}},
+		anyUser, func(ctx context.Context, in *idInput) (*empty, error) {
+			return nothing(s.deps.Auth.RevokeSession(ctx, caller(ctx), in.ID))
+		})
+	handle(s, huma.Operation{OperationID: "revoke-sessions", Method: http.MethodDelete, Path: "/v1/sessions", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "End my other sessions, or all of them"},
+		anyUser, func(ctx context.Context, in *scopeInput) (*signedOut, error) {
+			if in.Scope == "others" {
+				_, err := s.deps.Auth.RevokeOtherSessions(ctx, caller(ctx))
+				return nil, err
+			}
+			if _, err := s.deps.Auth.RevokeAllSessions(ctx, caller(ctx)); err != nil {
+				return nil, err
+			}
+			return &signedOut{sessionCookies(ctx, "", "", time.Time{})}, nil
+		})
+	s.validateRoutes(tags)
+}

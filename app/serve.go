@@ -1,0 +1,212 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/api"
+	"rootstream/errs"
+	"rootstream/postgres"
+)
+
+// ErrPlainHTTP keeps passwords from crossing a network in the clear.
+var ErrPlainHTTP = errs.New(errs.Invalid, "plain_http", "plain HTTP is served on loopback only").
+	WithHint("give --tls-cert and --tls-key, or name the proxies that end TLS in http.trusted_proxies")
+
+// Serve runs the API until ctx ends. It waits for PostgreSQL, expands the
+// schema, and writes the ready line to stdout once requests can be answered.
+func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
+	log := newLogger(cfg.Log, stderr)
+	if cfg.Postgres.DSN.IsZero() {
+		return ErrNoDatabase
+	}
+	if err := cfg.mayListen(); err != nil {
+		return err
+	}
+	if err := prepareSchema(ctx, cfg, log); err != nil {
+		return err
+	}
+	p, err := Open(ctx, cfg, Options{Stderr: stderr})
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.HTTP.Listen)
+	if err != nil {
+		return errs.New(errs.Conflict, "listen", "cannot listen on "+cfg.HTTP.Listen).WithCause(err).
+			WithHint("choose another address with --listen HOST:PORT")
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.Run(ctx) })
+	g.Go(func() error { return p.serveHTTP(ctx, listener) })
+	g.Go(func() error { return p.announce(ctx, listener.Addr(), stdout, stderr) })
+	return g.Wait()
+}
+
+// mayListen refuses an address beyond this machine without TLS of our own or a proxy's.
+func (c Config) mayListen() error {
+	if c.HTTP.TLSCert != "" || len(c.HTTP.TrustedProxies) > 0 {
+		return nil
+	}
+	host, _, err := net.SplitHostPort(c.HTTP.Listen)
+	if err != nil {
+		return errs.NewInvalid("http.listen", "must be host:port")
+	}
+	if addr, err := netip.ParseAddr(host); host == "localhost" || (err == nil && addr.IsLoopback()) {
+		return nil
+	}
+	return ErrPlainHTTP
+}
+
+// PublicURL is where people reach the API; links begin with it.
+func (c Config) PublicURL() string {
+	if c.HTTP.PublicURL != "" {
+		return c.HTTP.PublicURL
+	}
+	return urlOf(c.HTTP.Listen, c.HTTP.TLSCert != "")
+}
+
+func urlOf(listen string, tls bool) string {
+	scheme := "http"
+	if tls {
+		scheme = "https"
+	}
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return scheme + "://" + listen
+	}
+	if addr, err := netip.ParseAddr(host); host == "" || (err == nil && addr.IsUnspecified()) {
+		host = "127.0.0.1"
+	}
+	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+const retryEvery = time.Second
+
+// prepareSchema waits for PostgreSQL to answer and applies what only expands.
+func prepareSchema(ctx context.Context, cfg Config, log *slog.Logger) error {
+	for said := false; ; {
+		steps, err := postgres.Migrate(ctx, cfg.Postgres.DSN.Reveal(),
+			postgres.MigrateOptions{Rolling: true, LegacyTimezone: cfg.Postgres.LegacyTimezone})
+		switch {
+		case err == nil:
+			for _, s := range steps {
+				log.InfoContext(ctx, "migrated", "step", s.Name)
+			}
+			return nil
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // a wanted stop
+		case errs.KindOf(err) != errs.Unavailable:
+			return err
+		case !said:
+			log.WarnContext(ctx, "waiting for PostgreSQL", "err", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryEvery):
+		}
+	}
+}
+
+// api builds the HTTP API over the parts.
+func (p *Parts) api() *api.Server {
+	tokens := map[string]string{}
+	for _, t := range p.Config.ServiceTokens {
+		tokens[t.Token.Reveal()] = t.Name
+	}
+	return api.New(api.Deps{
+		Auth: p.Auth, Sessions: p.Sessions, Factors: p.MFA, Users: p.Users, Streams: p.Streams, Events: p.Events,
+		Checks: p.checks(), MinPassword: p.Config.Auth.PasswordMinLength,
+	}, api.Config{
+		Version: Version(), TrustedProxies: prefixes(p.Config.HTTP.TrustedProxies), ServiceTokens: tokens,
+		RequestTimeout: p.Config.HTTP.Timeout, Registerer: p.Registry,
+		Metrics: promhttp.HandlerFor(p.Registry, promhttp.HandlerOpts{}), Logger: p.Log,
+	})
+}
+
+// errNoRevocations is an instance that would refuse every session.
+var errNoRevocations = errs.New(errs.Unavailable, "revocations_unknown", "revocations have not been read lately")
+
+// checks are what readiness depends on.
+func (p *Parts) checks() []api.Check {
+	checks := []api.Check{
+		{Name: "postgresql", Required: true, Probe: func(ctx context.Context) error {
+			_, err := p.DB.Exec(ctx, "select 1 from users, sessions, events limit 0")
+			return err
+		}},
+		{Name: "revocations", Required: true, Probe: func(context.Context) error {
+			if !p.Sessions.Ready() {
+				return errNoRevocations
+			}
+			return nil
+		}},
+	}
+	if p.Cache != nil {
+		checks = append(checks, api.Check{Name: "redis", Probe: p.Cache.Ping})
+	}
+	return checks
+}
+
+func (p *Parts) serveHTTP(ctx context.Context, l net.Listener) error {
+	c := p.Config.HTTP
+	srv := &http.Server{
+		Handler: p.api(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: c.Timeout + 5*time.Second,
+		WriteTimeout: c.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() {
+		if c.TLSCert != "" {
+			done <- srv.ServeTLS(l, c.TLSCert, c.TLSKey)
+		} else {
+			done <- srv.Serve(l)
+		}
+	}()
+	select {
+	case err := <-done:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.ShutdownGrace)
+	defer cancel()
+	err := srv.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
+	}
+	<-done
+	return err
+}
+
+// announce writes the ready line once requests can be answered.
+func (p *Parts) announce(ctx context.Context, at net.Addr, stdout, stderr io.Writer) error {
+	for _, c := range p.checks() {
+		for c.Required {
+			err := c.Probe(ctx)
+			if err == nil {
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		if !c.Required && c.Probe(ctx) != nil {
+			_, _ = fmt.Fprintf(stderr, "rootstream: %s does not answer: everything works, more slowly\n", c.Name)
+		}
+	}
+	_, err := fmt.Fprintf(stdout, "rootstream is ready: %s\n", urlOf(at.String(), p.Config.HTTP.TLSCert != ""))
+	return err
+}

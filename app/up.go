@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"rootstream/auth"
+	"rootstream/devstack"
+	"rootstream/errs"
+)
+
+// UpOptions says what to run on this machine.
+type UpOptions struct {
+	DataDir    string
+	Listen     string
+	ConfigFile string // settings of serve beyond what the stack itself decides
+	Config     Config // the same, read
+	Stdout     io.Writer
+	Stderr     io.Writer
+}
+
+// Up runs the whole stack on this machine until ctx ends.
+func Up(ctx context.Context, o UpOptions) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	child := func(args ...string) devstack.Command {
+		return devstack.Command{Path: self, Args: args, Env: os.Environ()}
+	}
+	cfg := devstack.Config{
+		DataDir: o.DataDir, Listen: o.Listen, TLS: o.Config.HTTP.TLSCert != "", Logger: newLogger(o.Config.Log, o.Stderr),
+		Node: func(l devstack.Layout) devstack.Command { return child("node", "--data", l.DataDir) },
+		Serve: func(l devstack.Layout) devstack.Command {
+			args := []string{"serve", "--data", l.DataDir, "--listen", l.Listen}
+			if o.ConfigFile != "" {
+				args = append(args, "--config", o.ConfigFile)
+			}
+			return child(args...)
+		},
+	}
+	return devstack.Run(ctx, cfg, func(l devstack.Layout) { welcome(ctx, l, o) })
+}
+
+// welcome says where everything is, and how to get in the first time.
+func welcome(ctx context.Context, l devstack.Layout, o UpOptions) {
+	_, _ = fmt.Fprintf(o.Stdout, "rootstream is ready: %s\n", l.URL)
+	say := func(format string, args ...any) { _, _ = fmt.Fprintf(o.Stderr, format+"\n", args...) }
+	link, err := setupLink(ctx, l, o)
+	switch {
+	case err == nil:
+		_, _ = fmt.Fprintf(o.Stdout, "create the first administrator (once, within 30 minutes): %s\n", link)
+	case !errors.Is(err, auth.ErrAdminExists):
+		say("rootstream: no link for the first administrator: %v", err)
+	}
+	say("data, logs and mail: %s", l.DataDir)
+	say("try: rootstream demo --url %s    stop: Ctrl-C", l.URL)
+}
+
+func setupLink(ctx context.Context, l devstack.Layout, o UpOptions) (string, error) {
+	cfg, err := Resolve(Source{File: o.ConfigFile, Env: os.Environ()}, l.DataDir)
+	if err != nil {
+		return "", err
+	}
+	p, err := Open(ctx, cfg, Options{Stderr: io.Discard, OneShot: true})
+	if err != nil {
+		return "", err
+	}
+	defer p.Close()
+	token, err := p.Auth.IssueSetupToken(ctx)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(l.URL, "/") + "/setup#token=" + token.Reveal(), nil
+}
+
+// Node is the parent of the PostgreSQL of a data folder until ctx ends.
+func Node(ctx context.Context, dataDir string, cfg Config, stderr io.Writer) error {
+	if dataDir == "" {
+		return errs.NewInvalid("--data", "is required: the data folder whose PostgreSQL to run")
+	}
+	layout, err := devstack.Plan(devstack.Config{DataDir: dataDir})
+	if err != nil {
+		return err
+	}
+	node := layout.Node()
+	node.Logger = newLogger(cfg.Log, stderr)
+	return devstack.RunNode(ctx, node)
+}
