@@ -44,9 +44,13 @@ func (c *Client) away() error {
 // end counts the call and turns err into one of this room. A null reply is not an error.
 func (s *call) end(err error) error {
 	m := &s.c.metrics.ops[s.op]
-	m.seconds.Observe(time.Since(s.start).Seconds())
+	took := time.Since(s.start)
+	m.seconds.Observe(took.Seconds())
 	if err == nil || rueidis.IsRedisNil(err) {
 		m.ok.Inc()
+		if at := s.start.Add(took).UnixNano(); at-s.c.answered.Load() > int64(answerGrain) {
+			s.c.answered.Store(at)
+		}
 		return nil
 	}
 	return s.fail(err)
@@ -64,14 +68,23 @@ func (s *call) fail(err error) error {
 		return fmt.Errorf("redis %s: %w", s.op, err)
 	}
 	m.unavailable.Inc()
-	if outer := s.outer.Err(); outer != nil { // the caller gave up: says nothing about Redis
-		return ErrUnavailable.WithCause(outer)
+	if gaveUp := s.gaveUp(); gaveUp != nil { // says nothing about Redis
+		return ErrUnavailable.WithCause(gaveUp)
 	}
 	wake(s.c.poke)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer in %v", s.c.cfg.CommandTimeout)
 	}
 	return ErrUnavailable.WithCause(err)
+}
+
+// gaveUp returns why the caller no longer waits, or nil. A connection's deadline may fire before the timer of the context
+// it was taken from.
+func (s *call) gaveUp() error {
+	if at, ok := s.outer.Deadline(); ok && !time.Now().Before(at) {
+		return context.DeadlineExceeded
+	}
+	return s.outer.Err()
 }
 
 // refusesAll reports whether an error reply is about the server's state rather than about the command.

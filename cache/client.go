@@ -22,6 +22,7 @@ const (
 	retryMin     = 50 * time.Millisecond  // between attempts to reach a lost Redis
 	retryMax     = 500 * time.Millisecond // between attempts to reach a lost Redis
 	probeSpacing = 100 * time.Millisecond // between probes that failing commands ask for
+	answerGrain  = 100 * time.Millisecond // how finely answers are noted
 	rebuildAfter = 5 * time.Second        // a link that fails for so long is made anew
 )
 
@@ -35,6 +36,7 @@ type Client struct {
 	lastErr   atomic.Pointer[error]
 	poke      chan struct{} // a command failed: probe now
 	relinked  chan struct{} // live was set: track its nodes now
+	answered  atomic.Int64  // when Redis last answered a command, in Unix ns, to about a tenth of a second
 	tracked   atomic.Int64  // nodes whose tracking link is up
 	wanted    atomic.Int64  // nodes that should be tracked; 0 while unknown
 
@@ -67,8 +69,8 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, metrics: m, poke: make(chan struct{}, 1), relinked: make(chan struct{}, 1)}
 	c.deadlines.timeout = cfg.CommandTimeout
-	run, stop := context.WithCancel(context.WithoutCancel(ctx)) //nolint:gosec // called by Close
-	c.stop = stop
+	var run context.Context
+	run, c.stop = context.WithCancel(context.WithoutCancel(ctx))
 	connected, tracking := make(chan struct{}), make(chan struct{})
 	c.wg.Go(func() { c.supervise(run, connected) })
 	if cfg.OnInvalidate == nil {
@@ -121,9 +123,8 @@ func (c *Client) options(conns *netConns) rueidis.ClientOption {
 		InitAddress: cfg.Addrs, SelectDB: cfg.DB,
 		ReadBufferEachConn: bufferSize, WriteBufferEachConn: bufferSize,
 		ConnWriteTimeout: cfg.LinkTimeout,
-		DisableRetry:     true, // a caller is answered, not kept waiting
+		RetryDelay:       retryOnce,
 		DisableCache:     true, // tracking has connections of its own
-		AlwaysPipelining: true, // a closed connection is noticed at once
 	}
 	opt.Dialer.Timeout, opt.Dialer.KeepAlive = cfg.DialTimeout, cfg.ProbeInterval
 	switch {
@@ -139,6 +140,15 @@ func (c *Client) options(conns *netConns) rueidis.ClientOption {
 		opt.ForceSingleClient = true
 	}
 	return opt
+}
+
+// retryOnce sends a command that only reads once more, at once, when its connection turns out to be closed; a caller is
+// answered, not kept waiting.
+func retryOnce(attempts int, _ rueidis.Completed, _ error) time.Duration {
+	if attempts > 1 {
+		return -1
+	}
+	return 0
 }
 
 // connect makes a link and proves it.
@@ -174,6 +184,9 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 			l.close()
 			return
 		case <-tick.C:
+			if !c.cfg.Cluster && time.Since(time.Unix(0, c.answered.Load())) < c.cfg.ProbeInterval {
+				continue // a probe beside a lone command would push rueidis out of its fastest mode
+			}
 		case <-c.poke:
 		}
 		answered, err := c.probe(ctx, l)

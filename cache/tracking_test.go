@@ -130,7 +130,11 @@ func TestAPausedRedisIsFoundWithinThreeSeconds(t *testing.T) {
 
 func TestTrackingFollowsASentinelFailover(t *testing.T) {
 	t.Parallel()
-	for _, how := range []string{"planned", "killed"} {
+	for how, lose := range map[string]func(*cachetest.SentinelSet){
+		"planned": (*cachetest.SentinelSet).Failover,
+		"killed":  (*cachetest.SentinelSet).KillMaster,
+		"paused":  (*cachetest.SentinelSet).PauseMaster,
+	} {
 		t.Run(how, func(t *testing.T) {
 			t.Parallel()
 			set := cachetest.Sentinel(t)
@@ -142,11 +146,7 @@ func TestTrackingFollowsASentinelFailover(t *testing.T) {
 				t.Fatalf("the master has %v", got)
 			}
 			before := h.count()
-			if how == "planned" {
-				set.Failover()
-			} else {
-				set.KillMaster()
-			}
+			lose(set)
 			master := set.Master()
 			eventually(t, 10*time.Second, "writes reach the new master", func() bool {
 				return c.Set(ctx, "after", how, time.Minute) == nil && master.Do("GET", "after") == how

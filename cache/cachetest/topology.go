@@ -114,6 +114,14 @@ func (s *SentinelSet) KillMaster() {
 	s.awaitOther(old)
 }
 
+// PauseMaster stops the master, which keeps its connections, and waits until the sentinels have promoted the replica.
+func (s *SentinelSet) PauseMaster() {
+	s.tb.Helper()
+	old := s.Master()
+	old.Pause()
+	s.awaitOther(old)
+}
+
 func (s *SentinelSet) awaitOther(old *Redis) {
 	s.tb.Helper()
 	eventually(s.tb, "another master", func() bool {
