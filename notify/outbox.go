@@ -18,8 +18,6 @@ const (
 // claim takes up to n due messages for as long as lease. The lease is next_try_at
 // itself: a sender that dies leaves a message that becomes due again.
 func claim(ctx context.Context, db *postgres.DB, ch Channel, n int, lease time.Duration) ([]item, error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
 	rows, err := db.Query(ctx, `
 		with due as (
 			select id from outbox

@@ -16,9 +16,10 @@ import (
 )
 
 const (
-	stopGrace = 5 * time.Second  // what is on its way at a stop gets this long
-	recordFor = 10 * time.Second // how long the database may be away before a try's outcome is lost
-	maxErrLen = 500              // bytes of last_error
+	stopGrace    = 5 * time.Second  // what is on its way at a stop gets this long
+	recordFor    = 10 * time.Second // how long the database may be away before a try's outcome is lost
+	claimTimeout = 10 * time.Second
+	maxErrLen    = 500 // bytes of last_error
 )
 
 // Sender sends what is in the outbox.
@@ -107,10 +108,7 @@ func (s *Sender) pump(ctx context.Context, p *pump) {
 		if free == 0 {
 			return
 		}
-		items, err := claim(ctx, s.db, p.channel, free, s.cfg.Lease)
-		if ctx.Err() != nil {
-			items = nil // their lease will run out
-		}
+		items, err := s.claim(ctx, p.channel, free)
 		for range free - len(items) {
 			<-slots
 		}
@@ -136,6 +134,24 @@ func (s *Sender) pump(ctx context.Context, p *pump) {
 	}
 }
 
+// claim finishes what it began when ctx ends meanwhile: a message that is
+// claimed and then dropped would have to wait for its lease to run out.
+func (s *Sender) claim(ctx context.Context, ch Channel, n int) ([]item, error) {
+	ctx, cancel := graceful(ctx, claimTimeout)
+	defer cancel()
+	return claim(ctx, s.db, ch, n, s.cfg.Lease)
+}
+
+// graceful returns a context that ends after the timeout, or stopGrace after ctx.
+func graceful(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(stopGrace, cancel)
+		context.AfterFunc(out, func() { timer.Stop() })
+	})
+	return out, func() { stop(); cancel() }
+}
+
 // reserve waits for a free slot and takes all that are free; 0 means ctx is over.
 func reserve(ctx context.Context, slots chan struct{}) int {
 	select {
@@ -154,14 +170,9 @@ func reserve(ctx context.Context, slots chan struct{}) int {
 
 // deliver makes one try and writes down how it ended.
 func (s *Sender) deliver(ctx context.Context, p *pump, it item) {
-	try, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.SendTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() {
-		timer := time.AfterFunc(stopGrace, cancel)
-		context.AfterFunc(try, func() { timer.Stop() })
-	})
-	defer stop()
+	try, cancel := graceful(ctx, s.cfg.SendTimeout)
 	err := p.send(try, it)
+	cancel()
 
 	note, cancelNote := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
 	defer cancelNote()
