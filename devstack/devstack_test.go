@@ -50,7 +50,9 @@ func TestMain(m *testing.M) {
 	case "node":
 		var l devstack.Layout
 		if l, err = devstack.Plan(devstack.Config{DataDir: os.Getenv(folderVar)}); err == nil {
-			err = devstack.RunNode(ctx, l.Node())
+			cfg := l.Node()
+			cfg.Server.NoSync = true
+			err = devstack.RunNode(ctx, cfg)
 		}
 	case "serve":
 		err = serve(ctx)
@@ -563,11 +565,11 @@ func TestTheStackRefusesClearly(t *testing.T) {
 		{"a serve that fails", func(_ *testing.T, cfg *devstack.Config) { cfg.Serve = playing("broken") }, devstack.ErrChildFailed, "this part is broken"},
 		{"a node that fails", func(_ *testing.T, cfg *devstack.Config) { cfg.Node = playing("broken") }, devstack.ErrChildFailed, "this part is broken"},
 		{"a serve that never is ready", func(_ *testing.T, cfg *devstack.Config) {
-			cfg.ReadyTimeout = 20 * time.Second
+			cfg.ReadyTimeout = 10 * time.Second
 			cfg.Serve = func(devstack.Layout) devstack.Command {
 				return devstack.Command{Path: "/bin/sleep", Args: []string{"100"}}
 			}
-		}, devstack.ErrNotReady, "/readyz"},
+		}, devstack.ErrNotReady, "in time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
