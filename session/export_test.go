@@ -65,7 +65,7 @@ func (m *Manager) DatabaseNow() time.Time { return time.UnixMicro(m.clock.now())
 // Marks are those of an instance, on their own.
 type Marks struct{ m *marks }
 
-func NewMarks() Marks { return Marks{newMarks()} }
+func NewMarks(room int) Marks { return Marks{newMarks(room)} }
 func (m Marks) Add(k near.Key, version, ends, keep, now int64) {
 	m.m.add(k, version, ends, keep, now)
 }

@@ -14,9 +14,12 @@ type legacy struct {
 	proven   time.Time // when all were last looked through
 }
 
+// legacySQL finds a live one or, while old writers may still be at work, any at all: the next may be inserted and
+// presented within the same second. Scrubbing ends their work.
 const legacySQL = `select
-	exists (select from sessions where id > $1 and class = 'legacy' and generation = 0
-		and coalesce(is_active, false) and revoked_at is null and expires_at > now()),
+	exists (select from sessions where id > $1 and class = 'legacy' and ((generation = 0
+		and coalesce(is_active, false) and revoked_at is null and expires_at > now())
+		or not exists (select from pg_trigger where tgrelid = 'sessions'::regclass and tgname = 'sessions_scrub'))),
 	coalesce((select max(id) from sessions), 0)`
 
 // legacyMargin is how far below the highest id a row may lie that is not visible yet: an old writer inserts one row

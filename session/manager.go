@@ -41,7 +41,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, clock: newClock(),
 		near: near.New[View](cfg.NearCapacity), negative: near.New[struct{}](negativeSlots),
-		marks: newMarks(), loaded: func() {},
+		marks: newMarks(maxMarks), loaded: func() {},
 	}
 	m.shared = newShared(&cfg, m.clock)
 	m.activity = newActivity()

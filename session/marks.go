@@ -13,6 +13,7 @@ import (
 type marks struct {
 	mu    sync.RWMutex
 	byKey map[near.Key]verdict
+	room  int
 	floor int64 // views filled before are not believed; it replaces marks there was no room for
 }
 
@@ -25,14 +26,14 @@ type verdict struct {
 
 const maxMarks = 1 << 20
 
-func newMarks() *marks { return &marks{byKey: map[near.Key]verdict{}} }
+func newMarks(room int) *marks { return &marks{byKey: map[near.Key]verdict{}, room: room} }
 
 // add combines what is new with what is known: the higher version, the earlier end.
 func (m *marks) add(k near.Key, version, ends, keep, now int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v, known := m.byKey[k]
-	if !known && len(m.byKey) >= maxMarks {
+	if !known && len(m.byKey) >= m.room {
 		m.makeRoom(now)
 	}
 	v.version, v.keep = max(v.version, version), max(v.keep, keep)

@@ -1,0 +1,153 @@
+package session_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/errs"
+	"rootstream/postgres"
+	"rootstream/session"
+)
+
+func TestOwnersSeeAndEndTheirOwnSessionsOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	m := w.instance()
+	ann, annID := w.user()
+	bob, _ := w.user()
+	var tokens []string
+	var all []session.Session
+	for range 3 {
+		token, s := w.loginAs(m, session.New{UserID: ann})
+		tokens, all = append(tokens, token), append(all, s)
+	}
+	list, err := m.List(t.Context(), ann)
+	if err != nil || len(list) != 3 || list[0].ID != all[2].ID || list[2].ID != all[0].ID {
+		t.Fatalf("%v %v", list, err)
+	}
+	ctx := context.Background()
+	for name, f := range map[string]func(*postgres.Tx) error{
+		"revoke":  func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, bob, all[0].ID, session.Cause{}) },
+		"rename":  func(tx *postgres.Tx) error { return m.Rename(ctx, tx, bob, all[0].ID, "mine") },
+		"read":    func(tx *postgres.Tx) error { _, err := m.ByPublicID(ctx, tx, bob, all[0].ID); return err },
+		"unknown": func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, ann, uuid.New(), session.Cause{}) },
+		"nobody":  func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, 0, all[0].ID, session.Cause{}) },
+	} {
+		if err := w.db.InTx(ctx, f); !errors.Is(err, session.ErrNotFound) {
+			t.Errorf("%s of a foreign session: %v", name, err)
+		}
+	}
+	w.tx(func(tx *postgres.Tx) error { return m.Rename(ctx, tx, ann, all[0].ID, "Laptop") })
+	if s, err := m.ByPublicID(ctx, w.db, ann, all[0].ID); err != nil || s.Device.Name != "Laptop" {
+		t.Errorf("%+v %v", s, err)
+	}
+	err = w.db.InTx(ctx, func(tx *postgres.Tx) error { return m.Rename(ctx, tx, ann, all[0].ID, strings.Repeat("x", 101)) })
+	if errs.KindOf(err) != errs.Invalid {
+		t.Errorf("a long name: %v", err)
+	}
+	var n int
+	w.tx(func(tx *postgres.Tx) (err error) {
+		n, err = m.RevokeOthers(ctx, tx, ann, all[1].ID, session.Cause{Reason: "user"})
+		return err
+	})
+	if n != 2 || valid(m, tokens[0]) || !valid(m, tokens[1]) || valid(m, tokens[2]) {
+		t.Errorf("%d others ended", n)
+	}
+	operator := uuid.New()
+	w.tx(func(tx *postgres.Tx) error {
+		return m.Revoke(ctx, tx, session.AnyOwner, all[1].ID, session.Cause{Reason: "admin", Actor: operator})
+	})
+	if valid(m, tokens[1]) {
+		t.Error("an operator could not end it")
+	}
+	if got := w.int(`select count(*) from events where name = 'session.revoked' and user_id = $1`, annID); got != 3 {
+		t.Errorf("%d events", got)
+	}
+	if got := w.int(`select count(*) from events where name = 'session.revoked' and actor_id = $1`, operator); got != 1 {
+		t.Errorf("%d events of the operator", got)
+	}
+	s, err := m.ByPublicID(ctx, w.db, session.AnyOwner, all[1].ID)
+	if err != nil || s.Active || s.RevokedAt == nil || s.RevokedReason != "admin" {
+		t.Errorf("%+v %v", s, err)
+	}
+	if list, err = m.List(ctx, ann); err != nil || len(list) != 0 {
+		t.Errorf("%v %v", list, err)
+	}
+}
+
+func TestRevokeAllCatchesALoginUnderWay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	m := w.instance()
+	id, _ := w.user()
+	ctx := context.Background()
+	created, goOn := make(chan string), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		w.tx(func(tx *postgres.Tx) error {
+			c, err := m.Create(ctx, tx, session.New{UserID: id})
+			if err == nil {
+				created <- c.Token.Reveal()
+				<-goOn
+			}
+			return err
+		})
+	})
+	token := <-created
+	ended := make(chan int)
+	wg.Go(func() {
+		var n int
+		w.tx(func(tx *postgres.Tx) (err error) {
+			n, err = m.RevokeAll(ctx, tx, id, session.Cause{Reason: "password_changed"})
+			return err
+		})
+		ended <- n
+	})
+	eventually(t, 10*time.Second, func() bool {
+		return w.int(`select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`) > 0
+	})
+	close(goOn)
+	if n := <-ended; n != 1 {
+		t.Errorf("%d sessions ended", n)
+	}
+	wg.Wait()
+	if valid(m, token) {
+		t.Error("the login slipped through")
+	}
+	w.tx(func(tx *postgres.Tx) error {
+		n, err := m.RevokeAll(ctx, tx, 1<<30, session.Cause{})
+		if n != 0 {
+			t.Errorf("%d sessions of nobody", n)
+		}
+		return err
+	})
+}
+
+// "Issued before T" in whole seconds spares a session of the same second or ends a new one; versions do not.
+func TestPitfall23RevocationIsExactWithinASecond(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	m, other := w.instance(), w.instance()
+	id, _ := w.user()
+	for range 5 {
+		before, _ := w.loginAs(m, session.New{UserID: id})
+		w.tx(func(tx *postgres.Tx) error {
+			_, err := m.RevokeAll(context.Background(), tx, id, session.Cause{Reason: "user"})
+			return err
+		})
+		after, _ := w.loginAs(m, session.New{UserID: id})
+		if valid(m, before) || !valid(m, after) || !valid(other, after) {
+			t.Fatal("the same second decided")
+		}
+		eventually(t, 3*time.Second, func() bool { return !valid(other, before) })
+		if !valid(m, after) || !valid(other, after) {
+			t.Fatal("the new session ended with the old ones")
+		}
+	}
+}
