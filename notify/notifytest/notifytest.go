@@ -137,10 +137,10 @@ func (s *SMTP) Messages() []Message {
 	return append([]Message(nil), s.messages...)
 }
 
-// Wait waits until n messages were accepted and returns them all; it fails the test after ten seconds.
+// Wait waits until n messages were accepted and returns them all; it fails the test after half a minute.
 func (s *SMTP) Wait(tb testing.TB, n int) []Message {
 	tb.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(30 * time.Second)
 	for {
 		if m := s.Messages(); len(m) >= n {
 			return m
@@ -149,7 +149,7 @@ func (s *SMTP) Wait(tb testing.TB, n int) []Message {
 		case <-s.arrived:
 		case <-time.After(20 * time.Millisecond): // another waiter may have taken the notice
 		case <-limit:
-			tb.Fatalf("%d mails arrived within 10 s, want %d", len(s.Messages()), n)
+			tb.Fatalf("%d mails arrived within 30 s, want %d", len(s.Messages()), n)
 		}
 	}
 }
