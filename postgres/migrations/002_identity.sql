@@ -156,10 +156,11 @@ CREATE INDEX session_invalidations_xid_idx ON session_invalidations (xid);
 CREATE INDEX session_invalidations_at_idx ON session_invalidations (at);
 
 -- The functions below run in the old writers' connections too: they look for our tables where the migration
--- found them, not where that connection's search_path points.
+-- found them, not where that connection's search_path points. Their plans are kept as long as a connection: one made
+-- while a table was small must not read all of it once it is large.
 
 -- +goose StatementBegin
-CREATE FUNCTION sessions_adopt() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION sessions_adopt() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     -- A writer of Phase 24.2 knows session_token only. 'h1:' and the hash is what stands there once it is scrubbed.
     IF NEW.token_hash IS NULL OR (TG_OP = 'UPDATE' AND NEW.session_token <> OLD.session_token
@@ -189,7 +190,7 @@ CREATE TRIGGER sessions_adopt BEFORE INSERT OR UPDATE ON sessions
     FOR EACH ROW EXECUTE FUNCTION sessions_adopt();
 
 -- +goose StatementBegin
-CREATE FUNCTION sessions_invalidate() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION sessions_invalidate() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     IF TG_OP = 'DELETE' THEN -- before it: afterwards its retired tokens are gone too
         INSERT INTO session_invalidations (token_hash, version, denied_from)
@@ -224,7 +225,7 @@ CREATE TRIGGER sessions_invalidate_delete BEFORE DELETE ON sessions
 -- +goose StatementBegin
 -- A name or address is taken in every spelling. Our own writers say so (rootstream.writer) and get the violation of
 -- the unique index below, whatever the adopted constraints are called; a 24.2 writer knows names by exact spelling.
-CREATE FUNCTION users_adopt() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION users_adopt() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
     ours boolean := coalesce(current_setting('rootstream.writer', true), '') = 'on';
 BEGIN
@@ -269,7 +270,7 @@ CREATE TRIGGER users_report AFTER INSERT OR UPDATE OF username, email ON users
     FOR EACH ROW WHEN (NEW.is_case_duplicate) EXECUTE FUNCTION users_report();
 
 -- +goose StatementBegin
-CREATE FUNCTION users_end_sessions() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+CREATE FUNCTION users_end_sessions() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     -- Whoever deactivates an account, in whatever way, ends its sessions; a change of role or
     -- verification makes every instance read the session again.

@@ -50,6 +50,13 @@ func Server(t testing.TB, settings ...string) *Instance {
 // DSN returns the address of the migrated database.
 func (s *Instance) DSN() string { return s.p.at.dsn("rootstream") }
 
+// Database creates another database, empty, and returns its address.
+func (s *Instance) Database(name string) string {
+	s.t.Helper()
+	s.Exec("create database " + name + " template template0")
+	return s.p.at.dsn(name)
+}
+
 // Addr returns the server's host:port, for a proxy in front of it.
 func (s *Instance) Addr() string { return fmt.Sprintf("%s:%d", s.p.at.host, s.p.at.port) }
 

@@ -1,0 +1,145 @@
+package postgres_test
+
+import (
+	"context"
+	_ "embed"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/postgres"
+	"rootstream/postgres/postgrestest"
+)
+
+//go:embed testdata/phase-24.2.sql
+var phase242 string
+
+const newYork = "America/New_York"
+
+var legacyTables = []string{
+	"users", "sessions", "streams", "stream_sessions", "recordings", "usage_logs",
+	"billing_accounts", "event_log", "snapshots",
+}
+
+// connect opens a connection as a program of Phase 24.2 has it: in its own time zone, knowing nothing of us.
+func connect(t testing.TB, dsn, zone string) *pgx.Conn {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if zone != "" {
+		cfg.RuntimeParams["timezone"] = zone
+	}
+	c, err := pgx.ConnectConfig(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	return c
+}
+
+func mustExec(t testing.TB, c *pgx.Conn, sql string, args ...any) {
+	t.Helper()
+	if _, err := c.Exec(context.Background(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// value asks for one value.
+func value[T any](t testing.TB, c *pgx.Conn, sql string, args ...any) T {
+	t.Helper()
+	var v T
+	if err := c.QueryRow(context.Background(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return v
+}
+
+// legacy makes dsn a database of Phase 24.2 whose default time zone is New York.
+func legacy(t testing.TB, dsn string) string {
+	t.Helper()
+	c := connect(t, dsn, "")
+	mustExec(t, c, "do $$ begin execute format('alter database %I set timezone = %L', current_database(), '"+newYork+"'); end $$")
+	mustExec(t, connect(t, dsn, ""), phase242)
+	return dsn
+}
+
+// legacyElsewhere makes dsn one whose default is UTC although its writers were in New York.
+func legacyElsewhere(t testing.TB, dsn string) string {
+	t.Helper()
+	mustExec(t, connect(t, dsn, newYork), phase242)
+	return dsn
+}
+
+func migrate(t testing.TB, dsn string, opt postgres.MigrateOptions) []postgres.Migration {
+	t.Helper()
+	steps, err := postgres.Migrate(context.Background(), dsn, opt)
+	if err != nil {
+		t.Fatalf("Migrate: %v", err)
+	}
+	return steps
+}
+
+type row = map[string]any
+
+// rows reads a table in order of id, times as they read in New York.
+func rows(t testing.TB, dsn, table string) []row {
+	t.Helper()
+	c := connect(t, dsn, newYork)
+	found, _ := c.Query(context.Background(), "select to_jsonb(t) from "+table+" t order by id")
+	list, err := pgx.CollectRows(found, pgx.RowTo[row])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// offset is what timestamptz adds to what timestamp printed.
+var offset = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)[+-]\d\d:\d\d$`)
+
+// asBefore strips a migrated row of the columns that are new and its times of their offsets.
+func asBefore(r, like row) row {
+	out := row{}
+	for name := range like {
+		v := r[name]
+		if s, ok := v.(string); ok {
+			v = offset.ReplaceAllString(s, "$1")
+		}
+		out[name] = v
+	}
+	return out
+}
+
+// pgDump returns the whole database as SQL.
+func pgDump(t testing.TB, dsn string) string {
+	t.Helper()
+	bin, err := postgrestest.Binaries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "pg_dump"), "--dbname="+dsn).Output()
+	if err != nil {
+		t.Fatalf("pg_dump: %v", err)
+	}
+	return restrict.ReplaceAllString(string(out), "")
+}
+
+// restrict is a random word that newer versions of pg_dump put around their output.
+var restrict = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`)
+
+// plain lists the canaries that s holds: tokens and keys of testdata/phase-24.2.sql.
+func plain(s string) []string {
+	s = strings.ReplaceAll(s, "/recordings/plain-key-2/", "") // files are where they are
+	var found []string
+	for _, canary := range []string{"plain-token", "plain-key", "h1:aaaaaaaaaaaa"} {
+		if strings.Contains(s, canary) {
+			found = append(found, canary)
+		}
+	}
+	return found
+}
