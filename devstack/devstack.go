@@ -99,6 +99,9 @@ func Run(ctx context.Context, cfg Config, ready func(Layout)) error {
 	if err != nil {
 		return err
 	}
+	if layout.RedisServer, err = findRedis(layout.redisFlag); err != nil { //nolint:contextcheck // as above
+		return err
+	}
 	if err = layout.makeFolders(); err != nil {
 		return err
 	}

@@ -54,8 +54,9 @@ type Layout struct {
 	URL             string // where serve is reached from this machine
 	RedisPort       int    // 0 until the first Run has chosen one
 	Postgres        pgserver.Installation
-	RedisServer     string
+	RedisServer     string // found by Run: a host that only runs a node needs none
 	runAs           string
+	redisFlag       string
 }
 
 // Plan says where everything of cfg lives and which programs run it. It only
@@ -74,9 +75,7 @@ func Plan(cfg Config) (Layout, error) {
 	if err != nil {
 		return Layout{}, err
 	}
-	if l.RedisServer, err = findRedis(cfg.RedisServer); err != nil {
-		return Layout{}, err
-	}
+	l.redisFlag = cfg.RedisServer
 	l.RedisPort, err = readPorts(l.portsFile())
 	return l, err
 }
@@ -106,7 +105,7 @@ func (l Layout) Node() NodeConfig {
 			LogFile: l.logFile("postgres"), PassFile: l.PassFile, Params: PostgresParams(),
 		},
 		StatusFile: l.NodeStatus, LockFile: filepath.Join(l.RunDir, "node.lock"), Database: Database, Owner: Owner,
-		DSNFile: l.PostgresDSNFile, AdminDSNFile: l.AdminDSNFile,
+		DSNFile: l.PostgresDSNFile, AdminDSNFile: l.AdminDSNFile, layout: &l,
 	}
 }
 

@@ -51,6 +51,8 @@ type NodeConfig struct {
 	AdminDSNFile string // gets the URL of Database as superuser; empty means none
 	LogCap       int64  // bytes PostgreSQL's log may grow to; 0 means 16 MiB
 	Logger       *slog.Logger
+
+	layout *Layout // whose folders the node may have to make; nil means they are there
 }
 
 type node struct {
@@ -83,6 +85,14 @@ func RunNode(ctx context.Context, cfg NodeConfig) error {
 	self, err := proc.Self()
 	if err != nil {
 		return err
+	}
+	if cfg.layout != nil {
+		if err = cfg.layout.makeFolders(); err != nil {
+			return err
+		}
+		if err = letPass(ctx, cfg.Logger, cfg.layout.DataDir, server.Account()); err != nil {
+			return err
+		}
 	}
 	leave := make(chan os.Signal, 1)
 	signal.Notify(leave, leaveSignal)

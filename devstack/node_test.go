@@ -152,3 +152,18 @@ func TestAFailingNodeDoesNotStopAPostmasterItFound(t *testing.T) {
 		t.Error("the postmaster was stopped")
 	}
 }
+
+func TestANodeRunsAloneInANewFolder(t *testing.T) {
+	t.Parallel()
+	l, err := devstack.Plan(devstack.Config{DataDir: filepath.Join(t.TempDir(), "new"), RedisServer: "/nonexistent"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := l.Node()
+	cfg.Server.NoSync, cfg.Server.DieWithParent = true, true
+	stop := runNode(t, cfg)
+	eventually(t, "the node is ready", func() bool { return status(t, cfg).State == devstack.StateReady })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
