@@ -107,8 +107,10 @@ func unswap(r, one rune) rune {
 // pieces returns the least number of choices s can be made of: a common word,
 // a run, a year or a date is one, however often it is repeated in place; a
 // separator between two is none; any other character is one. Where more than
-// two are needed the number is no more than a bound.
+// two are needed the number is no more than a bound. Of a long s only the
+// beginning counts.
 func (l *commonList) pieces(s []rune) int {
+	s = s[:min(len(s), 64)]
 	least := make([]int, len(s)+1)
 	for i := range least {
 		least[i] = i

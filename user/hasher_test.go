@@ -21,6 +21,9 @@ var quick = user.Argon2{MemoryKiB: 64, Time: 1, Parallelism: 1}
 
 func newHasher(tb testing.TB, cfg user.HasherConfig) *user.Hasher {
 	tb.Helper()
+	if cfg.QueueTimeout == 0 {
+		cfg.QueueTimeout = time.Minute // the machine may be busy with other tests
+	}
 	h, err := user.NewHasher(cfg)
 	if err != nil {
 		tb.Fatal(err)
