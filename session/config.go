@@ -95,6 +95,7 @@ const (
 	cleanupBatch  = 500
 	legacyRecheck = 10 * time.Minute
 	redisBackoff  = 500 * time.Millisecond
+	afterLoss     = 3 * time.Second
 )
 
 func (c Config) withDefaults() (Config, error) {

@@ -69,6 +69,7 @@ func (m *Manager) Run(ctx context.Context) error {
 // cache.Config.OnInvalidate calls.
 func (m *Manager) Invalidate(keys []string) {
 	if keys == nil {
+		m.shared.lost()
 		m.near.Flush()
 		return
 	}

@@ -22,6 +22,7 @@ type shared struct {
 	maxAge  time.Duration
 	clock   *clock
 	resting atomic.Int64 // mono until which Redis is left alone after a failure
+	deaf    atomic.Int64 // mono until which changes may go unheard, since a link was lost
 
 	lease, fill, bury *cache.Script
 
@@ -65,8 +66,11 @@ func (s *shared) usable() bool {
 
 // heard reports whether changes made by other instances arrive by themselves.
 func (s *shared) heard() bool {
-	return s.client == nil || (s.client.Healthy() && s.client.Tracking())
+	return s.client == nil || (s.client.Healthy() && s.client.Tracking() && s.clock.mono() >= s.deaf.Load())
 }
+
+// lost notes that a link is gone, of which the client's own state may tell only later.
+func (s *shared) lost() { s.deaf.Store(s.clock.mono() + int64(afterLoss)) }
 
 // rest leaves Redis alone for a moment, so that clients do not all wait for its silence.
 func (s *shared) rest() { s.resting.Store(s.clock.mono() + int64(redisBackoff)) }
