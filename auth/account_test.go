@@ -1,0 +1,499 @@
+package auth_test
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/auth"
+	"rootstream/errs"
+	"rootstream/event"
+	"rootstream/mfa"
+	"rootstream/notify"
+	"rootstream/notify/notifytest"
+	"rootstream/session"
+	"rootstream/user"
+)
+
+const another = "a wholly different sentence"
+
+func TestChangePassword(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stillClock)
+	u := w.register("ada")
+	here, elsewhere := w.login("ada"), w.login("ada")
+	p := w.principal(here)
+	if err := w.ChangePassword(t.Context(), p, "wrong", another, from(1)); !errors.Is(err, auth.ErrWrongPassword) {
+		t.Errorf("with a wrong password: %v", err)
+	}
+	if err := w.ChangePassword(t.Context(), p, password, "short", from(1)); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("to a short one: %v", err)
+	}
+	w.principal(elsewhere)
+	if err := w.ChangePassword(t.Context(), p, password, another, from(1)); err != nil {
+		t.Fatal(err)
+	}
+	w.principal(here)
+	w.refused(elsewhere)
+	if w.mails(notify.TopicPasswordChanged, u.PublicID) != 1 || w.heard(u.PublicID, "user.password_changed") != 1 {
+		t.Error("the change is not on record")
+	}
+	_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(1))
+	wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
+	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: another}, from(1)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPitfall29RecoveryNeverYieldsAAL2(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	g := w.login("ada")
+	f := w.enroll(g)
+	begun := w.challenge("ada")
+	if err := w.RequestRecovery(t.Context(), "Ada@Example.org", from(2)); err != nil {
+		t.Fatal(err)
+	}
+	to, text := w.letter(auth.TopicRecovery)
+	token := w.mailed(auth.TopicRecovery)
+	if to != "ada@example.org" || !strings.Contains(text, "https://example.org/recover#token=sut_") || !strings.Contains(text, "30 minutes") {
+		t.Errorf("mail to %s:\n%s", to, text)
+	}
+	if err := w.ConfirmRecovery(t.Context(), token, "short", from(2)); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("a short password: %v", err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), token, "ada@example.org", from(2)); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("one that leans on the name: %v", err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), token, another, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, w.ConfirmRecovery(t.Context(), token, another, from(2)), errs.Gone, "token_gone")
+	w.refused(g)
+	if n, err := w.sessions.Count(t.Context(), u.ID); n != 0 || err != nil {
+		t.Errorf("%d sessions after a recovery, %v", n, err)
+	}
+	_, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: begun.ID, Method: mfa.TOTP, Code: f.next()}, from(1))
+	wantCode(t, err, errs.Gone, "challenge_gone")
+	l, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: another}, from(1))
+	if err != nil || l.Grant != nil || l.Challenge == nil {
+		t.Fatalf("the factor must still be asked for: %+v, %v", l, err)
+	}
+	if v, err := w.users.ByPublicID(t.Context(), u.PublicID); err != nil || !v.IsVerified {
+		t.Errorf("who read the mail owns the address: %+v, %v", v, err)
+	}
+	if w.mails(notify.TopicPasswordChanged, u.PublicID) != 1 {
+		t.Error("the owner was not told")
+	}
+}
+
+func TestRecoveryDoesNotTellWhoExists(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u, off := w.register("ada"), w.register("off")
+	if _, err := w.Disable(t.Context(), auth.Console(), off.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	for _, login := range []string{"ada", "nobody", "nobody@example.org", "off"} {
+		if err := w.RequestRecovery(t.Context(), login, from(2)); err != nil {
+			t.Errorf("%s: %v", login, err)
+		}
+	}
+	if w.mails(auth.TopicRecovery, u.PublicID) != 1 || w.mails(auth.TopicRecovery, off.PublicID) != 0 {
+		t.Error("mails went to the wrong people")
+	}
+	for range 8 { // more than the hour's share is dropped without a word
+		if err := w.RequestRecovery(t.Context(), "ada", from(2)); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := w.mails(auth.TopicRecovery, u.PublicID); n != 4 {
+		t.Errorf("%d mails in an hour, want 4", n)
+	}
+	wantCode(t, w.ConfirmRecovery(t.Context(), "sut_made-up", another, from(2)), errs.Gone, "token_gone")
+	token := w.mailed(auth.TopicRecovery)
+	if _, err := w.Disable(t.Context(), auth.Console(), u.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, w.ConfirmRecovery(t.Context(), token, another, from(2)), errs.Gone, "token_gone")
+}
+
+func TestAdministering(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	root, err := w.CreateUser(t.Context(), auth.Console(), auth.Account{
+		Registration: auth.Registration{Username: "root", Email: "root@example.org", Password: password}, Role: user.RoleAdmin, Verified: true,
+	})
+	if err != nil || root.Role != user.RoleAdmin || !root.IsVerified {
+		t.Fatalf("create: %+v, %v", root, err)
+	}
+	by := w.principal(w.login("root")).Actor()
+	u := w.register("ada")
+	g := w.login("ada")
+	f := w.enroll(g)
+
+	if v, err := w.SetRole(t.Context(), by, u.PublicID, user.RoleOperator); err != nil || v.Role != user.RoleOperator {
+		t.Fatalf("set role: %+v, %v", v, err)
+	}
+	if p := w.principal(g); p.Role != session.RoleOperator {
+		t.Errorf("the session goes on as %v", p.Role)
+	}
+	if v, err := w.VerifyUser(t.Context(), by, u.PublicID); err != nil || !v.IsVerified {
+		t.Errorf("verify: %+v, %v", v, err)
+	}
+	if n, err := w.RevokeSessions(t.Context(), by, u.PublicID); err != nil || n != 1 {
+		t.Errorf("revoke: %d, %v", n, err)
+	}
+	w.refused(g)
+	g = w.signIn("ada", f)
+	if err := w.ResetMFA(t.Context(), by, u.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(g)
+	g = w.login("ada")
+	if v, err := w.Disable(t.Context(), by, u.PublicID); err != nil || v.IsActive {
+		t.Fatalf("disable: %+v, %v", v, err)
+	}
+	w.refused(g)
+	if w.mails(auth.TopicDisabled, u.PublicID) != 1 {
+		t.Error("the owner was not told")
+	}
+	if v, err := w.Enable(t.Context(), by, u.PublicID); err != nil || !v.IsActive {
+		t.Fatalf("enable: %+v, %v", v, err)
+	}
+	w.refused(g)
+	g = w.login("ada")
+	if err := w.DeleteUser(t.Context(), by, u.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(g)
+	all, err := event.NewStore(w.db).Audit(t.Context(), u.PublicID, time.Now().Add(time.Hour), 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"user.role_changed", "user.disabled", "user.enabled", "user.deleted", "user.verified", "mfa.removed"} {
+		i := slices.IndexFunc(all, func(e event.Event) bool { return e.Name == name })
+		if i < 0 || all[i].ActorID == nil || *all[i].ActorID != root.PublicID {
+			t.Errorf("%s: not on record with its actor: %v", name, w.audit(u.PublicID))
+		}
+	}
+	if w.heard(u.PublicID, "session.created") != w.heard(u.PublicID, "session.revoked") {
+		t.Errorf("a session's end is not on record: %v", w.audit(u.PublicID))
+	}
+	if _, err := w.Enable(t.Context(), by, u.PublicID); !errors.Is(err, user.ErrNotFound) {
+		t.Errorf("a deleted account: %v", err)
+	}
+}
+
+func TestOnlyAdministratorsAdminister(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	operator := auth.Principal{View: session.View{UserID: uuid.New(), Role: session.RoleOperator}}.Actor()
+	for _, by := range []auth.Actor{{}, operator, w.principal(w.login("ada")).Actor()} {
+		ctx, id := t.Context(), u.PublicID
+		_, create := w.CreateUser(ctx, by, auth.Account{})
+		_, role := w.SetRole(ctx, by, id, user.RoleAdmin)
+		_, disable := w.Disable(ctx, by, id)
+		_, enable := w.Enable(ctx, by, id)
+		_, verify := w.VerifyUser(ctx, by, id)
+		_, revoke := w.RevokeSessions(ctx, by, id)
+		for i, err := range []error{
+			create, role, disable, enable, verify, revoke,
+			w.DeleteUser(ctx, by, id), w.ResetMFA(ctx, by, id), w.ResumeMFA(ctx, by, id),
+		} {
+			if !errors.Is(err, auth.ErrRoleRequired) {
+				t.Errorf("act %d: %v", i, err)
+			}
+		}
+	}
+	if v, err := w.users.ByPublicID(t.Context(), u.PublicID); err != nil || v.Role != user.RoleUser || v.IsVerified {
+		t.Errorf("something happened: %+v, %v", v, err)
+	}
+}
+
+func TestTheLastAdministratorStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ids := make([]uuid.UUID, 4)
+	for i := range ids {
+		u := w.register("admin-" + string(rune('a'+i)))
+		ids[i] = u.PublicID
+		if _, err := w.SetRole(t.Context(), auth.Console(), u.PublicID, user.RoleAdmin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := w.principal(w.login("admin-d"))
+	var refused atomic.Int32
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() {
+			var err error
+			switch i {
+			case 0:
+				_, err = w.SetRole(t.Context(), auth.Console(), id, user.RoleUser)
+			case 1:
+				_, err = w.Disable(t.Context(), auth.Console(), id)
+			case 2:
+				err = w.DeleteUser(t.Context(), auth.Console(), id)
+			case 3:
+				err = w.DeleteAccount(t.Context(), last, from(1))
+			}
+			if errors.Is(err, auth.ErrLastAdmin) {
+				refused.Add(1)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if refused.Load() != 1 {
+		t.Errorf("%d of 4 were refused, want 1", refused.Load())
+	}
+}
+
+func TestTheFirstAdministrator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stale, err := w.IssueSetupToken(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := w.IssueSetupToken(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	boot := func(token, name string) error {
+		_, err := w.BootstrapAdmin(t.Context(), token, auth.Registration{Username: name, Email: name + "@example.org", Password: password}, from(1))
+		return err
+	}
+	wantCode(t, boot(stale.Reveal(), "eve"), errs.Gone, "token_gone")
+	wantCode(t, boot("", "eve"), errs.Gone, "token_gone")
+	if err := boot(token.Reveal(), "x"); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("a bad name: %v", err)
+	}
+	w.register("taken")
+	wantCode(t, boot(token.Reveal(), "taken"), errs.Conflict, "username_taken") // and the token stays good
+	var made atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			switch err := boot(token.Reveal(), "boss-"+string(rune('a'+i))); {
+			case err == nil:
+				made.Add(1)
+			case errs.KindOf(err) != errs.Gone && errs.KindOf(err) != errs.Conflict:
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if made.Load() != 1 {
+		t.Errorf("%d administrators were made, want 1", made.Load())
+	}
+	_, err = w.IssueSetupToken(t.Context())
+	wantCode(t, err, errs.Conflict, "admin_exists")
+	if _, err := w.db.Exec(t.Context(), `update user_tokens set consumed_at = null`); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, boot(token.Reveal(), "eve"), errs.Conflict, "admin_exists")
+}
+
+func TestDeletingOnesOwnAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	g := w.login("ada")
+	p := w.principal(g)
+	if err := w.DeleteAccount(t.Context(), p, from(1)); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(g)
+	wantCode(t, w.DeleteAccount(t.Context(), p, from(1)), errs.Unauthenticated, "unauthenticated")
+	if got := w.audit(u.PublicID); !slices.Contains(got, "user.deleted") || !slices.Contains(got, "session.revoked") {
+		t.Errorf("audit trail %v", got)
+	}
+	var target string
+	if err := w.db.QueryRow(t.Context(), `select target from outbox where topic = $1`, auth.TopicDeleted).Scan(&target); err != nil || target != "ada@example.org" {
+		t.Errorf("farewell to %q, %v", target, err)
+	}
+	w.letter(auth.TopicDeleted)
+	// Whose account is gone gets the answer of a session that is gone.
+	_, exportErr := w.Export(t.Context(), p)
+	_, patchErr := w.UpdateProfile(t.Context(), p, user.Profile{})
+	_, enrollErr := w.EnrollTOTP(t.Context(), p, from(1))
+	for _, err := range []error{exportErr, patchErr, enrollErr, w.ChangePassword(t.Context(), p, password, another, from(1))} {
+		wantCode(t, err, errs.Unauthenticated, "unauthenticated")
+	}
+}
+
+func TestExportHoldsEverythingButSecrets(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	g := w.login("ada")
+	f := w.enroll(g)
+	name := "Ada L."
+	p := w.principal(g)
+	if v, err := w.UpdateProfile(t.Context(), p, user.Profile{DisplayName: &name}); err != nil || v.DisplayName != name {
+		t.Fatalf("update profile: %+v, %v", v, err)
+	}
+	c := w.challenge("ada")
+	e, err := w.Export(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Account.Email != "ada@example.org" || len(e.Sessions) != 1 || !e.Factors.Enabled || len(e.Attempts) == 0 || e.Streams == nil {
+		t.Errorf("export %+v", e)
+	}
+	if len(e.Audit) != len(w.audit(u.PublicID)) || e.Audit[0].Name != "user.created" {
+		t.Errorf("audit trail of %d events, want %d", len(e.Audit), len(w.audit(u.PublicID)))
+	}
+	text, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := w.users.PasswordHash(t.Context(), u.PublicID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, secret := range map[string]string{
+		"password": password, "token": g.Token.Reveal(), "hash": stored.Reveal(), "TOTP secret": f.secret,
+		"backup code": f.backup[0], "challenge": c.ID,
+	} {
+		if strings.Contains(string(text), secret) {
+			t.Errorf("the export holds the %s", what)
+		}
+		if strings.Contains(w.logged.String(), secret) {
+			t.Errorf("the log holds the %s", what)
+		}
+	}
+	if strings.Contains(w.logged.String(), "example.org") {
+		t.Error("the log holds an address")
+	}
+}
+
+func TestLongTrailsAreExportedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	p := w.principal(w.login("ada"))
+	if _, err := w.db.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name, user_id, at)
+		select event_shard($1), (select max(seq) from events where shard = event_shard($1)) + n, 'user', $1,
+			(select max(version) from events where aggregate_type = 'user' and aggregate_id = $1) + n, 'user.updated', $1,
+			now() + (n / 100) * interval '1 second'
+		from generate_series(1, 2500) n`, u.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.Export(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want int
+	if err := w.db.QueryRow(t.Context(), `select count(*) from events where user_id = $1`, u.PublicID).Scan(&want); err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Audit) != want {
+		t.Errorf("%d events, want %d", len(e.Audit), want)
+	}
+}
+
+func TestVerificationIsMailedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	p := w.principal(w.login("ada"))
+	if err := w.ResendVerification(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if n := w.mails(notify.TopicVerifyEmail, u.PublicID); n != 2 {
+		t.Errorf("%d mails, want 2", n)
+	}
+}
+
+func TestCleanup(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.config.SweepEvery = 10 * time.Millisecond })
+	w.register("ada")
+	w.enroll(w.login("ada"))
+	w.challenge("ada")
+	kept := w.challenge("ada")
+	token := w.mailed(notify.TopicVerifyEmail)
+	for _, sql := range []string{
+		`insert into auth_challenges (token_hash, purpose, user_id, expires_at)
+			select sha256(n::text::bytea), 'login', u.id, now() - interval '2 days' from generate_series(1, 1200) n, users u`,
+		`update user_tokens set expires_at = now() - interval '2 days'`,
+	} {
+		if _, err := w.db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.run(w.Run)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		var challenges, tokens int
+		err := w.db.QueryRow(t.Context(), `select (select count(*) from auth_challenges), (select count(*) from user_tokens)`).Scan(&challenges, &tokens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if challenges == 2 && tokens == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d challenges, %d tokens are left", challenges, tokens)
+		}
+	}
+	wantCode(t, w.VerifyEmail(t.Context(), token, from(1)), errs.Gone, "token_gone")
+	_, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: kept.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
+	wantCode(t, err, errs.Unauthenticated, "invalid_code")
+}
+
+// Everything that is mailed, through the sender and a real SMTP server.
+func TestMailsArrive(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	smtp := notifytest.NewSMTP(t, notifytest.Config{})
+	sender, err := notify.New(w.db, notify.Config{
+		Mail: notify.MailConfig{
+			From: "no-reply@example.org", SMTP: notify.SMTPConfig{Host: smtp.Host, Port: smtp.Port, TLS: notify.TLSNone},
+		},
+		Renderers: auth.Renderers(w.users, auth.MailConfig{Product: "Stage"}),
+		Poll:      20 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.run(sender.Run)
+	w.register("ada")
+	if err := w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
+		t.Fatal(err)
+	}
+	tokens := map[string]string{}
+	for _, m := range smtp.Wait(t, 2) {
+		for line := range strings.Lines(m.Text()) {
+			if strings.HasPrefix(line, "sut_") {
+				tokens[m.Header("Subject")] = strings.TrimSpace(line)
+			}
+		}
+		if m.To[0] != "ada@example.org" {
+			t.Errorf("mail to %v", m.To)
+		}
+	}
+	if err := w.VerifyEmail(t.Context(), tokens["Confirm your e-mail address for Stage"], from(1)); err != nil {
+		t.Errorf("verify with %v: %v", tokens, err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), tokens["Set a new password for Stage"], another, from(1)); err != nil {
+		t.Errorf("recover with %v: %v", tokens, err)
+	}
+	var kept int
+	err = w.db.QueryRow(t.Context(), `select count(*) from outbox where payload::text like '%sut_%' or payload::text like '%@%'`).Scan(&kept)
+	if err != nil || kept != 0 {
+		t.Errorf("%d rows of the outbox hold a token or an address, %v", kept, err)
+	}
+}

@@ -1,0 +1,104 @@
+package auth
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"rootstream/mfa"
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/user"
+)
+
+// EnrollTOTP begins the set-up of an authenticator. Whoever does it must have
+// proven who they are a short while ago: with the second factor if there is
+// one, else with the password.
+func (s *Service) EnrollTOTP(ctx context.Context, p Principal, _ Client) (mfa.Enrollment, error) {
+	u, err := s.mayChangeFactors(ctx, p)
+	if err != nil {
+		return mfa.Enrollment{}, err
+	}
+	var made mfa.Enrollment
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+		made, err = s.mfa.EnrollTOTP(ctx, tx, factorAccount(u))
+		return err
+	})
+	return made, err
+}
+
+// ConfirmTOTP enables an authenticator by its first code and returns backup
+// codes, shown this once. It does not raise the session. No fresh proof is
+// asked for: only who began the set-up can know the code.
+func (s *Service) ConfirmTOTP(ctx context.Context, p Principal, factor uuid.UUID, code string, c Client) ([]string, error) {
+	if err := s.allowProof(ctx, p); err != nil {
+		return nil, err
+	}
+	u, err := s.users.ByPublicID(ctx, p.UserID)
+	if err != nil {
+		return nil, signedOut(err)
+	}
+	confirm := mfa.Confirmation{UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP}
+	codes, err := s.mfa.ConfirmTOTP(ctx, confirm, func(ctx context.Context, tx *postgres.Tx) error {
+		// A sign-in that was begun without the factor must not end without it.
+		if err := dropChallenges(ctx, tx, u.ID); err != nil {
+			return err
+		}
+		return s.mail(tx, notify.TopicFactorAdded, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+	})
+	return codes, s.afterCode(ctx, u, err)
+}
+
+// RemoveTOTP removes an authenticator; one that is in use needs a fresh code.
+func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID, _ Client) error {
+	u, err := s.mayChangeFactors(ctx, p)
+	if err != nil {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		before, err := s.mfa.HasFactor(ctx, tx, u.ID)
+		if err != nil {
+			return err
+		}
+		if before { // set up since the look above, perhaps by somebody else
+			if err := p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+				return err
+			}
+		}
+		if err := s.mfa.Unenroll(ctx, tx, factorAccount(u), factor); err != nil {
+			return err
+		}
+		after, err := s.mfa.HasFactor(ctx, tx, u.ID)
+		if err != nil || before == after {
+			return err
+		}
+		return s.mail(tx, notify.TopicFactorRemoved, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+	})
+}
+
+// RegenerateBackupCodes replaces the backup codes by ten new ones, shown this once.
+func (s *Service) RegenerateBackupCodes(ctx context.Context, p Principal, _ Client) ([]string, error) {
+	u, err := s.mayChangeFactors(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	return s.mfa.GenerateBackupCodes(ctx, factorAccount(u), func(_ context.Context, tx *postgres.Tx) error {
+		return s.mail(tx, TopicBackupCodesNew, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+	})
+}
+
+// mayChangeFactors applies the limit and the rule of freshness, and returns the account.
+func (s *Service) mayChangeFactors(ctx context.Context, p Principal) (user.User, error) {
+	if err := s.allowProof(ctx, p); err != nil {
+		return user.User{}, err
+	}
+	if err := s.RequireFresh(ctx, p); err != nil {
+		return user.User{}, err
+	}
+	u, err := s.users.ByPublicID(ctx, p.UserID)
+	return u, signedOut(err)
+}
+
+func factorAccount(u user.User) mfa.Account {
+	return mfa.Account{UserID: u.ID, UserPublicID: u.PublicID, Label: u.Username}
+}

@@ -1,0 +1,255 @@
+package auth_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rootstream/auth"
+	"rootstream/cache"
+	"rootstream/cache/cachetest"
+	"rootstream/errs"
+)
+
+// hands is a clock that a test moves.
+type hands struct{ at atomic.Int64 }
+
+func newHands() *hands {
+	h := &hands{}
+	h.at.Store(time.Now().UnixNano())
+	return h
+}
+
+func (h *hands) now() time.Time          { return time.Unix(0, h.at.Load()) }
+func (h *hands) advance(d time.Duration) { h.at.Add(int64(d)) }
+
+func TestBackoffDoublesAfterTheFreeFailures(t *testing.T) {
+	t.Parallel()
+	clock := newHands()
+	b := auth.NewBackoff(nil, 10, 15*time.Minute, clock.now) // in process alone half are free: 5
+	for range 5 {
+		if _, wait := b.Reserve(t.Context(), "ada"); wait != 0 {
+			t.Fatalf("a free try must wait %v", wait)
+		}
+	}
+	for _, want := range []time.Duration{2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900} {
+		want *= time.Second
+		_, wait := b.Reserve(t.Context(), "ada")
+		if wait != want {
+			t.Fatalf("wait %v, want %v", wait, want)
+		}
+		if _, wait = b.Reserve(t.Context(), "bob"); wait != 0 {
+			t.Fatalf("another key must wait %v", wait)
+		}
+		b.Refund(t.Context(), "bob")
+		clock.advance(want)
+		if _, wait = b.Reserve(t.Context(), "ada"); wait != 0 {
+			t.Fatalf("after %v still %v to wait", want, wait)
+		}
+	}
+	clock.advance(time.Hour + time.Second)
+	for range 5 {
+		if _, wait := b.Reserve(t.Context(), "ada"); wait != 0 {
+			t.Fatalf("an hour later a try must wait %v", wait)
+		}
+	}
+}
+
+func TestBackoffIsSharedByInstances(t *testing.T) {
+	t.Parallel()
+	redis := cachetest.New(t)
+	one := auth.NewBackoff(redis, 5, 15*time.Minute, time.Now)
+	two := auth.NewBackoff(redis, 5, 15*time.Minute, time.Now)
+	for i := range 5 {
+		b := one
+		if i%2 == 1 {
+			b = two
+		}
+		begins, wait := b.Reserve(t.Context(), "ada")
+		if begins != (i == 4) || wait != 0 {
+			t.Fatalf("try %d: begins the waits: %v, wait %v", i+1, begins, wait)
+		}
+	}
+	for _, b := range []auth.Backoff{one, two} {
+		if _, wait := b.Reserve(t.Context(), "ada"); wait <= time.Second || wait > 2*time.Second {
+			t.Fatalf("wait %v, want some 2s", wait)
+		}
+	}
+	one.Refund(t.Context(), "ada")
+	if begins, wait := two.Reserve(t.Context(), "ada"); !begins || wait != 0 {
+		t.Fatalf("after a refund: begins the waits: %v, wait %v", begins, wait)
+	}
+	two.Reset(t.Context(), "ada")
+	for range 5 {
+		if _, wait := one.Reserve(t.Context(), "ada"); wait != 0 {
+			t.Fatalf("after a reset: wait %v", wait)
+		}
+	}
+}
+
+func TestPitfall38BackoffHoldsWhenRedisIsGoneOrWiped(t *testing.T) {
+	t.Parallel()
+	server := cachetest.Server(t)
+	redis := server.Client(t, cache.Config{})
+	b := auth.NewBackoff(redis, 5, 15*time.Minute, time.Now)
+	for range 5 {
+		b.Reserve(t.Context(), "ada")
+	}
+	server.FlushAll()
+	if _, wait := b.Reserve(t.Context(), "ada"); wait == 0 {
+		t.Fatal("a wipe of Redis gave a fresh start")
+	}
+	server.Kill()
+	if _, wait := b.Reserve(t.Context(), "ada"); wait == 0 {
+		t.Fatal("without Redis the waits were forgotten")
+	}
+	free := 0
+	for range 10 {
+		if _, wait := b.Reserve(t.Context(), "bob"); wait == 0 {
+			free++
+		}
+	}
+	if free != 2 {
+		t.Fatalf("without Redis %d tries were free, want 2", free)
+	}
+}
+
+func TestPitfall04ParallelGuessesAreCountedBeforeTheyAreJudged(t *testing.T) {
+	t.Parallel()
+	for name, redis := range map[string]*cache.Client{"with redis": cachetest.New(t), "without": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := auth.NewBackoff(redis, 5, 15*time.Minute, time.Now)
+			var passed atomic.Int32
+			var wg sync.WaitGroup
+			began := time.Now()
+			for range 200 {
+				wg.Go(func() {
+					if _, wait := b.Reserve(t.Context(), "ada"); wait == 0 {
+						passed.Add(1)
+					}
+				})
+			}
+			wg.Wait()
+			if n := int(passed.Load()); n > permitted(5, time.Since(began)) {
+				t.Errorf("%d of 200 parallel tries were let through", n)
+			}
+		})
+	}
+}
+
+func TestBackoffMemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	b := auth.NewBackoff(nil, 5, time.Minute, time.Now)
+	for i := range auth.MaxTallies + 100 {
+		b.Reserve(t.Context(), strconv.Itoa(i))
+	}
+	if n := b.Keys(); n > auth.MaxTallies {
+		t.Errorf("%d keys are remembered", n)
+	}
+}
+
+func TestWindowsLimitInProcess(t *testing.T) {
+	t.Parallel()
+	clock := newHands()
+	w := auth.NewWindows(clock.now)
+	limit := cache.Limit{Count: 2, Per: time.Minute}
+	for i, want := range []bool{true, true, false} {
+		if ok, wait := w.Allow(t.Context(), "a", limit); ok != want || (wait == time.Minute) == ok {
+			t.Fatalf("attempt %d: %v, wait %v", i, ok, wait)
+		}
+	}
+	clock.advance(time.Minute)
+	for i := range auth.MaxWindows + 10 {
+		if ok, _ := w.Allow(t.Context(), strconv.Itoa(i), limit); !ok {
+			t.Fatal("a new key was refused")
+		}
+	}
+}
+
+func TestTurnsGoOneAfterTheOtherByKey(t *testing.T) {
+	t.Parallel()
+	var turns auth.Turns
+	var inside, most atomic.Int32
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			next, err := turns.Take(t.Context(), "ada")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			most.Store(max(most.Load(), inside.Add(1)))
+			inside.Add(-1)
+			next()
+		})
+	}
+	wg.Wait()
+	if most.Load() != 1 || turns.Keys() != 0 {
+		t.Errorf("%d at once, %d keys left", most.Load(), turns.Keys())
+	}
+	next, err := turns.Take(t.Context(), "ada")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := turns.Take(ctx, "ada"); !errors.Is(err, auth.ErrBusy) {
+		t.Errorf("waiting in vain: %v", err)
+	}
+	if other, err := turns.Take(t.Context(), "bob"); err != nil {
+		t.Errorf("another key waits: %v", err)
+	} else {
+		other()
+	}
+}
+
+func TestNetworkIsTheBlockAClientCanMoveIn(t *testing.T) {
+	t.Parallel()
+	for addr, want := range map[string]string{
+		"192.0.2.77":                 "192.0.2.0/24",
+		"::ffff:192.0.2.77":          "192.0.2.0/24",
+		"2001:db8:1:2:3:4:5:6":       "2001:db8:1:2::/64",
+		"fe80::1%eth0":               "fe80::/64",
+		"2001:db8:1:2:ffff:ffff::%x": "2001:db8:1:2::/64",
+	} {
+		if got := auth.Network(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("Network(%s) = %s, want %s", addr, got, want)
+		}
+	}
+	if got := auth.Network(netip.Addr{}); got != "unknown" {
+		t.Errorf("without an address: %s", got)
+	}
+}
+
+func TestLoginKeyIsOneForAllSpellings(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"Ada", " ada", "ADA ", "\uff21da"} {
+		if got, err := auth.LoginKey(s); err != nil || got != "ada" {
+			t.Errorf("LoginKey(%q) = %q, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"", "a\x00b", "\xff", strings.Repeat("a", 400)} {
+		if _, err := auth.LoginKey(s); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("LoginKey(%q): %v", s, err)
+		}
+	}
+}
+
+func FuzzChallengeID(f *testing.F) {
+	f.Add(auth.NewChallengeID())
+	f.Add("sch_")
+	f.Add("sst_AAAA")
+	f.Fuzz(func(t *testing.T, id string) {
+		if auth.ChallengeHash(id) && (len(id) != len("sch_")+43 || !strings.HasPrefix(id, "sch_")) {
+			t.Errorf("%q is taken for a challenge", id)
+		}
+	})
+}

@@ -1,0 +1,285 @@
+package auth
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/secret"
+	"rootstream/session"
+	"rootstream/user"
+)
+
+// Credentials are what somebody signs in with.
+type Credentials struct {
+	Login      string // user name or e-mail address
+	Password   string
+	DeviceName string // what the owner calls the device; may be empty
+	Remember   bool   // the device is the owner's
+}
+
+// Grant is a session and the token that stands for it, shown this once.
+type Grant struct {
+	Token   secret.Secret
+	Session session.Session
+	User    user.User
+}
+
+// Login is the outcome of a right password: a grant, or a challenge if a
+// second factor is missing.
+type Login struct {
+	Grant     *Grant
+	Challenge *Challenge
+}
+
+// account is somebody whose password was proven.
+type account struct {
+	user.User
+	stored secret.Secret // the hash it was proven against
+	rehash bool
+}
+
+// Login checks a password. Whatever is wrong, the answer is
+// ErrInvalidCredentials, after the same work; too many tries are ErrRateLimited.
+func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, error) {
+	key, err := loginKey(in.Login)
+	if err != nil {
+		return Login{}, err
+	}
+	if err := s.allow(ctx, "login", c.network(), perMinute(s.cfg.Rate.LoginNetwork)); err != nil {
+		return Login{}, err
+	}
+	var a account
+	a.User, a.stored, err = s.users.Credentials(ctx, strings.TrimSpace(in.Login))
+	found := err == nil
+	if !found && !errors.Is(err, user.ErrNotFound) {
+		return Login{}, err
+	}
+	known, err := s.knownDevice(ctx, a.ID, c)
+	if err != nil {
+		return Login{}, err
+	}
+	if err := s.allowLogin(ctx, key, known, c); err != nil {
+		return Login{}, err
+	}
+	counters := s.counters(key, known, c)
+	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
+		verdict, err := s.hasher.Verify(ctx, a.stored.Reveal(), in.Password)
+		a.rehash = verdict.NeedsRehash
+		return verdict.OK && a.IsActive, err
+	})
+	if err != nil {
+		return Login{}, err
+	}
+	if !v.right {
+		return Login{}, s.failed(ctx, a.User, found, v)
+	}
+	return s.enter(ctx, a, in, c, counters[0].key)
+}
+
+func (s *Service) allowLogin(ctx context.Context, key string, known bool, c Client) error {
+	r := s.cfg.Rate
+	if known {
+		return s.allow(ctx, "login.device", s.tallyKey(key, c.DeviceID), perMinute(r.LoginAccount))
+	}
+	if err := s.allow(ctx, "login.client", s.tallyKey(key, c.network()), perMinute(r.LoginAccount)); err != nil {
+		return err
+	}
+	return s.allow(ctx, "login.account", s.tallyKey(key), perMinute(r.LoginAnywhere))
+}
+
+// knownDevice reports whether the account was signed in to from the client's
+// device before. It asks for accounts that do not exist as well.
+func (s *Service) knownDevice(ctx context.Context, userID int64, c Client) (bool, error) {
+	if c.DeviceID == "" || len(c.DeviceID) > 255 {
+		return false, nil
+	}
+	var known bool
+	err := s.db.QueryRow(ctx, `select exists (select from sessions where user_id = $1 and device_id = $2)`,
+		userID, strings.ToValidUTF8(strings.ReplaceAll(c.DeviceID, "\x00", ""), "")).Scan(&known)
+	if err != nil {
+		return false, fmt.Errorf("look for a device: %w", err)
+	}
+	return known, nil
+}
+
+// failed writes a failed sign-in down and returns its one error. It is written
+// even if the client has gone, and for accounts that do not exist a
+// transaction of the same kind takes the same time.
+func (s *Service) failed(ctx context.Context, u user.User, found bool, v verdict) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err := s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		if !found {
+			return idle(ctx, tx)
+		}
+		if err := tell(tx, u.PublicID, "user.login_failed", nil); err != nil {
+			return err
+		}
+		return s.tellLocked(tx, u, v)
+	})
+	if err != nil {
+		return err
+	}
+	return ErrInvalidCredentials
+}
+
+// tellLocked says that the waits between tries at a password have begun. The
+// owner is mailed when strangers cause them everywhere.
+func (s *Service) tellLocked(tx *postgres.Tx, u user.User, v verdict) error {
+	for i, locked := range v.locked {
+		if !locked {
+			continue
+		}
+		everywhere := i > 0
+		if err := tell(tx, u.PublicID, "user.locked", map[string]any{"everywhere": everywhere}); err != nil {
+			return err
+		}
+		if !everywhere {
+			continue
+		}
+		if err := s.mail(tx, notify.TopicLockout, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// idle does to the database what appending an event does: a few round trips
+// and a commit that is flushed.
+func idle(ctx context.Context, tx *postgres.Tx) error {
+	for range 2 {
+		if _, err := tx.Exec(ctx, `select pg_logical_emit_message(true, 'rootstream', repeat('.', 200))`); err != nil {
+			return fmt.Errorf("pass the time: %w", err)
+		}
+	}
+	return nil
+}
+
+// enter lets in who proved a password, or asks for the second factor.
+func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client, tally string) (Login, error) {
+	status, err := s.mfa.Status(ctx, a.ID)
+	if err != nil {
+		return Login{}, err
+	}
+	fresh := s.rehashed(ctx, a, in.Password)
+	var out Login
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		out = Login{}
+		proof := fingerprint(a.stored.Reveal())
+		if fresh != "" {
+			replaced, err := s.users.ReplaceHash(ctx, tx, a.PublicID, a.stored.Reveal(), fresh)
+			if err != nil {
+				return err
+			}
+			if replaced {
+				proof = fingerprint(fresh)
+			}
+		}
+		if !status.Enabled {
+			if err := s.stillProven(ctx, tx, a.ID, proof); err != nil {
+				return err
+			}
+			g, err := s.grant(ctx, tx, a.User, entry{device: c.device(in.DeviceName), remember: in.Remember, aal: 1, amr: []string{"pwd"}})
+			out.Grant = &g
+			return err
+		}
+		ch, err := s.challenge(ctx, tx, pendingLogin{
+			UserID: a.ID, Proof: proof, Remember: in.Remember, DeviceID: c.DeviceID, DeviceName: in.DeviceName, Tally: tally,
+		})
+		ch.Methods = status.Methods
+		out.Challenge = &ch
+		return err
+	})
+	if err != nil {
+		return Login{}, err
+	}
+	if out.Grant != nil {
+		s.forgive(ctx, tally) // a sign-in with a challenge is not over yet
+	}
+	return out, nil
+}
+
+// rehashed is the password under today's parameters; "" if the stored hash is fine.
+func (s *Service) rehashed(ctx context.Context, a account, password string) string {
+	if !a.rehash {
+		return ""
+	}
+	hash, err := s.hasher.Hash(ctx, password)
+	if err != nil {
+		s.log.WarnContext(ctx, "a password could not be hashed anew, its next sign-in tries again", "user_id", a.PublicID, "err", err)
+		return ""
+	}
+	return hash
+}
+
+// fingerprint stands for a stored hash where the hash itself need not be.
+func fingerprint(stored string) []byte {
+	sum := sha256.Sum256([]byte(stored))
+	return sum[:]
+}
+
+// stillProven locks the account and makes sure that what was proven about it
+// is true as of this transaction: it is active and its password is the same.
+func (s *Service) stillProven(ctx context.Context, tx *postgres.Tx, userID int64, proof []byte) error {
+	var ok bool
+	err := tx.QueryRow(ctx, `select sha256(convert_to(password_hash, 'UTF8')) = $2 and coalesce(is_active, false)
+		from users where id = $1 for no key update`, userID, proof).Scan(&ok)
+	if errors.Is(err, postgres.ErrNoRows) || (err == nil && !ok) {
+		return ErrInvalidCredentials
+	}
+	if err != nil {
+		return fmt.Errorf("look at an account again: %w", err)
+	}
+	return nil
+}
+
+// entry says what kind of session somebody gets.
+type entry struct {
+	device   session.Device
+	remember bool
+	aal      uint8
+	amr      []string
+}
+
+// grant makes a session, with a token that was never seen before.
+func (s *Service) grant(ctx context.Context, tx *postgres.Tx, u user.User, e entry) (Grant, error) {
+	if e.device.ID == "" {
+		e.device.ID = rand.Text() // for the client to keep: its next sign-in is that of a known device
+	}
+	made, err := s.sessions.Create(ctx, tx, session.New{
+		UserID: u.ID, UserPublicID: u.PublicID, Class: classOf(u.Role), AAL: e.aal, AMR: e.amr,
+		Remember: e.remember && u.Role == user.RoleUser, Device: e.device,
+	})
+	if errors.Is(err, session.ErrUserInactive) {
+		return Grant{}, ErrInvalidCredentials
+	}
+	if err != nil {
+		return Grant{}, err
+	}
+	err = s.users.TouchLogin(ctx, tx, u.PublicID, user.Login{IP: e.device.IP, SessionID: made.Session.ID, Methods: e.amr})
+	if err != nil {
+		return Grant{}, err
+	}
+	now := s.cfg.Now().UTC()
+	u.LastLoginAt = &now
+	return Grant{Token: made.Token, Session: made.Session, User: u}, nil
+}
+
+// classOf is how long sessions of a role live.
+func classOf(r user.Role) string {
+	switch r {
+	case user.RoleAdmin:
+		return session.ClassAdmin
+	case user.RoleOperator:
+		return session.ClassCreator
+	case user.RoleUser:
+	}
+	return session.ClassUser
+}

@@ -1,0 +1,466 @@
+package auth_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/auth"
+	"rootstream/errs"
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/session"
+	"rootstream/user"
+)
+
+func TestSigningUpInAndOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	if u.IsVerified || u.Role != user.RoleUser || w.mails(notify.TopicVerifyEmail, u.PublicID) != 1 {
+		t.Errorf("a new account: %+v", u)
+	}
+	token := w.mailed(notify.TopicVerifyEmail)
+	if err := w.VerifyEmail(t.Context(), token, from(1)); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, w.VerifyEmail(t.Context(), token, from(1)), errs.Gone, "token_gone")
+	g := w.login("ADA@example.org")
+	p := w.principal(g)
+	if !p.Verified || p.UserID != u.PublicID || p.AAL != 1 || !slices.Equal(g.Session.AMR, []string{"pwd"}) {
+		t.Errorf("session %+v of %+v", g.Session, p)
+	}
+	if g.User.LastLoginAt == nil || g.Session.Device.ID == "" {
+		t.Errorf("grant %+v", g)
+	}
+	next, err := w.Refresh(t.Context(), g.Token.Reveal(), from(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next.Token.Equal(g.Token) || next.Session.ID != g.Session.ID {
+		t.Error("refresh must give the same session another token")
+	}
+	if err := w.Logout(t.Context(), next.Token.Reveal()); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(next)
+	w.refused(g)
+	wantCode(t, w.Logout(t.Context(), next.Token.Reveal()), errs.Unauthenticated, "unauthenticated")
+	want := []string{"user.created", "user.verified", "session.created", "user.login_succeeded", "session.refreshed", "session.revoked"}
+	if got := w.audit(u.PublicID); !slices.Equal(got, want) {
+		t.Errorf("audit trail %v, want %v", got, want)
+	}
+}
+
+func TestRegisteringATakenAddressLooksLikeSuccess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	owner := w.register("ada")
+	fake, err := w.Register(t.Context(), auth.Registration{Username: "eve", Email: "ADA@Example.org", Password: password}, from(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fake.PublicID == uuid.Nil || fake.PublicID.Version() != 7 || fake.Username != "eve" || fake.Email != "ADA@example.org" ||
+		fake.Role != user.RoleUser || !fake.IsActive || fake.CreatedAt.IsZero() || fake.CreatedAt.Location() != time.UTC {
+		t.Errorf("the made-up answer %+v gives itself away", fake)
+	}
+	if _, err := w.users.ByPublicID(t.Context(), fake.PublicID); !errors.Is(err, user.ErrNotFound) {
+		t.Errorf("an account was made: %v", err)
+	}
+	if n := w.mails(notify.TopicRegisterAttempt, owner.PublicID); n != 1 {
+		t.Errorf("%d mails to the owner, want 1", n)
+	}
+	if to, text := w.letter(notify.TopicRegisterAttempt); to != "ada@example.org" || strings.Contains(text, "eve") {
+		t.Errorf("mail to %s:\n%s", to, text)
+	}
+	for range 10 { // strangers cannot fill the owner's mailbox
+		if _, err := w.Register(t.Context(), auth.Registration{Username: "eve", Email: "ada@example.org", Password: password}, from(2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.mails(notify.TopicRegisterAttempt, owner.PublicID); n != 4 {
+		t.Errorf("%d mails to the owner, want 4", n)
+	}
+	_, err = w.Register(t.Context(), auth.Registration{Username: "Ada", Email: "other@example.org", Password: password}, from(2))
+	wantCode(t, err, errs.Conflict, "username_taken")
+	_, err = w.Register(t.Context(), auth.Registration{Username: "x", Email: "y", Password: "z"}, from(2))
+	if len(errs.FieldsOf(err)) != 3 {
+		t.Errorf("faults %v, want three", errs.FieldsOf(err))
+	}
+}
+
+func TestWrongUnknownDisabledAndUnusableAreOneAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ada, bob, old := w.register("ada"), w.register("bob"), w.register("old")
+	if _, err := w.Disable(t.Context(), auth.Console(), bob.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.db.Exec(t.Context(), `update users set password_hash = 'md5:whatever' where public_id = $1`, old.PublicID); err != nil {
+		t.Fatal(err)
+	}
+	answers := map[string]string{}
+	for _, in := range []auth.Credentials{
+		{Login: "ada", Password: "wrong"},
+		{Login: "ada", Password: ""},
+		{Login: "nobody", Password: password},
+		{Login: "nobody@example.org", Password: password},
+		{Login: "bob", Password: password},
+		{Login: "old", Password: password},
+		{Login: "ada", Password: strings.Repeat("x", 1<<20)},
+	} {
+		_, err := w.Login(t.Context(), in, from(1))
+		wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
+		answers[fmt.Sprint(err)] = in.Login
+	}
+	if len(answers) != 1 {
+		t.Errorf("answers differ: %v", answers)
+	}
+	for _, id := range []uuid.UUID{ada.PublicID, bob.PublicID, old.PublicID} {
+		if w.heard(id, "user.login_failed") == 0 {
+			t.Errorf("no failure in the audit trail %v", w.audit(id))
+		}
+	}
+}
+
+// Both kinds of account are slowed down after the same number of failures.
+func TestPitfall30UnknownAccountsTakeTheSamePath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stillClock)
+	u := w.register("ada")
+	for _, login := range []string{"ada", "nobody"} {
+		for i := range 7 {
+			_, err := w.Login(t.Context(), auth.Credentials{Login: login, Password: "wrong"}, from(3))
+			want := "invalid_credentials"
+			if i >= 5 {
+				want = "rate_limited"
+			}
+			if errs.CodeOf(err) != want {
+				t.Errorf("%s, try %d: %v, want %s", login, i+1, err, want)
+			}
+			if wait := errs.RetryAfter(err); i >= 5 && wait != 2*time.Second {
+				t.Errorf("%s, try %d: retry after %v", login, i+1, wait)
+			}
+		}
+	}
+	if w.heard(u.PublicID, "user.locked") != 1 {
+		t.Errorf("audit trail %v lacks user.locked", w.audit(u.PublicID))
+	}
+	w.clock.advance(2 * time.Second)
+	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(3)); err != nil {
+		t.Errorf("after the wait: %v", err)
+	}
+}
+
+// The work itself is compared, not the clock: a failed sign-in costs one hash
+// and one committed transaction, whoever it is for.
+func TestPitfall30FailuresCommitTheSameKindOfTransaction(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("ada")
+	grown := func(login string) (bytes int64) {
+		var before, after string
+		if err := w.db.QueryRow(t.Context(), `select pg_current_wal_insert_lsn()::text`).Scan(&before); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Login(t.Context(), auth.Credentials{Login: login, Password: "wrong"}, from(3)); err == nil {
+			t.Fatal("let in")
+		}
+		err := w.db.QueryRow(t.Context(), `select pg_current_wal_insert_lsn()::text, (pg_current_wal_insert_lsn() - $1::pg_lsn)::bigint`, before).
+			Scan(&after, &bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes
+	}
+	if known, unknown := grown("ada"), grown("nobody"); known == 0 || unknown == 0 {
+		t.Errorf("a failure of a known account wrote %d bytes, of an unknown one %d", known, unknown)
+	}
+}
+
+func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	weak, err := user.NewHasher(user.HasherConfig{Cost: user.Argon2{MemoryKiB: 32, Time: 1, Parallelism: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash, err := weak.Hash(t.Context(), password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.db.Exec(t.Context(), `update users set password_hash = $2 where public_id = $1`, u.PublicID, hash); err != nil {
+		t.Fatal(err)
+	}
+	w.login("ada")
+	stored, err := w.users.PasswordHash(t.Context(), u.PublicID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := w.hasher.Verify(t.Context(), stored.Reveal(), password)
+	if err != nil || !v.OK || v.NeedsRehash {
+		t.Errorf("after a sign-in: %+v, %v", v, err)
+	}
+	w.login("ada")
+}
+
+func TestPitfall08BotnetsMeetALimitByAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) {
+		o.config.Rate = auth.Rates{FreeAccount: 24, LoginAccount: 1000, LoginAnywhere: 1000}
+		stillClock(o)
+	})
+	u := w.register("ada")
+	known := from(100)
+	known.DeviceID = w.login("ada").Session.Device.ID
+	judged := 0
+	for n := range 40 {
+		_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(byte(n)))
+		if errors.Is(err, auth.ErrInvalidCredentials) {
+			judged++
+		}
+	}
+	if judged != 12 {
+		t.Errorf("%d guesses from 40 networks were judged, want 12", judged)
+	}
+	if w.mails(notify.TopicLockout, u.PublicID) != 1 {
+		t.Errorf("%d mails to the owner, want 1", w.mails(notify.TopicLockout, u.PublicID))
+	}
+	_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(99))
+	wantCode(t, err, errs.RateLimited, "rate_limited")
+	// The owner's own device has a budget of its own.
+	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, known); err != nil {
+		t.Errorf("a known device is locked out: %v", err)
+	}
+	for i := range 6 {
+		_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, known)
+		if limited := errors.Is(err, auth.ErrRateLimited); limited != (i >= 5) {
+			t.Errorf("known device, try %d: %v", i+1, err)
+		}
+	}
+}
+
+func TestPitfall04ParallelWrongPasswords(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("ada")
+	var judged, limited atomic.Int32
+	var wg sync.WaitGroup
+	began := time.Now()
+	for range 60 {
+		wg.Go(func() {
+			_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(9))
+			switch {
+			case errors.Is(err, auth.ErrInvalidCredentials):
+				judged.Add(1)
+			case errors.Is(err, auth.ErrRateLimited):
+				limited.Add(1)
+			default:
+				t.Errorf("answer %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	most := permitted(5, time.Since(began))
+	if n := int(judged.Load()); n < 5 || n > most || n+int(limited.Load()) != 60 {
+		t.Errorf("%d judged, %d refused; want at most %d judged", n, limited.Load(), most)
+	}
+}
+
+func TestHundredParallelLoginsNeverPassTheSessionLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.session.MaxSessions = 3 })
+	u := w.register("ada")
+	stop := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			if n, err := w.sessions.Count(t.Context(), u.ID); err != nil || n > 3 {
+				t.Errorf("%d sessions live: %v", n, err)
+			}
+		}
+	})
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(1)); err != nil {
+				t.Errorf("login: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	watcher.Wait()
+	if n, err := w.sessions.Count(t.Context(), u.ID); err != nil || n != 3 {
+		t.Errorf("%d sessions live in the end, want 3: %v", n, err)
+	}
+}
+
+func TestPitfall38LimitsHoldWhileRedisIsDown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.patience = 500 * time.Millisecond })
+	w.register("ada")
+	w.redis.Kill()
+	limited := 0
+	for range 8 {
+		if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(4)); errors.Is(err, auth.ErrRateLimited) {
+			limited++
+		}
+	}
+	if limited < 5 {
+		t.Errorf("%d of 8 wrong passwords were refused, want at least 5", limited)
+	}
+	w.login("ada")
+}
+
+func TestWithoutRedisLimitsAreKeptInProcess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.noRedis = true; o.config.Rate.RegisterNetwork = 1 })
+	w.register("ada")
+	_, err := w.Register(t.Context(), auth.Registration{Username: "bob", Email: "bob@example.org", Password: password}, from(1))
+	wantCode(t, err, errs.RateLimited, "rate_limited")
+	if errs.RetryAfter(err) < time.Second {
+		t.Errorf("retry after %v", errs.RetryAfter(err))
+	}
+	w.login("ada")
+}
+
+func TestSessionsBelongToTheClassOfTheRole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for role, class := range map[user.Role]string{
+		user.RoleUser: session.ClassUser, user.RoleOperator: session.ClassCreator, user.RoleAdmin: session.ClassAdmin,
+	} {
+		name := "the-" + string(role)
+		u := w.register(name)
+		if _, err := w.SetRole(t.Context(), auth.Console(), u.PublicID, role); err != nil {
+			t.Fatal(err)
+		}
+		l, err := w.Login(t.Context(), auth.Credentials{Login: name, Password: password, Remember: true, DeviceName: "Desk"}, from(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := l.Grant.Session
+		if s.Class != class || s.Remembered != (role == user.RoleUser) || s.Device.Name != "Desk" {
+			t.Errorf("%s got %+v", role, s)
+		}
+	}
+}
+
+// A password that changes between its check and the session it was checked
+// for lets nobody in.
+func TestPasswordChangedDuringSignInLetsNobodyIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	held, hold := make(chan struct{}), make(chan struct{})
+	done := make(chan error, 1)
+	go func() {
+		done <- w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+			hash, err := w.hasher.Hash(t.Context(), "another good password")
+			if err != nil {
+				return err
+			}
+			err = w.users.SetPassword(t.Context(), tx, u.PublicID, hash, uuid.Nil)
+			close(held)
+			<-hold
+			return err
+		})
+	}()
+	<-held
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(1))
+		answer <- err
+	}()
+	time.Sleep(200 * time.Millisecond) // the sign-in now waits for the account's row
+	close(hold)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, <-answer, errs.Unauthenticated, "invalid_credentials")
+	if n, err := w.sessions.Count(t.Context(), u.ID); n != 0 || err != nil {
+		t.Errorf("%d sessions, %v", n, err)
+	}
+}
+
+func TestPitfall15TokensAreNewAtEveryStep(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("ada")
+	a, b := w.login("ada"), w.login("ada")
+	if a.Token.Equal(b.Token) || a.Session.ID == b.Session.ID {
+		t.Error("two sign-ins share a session")
+	}
+	f := w.enroll(a)
+	up, err := w.Reauthenticate(t.Context(), w.principal(a), auth.Proof{Code: f.next()}, from(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up.Token.Equal(a.Token) || up.Session.ID != a.Session.ID || up.Session.AAL != 2 {
+		t.Errorf("step-up gave %+v", up.Session)
+	}
+	w.refused(a)
+	w.principal(up)
+}
+
+func TestReusedTokenEndsTheSessionAndTellsTheOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	g := w.login("ada")
+	next, err := w.Refresh(t.Context(), g.Token.Reveal(), from(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.db.Exec(t.Context(), `update session_retired_tokens set retired_at = now() - interval '1 minute', valid_until = now() - interval '50 seconds'`); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.Refresh(t.Context(), g.Token.Reveal(), from(1))
+	wantCode(t, err, errs.Unauthenticated, "unauthenticated")
+	w.refused(next)
+	if w.mails(notify.TopicTokenReused, u.PublicID) != 1 {
+		t.Error("the owner was not told")
+	}
+}
+
+func TestRatesByClientNetwork(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) {
+		o.config.Rate = auth.Rates{LoginNetwork: 1, MFANetwork: 1, RefreshNetwork: 1, TokenNetwork: 1, RecoveryNetwork: 1}
+	})
+	calls := map[string]func(c auth.Client) error{
+		"login": func(c auth.Client) error {
+			_, err := w.Login(t.Context(), auth.Credentials{Login: "x", Password: "y"}, c)
+			return err
+		},
+		"mfa":     func(c auth.Client) error { _, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{}, c); return err },
+		"refresh": func(c auth.Client) error { _, err := w.Refresh(t.Context(), "sst_", c); return err },
+		"verify":  func(c auth.Client) error { return w.VerifyEmail(t.Context(), "x", c) },
+		"recover": func(c auth.Client) error { return w.RequestRecovery(t.Context(), "x", c) },
+	}
+	for name, call := range calls {
+		if err := call(from(1)); errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("%s: the first is refused", name)
+		}
+		if err := call(from(1)); !errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("%s: the second is let through: %v", name, err)
+		}
+		if err := call(from(2)); errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("%s: another network is refused", name)
+		}
+	}
+}

@@ -1,0 +1,185 @@
+package auth
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/errs"
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/user"
+)
+
+// Topics of mails beside those of package notify.
+const (
+	TopicRecovery       = "user.recovery_requested"
+	TopicDisabled       = "user.disabled_by_admin"
+	TopicDeleted        = "user.account_deleted"
+	TopicBackupCodesNew = "mfa.backup_codes_new"
+)
+
+// letter is what a mail is made of when it is sent: whose, and what happened.
+// The address and any token are looked up and made then.
+type letter struct {
+	UserID    uuid.UUID `json:"user_id"`
+	At        time.Time `json:"at,omitzero"`
+	CodesLeft int       `json:"codes_left,omitempty"`
+}
+
+// mail puts a mail to an account into the outbox.
+func (s *Service) mail(tx *postgres.Tx, topic string, l letter) error {
+	return s.enqueue(tx, notify.Message{Channel: notify.ChannelMail, Topic: topic, Payload: l})
+}
+
+// MailConfig says what mails carry. Zero values mean the defaults.
+type MailConfig struct {
+	Product    string        // the name mails speak of; "" means RootStream
+	PublicURL  string        // what links begin with; "" means that mails carry tokens alone
+	VerifyFor  time.Duration // life of a verification token; 0 means 48h
+	RecoverFor time.Duration // life of a recovery token; 0 means 30m
+}
+
+// Renderers write this room's mails when they are sent.
+func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
+	if cfg.Product == "" {
+		cfg.Product = "RootStream"
+	}
+	if cfg.VerifyFor == 0 {
+		cfg.VerifyFor = 48 * time.Hour
+	}
+	if cfg.RecoverFor == 0 {
+		cfg.RecoverFor = 30 * time.Minute
+	}
+	w := writer{users: users, cfg: cfg}
+	all := map[string]notify.Renderer{
+		notify.TopicVerifyEmail: w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),
+		TopicRecovery:           w.withToken(TopicRecovery, user.Recover, cfg.RecoverFor, "/recover"),
+		TopicDeleted:            w.farewell,
+	}
+	for _, topic := range []string{
+		notify.TopicRegisterAttempt, notify.TopicPasswordChanged, notify.TopicLockout, notify.TopicTokenReused,
+		notify.TopicFactorAdded, notify.TopicFactorRemoved, notify.TopicFactorSuspended,
+		notify.TopicBackupCodeUsed, notify.TopicBackupCodesLow, TopicBackupCodesNew, TopicDisabled,
+	} {
+		all[topic] = w.notice(topic)
+	}
+	return all
+}
+
+type writer struct {
+	users *user.Store
+	cfg   MailConfig
+}
+
+// errNobody gives a mail up that nobody needs any more.
+var errNobody = errs.New(errs.Gone, "mail_moot", "the account of this mail is gone, or needs it no longer")
+
+func (w writer) open(ctx context.Context, tx *postgres.Tx, payload json.RawMessage) (letter, user.User, error) {
+	var l letter
+	if err := json.Unmarshal(payload, &l); err != nil {
+		return letter{}, user.User{}, errs.New(errs.Malformed, "bad_payload", "the payload is not a letter").WithCause(err)
+	}
+	u, err := readAccount(ctx, tx, l.UserID)
+	if errors.Is(err, user.ErrNotFound) {
+		return letter{}, user.User{}, errNobody
+	}
+	return l, u, err
+}
+
+func (w writer) notice(topic string) notify.Renderer {
+	return func(ctx context.Context, tx *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
+		l, u, err := w.open(ctx, tx, payload)
+		if err != nil {
+			return notify.Mail{}, err
+		}
+		return w.compose(topic, u, notify.Data{At: l.At, CodesLeft: l.CodesLeft})
+	}
+}
+
+// withToken makes the token when the mail is sent, so it never rests in the outbox.
+func (w writer) withToken(topic string, purpose user.Purpose, life time.Duration, path string) notify.Renderer {
+	return func(ctx context.Context, tx *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
+		_, u, err := w.open(ctx, tx, payload)
+		if err != nil {
+			return notify.Mail{}, err
+		}
+		if !u.IsActive || (purpose == user.VerifyEmail && u.IsVerified) {
+			return notify.Mail{}, errNobody
+		}
+		token, err := w.users.IssueToken(ctx, tx, user.TokenRequest{Purpose: purpose, UserID: u.PublicID, TTL: life})
+		if err != nil {
+			return notify.Mail{}, err
+		}
+		d := notify.Data{Token: token.Reveal(), ExpiresIn: life}
+		if w.cfg.PublicURL != "" {
+			// Behind the #, which browsers keep from servers, proxies and the Referer header.
+			d.URL = strings.TrimSuffix(w.cfg.PublicURL, "/") + path + "#token=" + url.QueryEscape(d.Token)
+		}
+		return w.compose(topic, u, d)
+	}
+}
+
+// farewell goes to the message's target: the account is gone.
+func (w writer) farewell(_ context.Context, _ *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
+	var l letter
+	if err := json.Unmarshal(payload, &l); err != nil {
+		return notify.Mail{}, errs.New(errs.Malformed, "bad_payload", "the payload is not a letter").WithCause(err)
+	}
+	return w.own(TopicDeleted, notify.Data{At: l.At})
+}
+
+func (w writer) compose(topic string, u user.User, d notify.Data) (notify.Mail, error) {
+	d.Product = w.cfg.Product
+	m, err := w.own(topic, d)
+	if errors.Is(err, notify.ErrNoText) {
+		m, err = notify.Compose(topic, d)
+	}
+	m.To = u.Email
+	return m, err
+}
+
+// own writes the mails that package notify has no text for.
+func (w writer) own(topic string, d notify.Data) (notify.Mail, error) {
+	product, at := w.cfg.Product, d.At.UTC().Format("2 January 2006, 15:04 UTC")
+	switch topic {
+	case TopicRecovery:
+		how := "enter this token:\n\n" + d.Token
+		if d.URL != "" {
+			how = "open this address:\n\n" + d.URL + "\n\nor " + how
+		}
+		return notify.Mail{Subject: "Set a new password for " + product, Text: fmt.Sprintf(`Somebody, probably you, asked to set a new password for your %s account.
+To do so, %s
+
+It works once, for %d minutes. A second factor, if you have one, stays as it is.
+If it was not you, ignore this mail: your password has not changed.
+`, product, how, int(d.ExpiresIn.Minutes()))}, nil
+	case TopicDisabled:
+		return notify.Mail{Subject: "Your " + product + " account was disabled", Text: fmt.Sprintf(`An administrator disabled your %s account. All its sessions have ended.
+
+  Time:    %s
+`, product, at)}, nil
+	case TopicDeleted:
+		return notify.Mail{Subject: "Your " + product + " account was deleted", Text: fmt.Sprintf(`Your %s account and what it held were deleted.
+
+  Time:    %s
+
+If it was not you, contact the operator of this service now.
+`, product, at)}, nil
+	case TopicBackupCodesNew:
+		return notify.Mail{Subject: "New backup codes for your " + product + " account", Text: fmt.Sprintf(`New backup codes were made for your %s account. All earlier ones are void.
+
+  Time:    %s
+
+If it was not you, somebody else has access to your account: end all its
+sessions and change your password.
+`, product, at)}, nil
+	}
+	return notify.Mail{}, notify.ErrNoText
+}

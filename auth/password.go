@@ -1,0 +1,157 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/session"
+	"rootstream/user"
+)
+
+// Why sessions end here, as their rows and events say it.
+const (
+	becausePassword  = "password_changed"
+	becauseRecovered = "password_recovered"
+	becauseDisabled  = "user_disabled"
+	becauseDeleted   = "user_deleted"
+	becauseAdmin     = "admin"
+)
+
+// ChangePassword replaces the password of somebody who knows it and ends the
+// account's other sessions. With a second factor, that must be fresh as well.
+func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next string, c Client) error {
+	if err := s.allowProof(ctx, p); err != nil {
+		return err
+	}
+	enrolled, err := s.mfa.HasFactor(ctx, s.db, p.DBUserID)
+	if err != nil {
+		return err
+	}
+	if enrolled {
+		if err := p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+			return err
+		}
+	}
+	u, err := s.users.ByPublicID(ctx, p.UserID)
+	if err != nil {
+		return signedOut(err)
+	}
+	if err := s.rules.Password(next, u, enrolled || s.cfg.FactorRequired); err != nil {
+		return err
+	}
+	proof, err := s.provePassword(ctx, p, current, c)
+	if err != nil {
+		return err
+	}
+	hash, err := s.hasher.Hash(ctx, next)
+	if err != nil {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		if err := s.stillProven(ctx, tx, u.ID, proof); err != nil {
+			return ErrWrongPassword
+		}
+		if err := s.users.SetPassword(ctx, tx, u.PublicID, hash, uuid.Nil); err != nil {
+			return err
+		}
+		if _, err := s.sessions.RevokeOthers(ctx, tx, u.ID, p.SessionID, session.Cause{Reason: becausePassword}); err != nil {
+			return err
+		}
+		return s.afterPassword(ctx, tx, u)
+	})
+}
+
+// afterPassword ends what the old password began and tells the owner.
+func (s *Service) afterPassword(ctx context.Context, tx *postgres.Tx, u user.User) error {
+	if err := dropChallenges(ctx, tx, u.ID); err != nil {
+		return err
+	}
+	return s.mail(tx, notify.TopicPasswordChanged, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+}
+
+// RequestRecovery mails a recovery token to the owner of a name or address. The
+// answer is the same whether there is one; too many mails to one account are
+// dropped silently, so nobody can hold its recovery up.
+func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) error {
+	if _, err := loginKey(login); err != nil {
+		return err
+	}
+	if err := s.allow(ctx, "recovery", c.network(), perMinute(s.cfg.Rate.RecoveryNetwork)); err != nil {
+		return err
+	}
+	u, err := s.users.ByLogin(ctx, strings.TrimSpace(login))
+	if err != nil && !errors.Is(err, user.ErrNotFound) {
+		return err
+	}
+	send := err == nil && u.IsActive
+	if s.allow(ctx, "mails", u.PublicID.String(), perHour(s.cfg.Rate.RecoveryAccount)) != nil {
+		send = false
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		if !send {
+			return idle(ctx, tx)
+		}
+		return s.mail(tx, TopicRecovery, letter{UserID: u.PublicID})
+	})
+}
+
+// ConfirmRecovery sets a new password by the token of a mail and ends all
+// sessions. It signs nobody in and leaves second factors as they are: who has
+// one needs it at the next sign-in.
+func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c Client) error {
+	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
+		return err
+	}
+	if err := s.rules.Password(password, user.User{}, true); err != nil { // what no account may have
+		return err
+	}
+	hash, err := s.hasher.Hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		t, err := s.users.ConsumeToken(ctx, tx, user.Recover, token)
+		if err != nil {
+			return err
+		}
+		u, err := readAccount(ctx, tx, t.UserID)
+		if errors.Is(err, user.ErrNotFound) || (err == nil && !u.IsActive) {
+			return user.ErrTokenGone
+		}
+		if err != nil {
+			return err
+		}
+		enrolled, err := s.mfa.HasFactor(ctx, tx, u.ID)
+		if err != nil {
+			return err
+		}
+		if err := s.rules.Password(password, u, enrolled || s.cfg.FactorRequired); err != nil {
+			return err // and the token stays good
+		}
+		if err := s.users.SetPassword(ctx, tx, u.PublicID, hash, uuid.Nil); err != nil {
+			return err
+		}
+		if _, err := s.users.MarkVerified(ctx, tx, u.PublicID, uuid.Nil); err != nil { // the mail arrived
+			return err
+		}
+		if _, err := s.sessions.RevokeAll(ctx, tx, u.ID, session.Cause{Reason: becauseRecovered}); err != nil {
+			return err
+		}
+		return s.afterPassword(ctx, tx, u)
+	})
+}
+
+// UpdateProfile changes what others see of somebody.
+func (s *Service) UpdateProfile(ctx context.Context, p Principal, patch user.Profile) (user.User, error) {
+	var u user.User
+	err := s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+		u, err = s.users.UpdateProfile(ctx, tx, p.UserID, patch, uuid.Nil)
+		return err
+	})
+	return u, signedOut(err)
+}

@@ -1,0 +1,122 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"rootstream/event"
+	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/user"
+)
+
+// Registration is what somebody asks for who wants an account.
+type Registration struct{ Username, Email, Password string }
+
+// Register makes an account and mails its owner a token to verify the address.
+//
+// A taken user name is user.ErrUsernameTaken. A taken address looks like
+// success, after the same work, with an account that does not exist; the
+// address's owner gets a mail.
+func (s *Service) Register(ctx context.Context, r Registration, c Client) (user.User, error) {
+	if err := s.allow(ctx, "register", c.network(), perMinute(s.cfg.Rate.RegisterNetwork)); err != nil {
+		return user.User{}, err
+	}
+	n, err := s.prepare(ctx, r)
+	if err != nil {
+		return user.User{}, err
+	}
+	var u user.User
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+		u, err = s.users.Create(ctx, tx, n)
+		if errors.Is(err, user.ErrEmailTaken) {
+			u, err = s.pretend(ctx, tx, n)
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		return s.mail(tx, notify.TopicVerifyEmail, letter{UserID: u.PublicID})
+	})
+	if err != nil {
+		return user.User{}, err
+	}
+	return u, nil
+}
+
+// prepare checks a registration and hashes its password.
+func (s *Service) prepare(ctx context.Context, r Registration) (user.New, error) {
+	err := s.rules.Registration(user.Registration{
+		Username: r.Username, Email: r.Email, Password: r.Password, FactorRequired: s.cfg.FactorRequired,
+	})
+	if err != nil {
+		return user.New{}, err
+	}
+	hash, err := s.hasher.Hash(ctx, r.Password)
+	if err != nil {
+		return user.New{}, err
+	}
+	return user.New{Username: r.Username, Email: user.NormalizeEmail(r.Email), PasswordHash: hash}, nil
+}
+
+// pretend tells an address's owner about a registration and makes up its answer.
+func (s *Service) pretend(ctx context.Context, tx *postgres.Tx, n user.New) (user.User, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return user.User{}, fmt.Errorf("make up an id: %w", err)
+	}
+	now := s.cfg.Now().UTC().Truncate(time.Microsecond)
+	made := user.User{
+		PublicID: id, Username: n.Username, Email: n.Email, Role: user.RoleUser, IsActive: true, CreatedAt: now, UpdatedAt: now,
+	}
+	owner, err := readOwner(ctx, tx, n.Email)
+	if errors.Is(err, user.ErrNotFound) { // gone a moment ago: there is nobody to tell
+		return made, nil
+	}
+	if err != nil {
+		return user.User{}, err
+	}
+	if err := tell(tx, owner.PublicID, "user.registration_attempted", nil); err != nil {
+		return user.User{}, err
+	}
+	if s.allow(ctx, "mails", owner.PublicID.String(), perHour(s.cfg.Rate.RecoveryAccount)) != nil {
+		return made, nil
+	}
+	return made, s.mail(tx, notify.TopicRegisterAttempt, letter{UserID: owner.PublicID, At: now})
+}
+
+// VerifyEmail takes the token of a mail that proves the address is its owner's.
+func (s *Service) VerifyEmail(ctx context.Context, token string, c Client) error {
+	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		t, err := s.users.ConsumeToken(ctx, tx, user.VerifyEmail, token)
+		if err != nil {
+			return err
+		}
+		_, err = s.users.MarkVerified(ctx, tx, t.UserID, uuid.Nil)
+		return err
+	})
+}
+
+// ResendVerification mails the owner of a session another verification token.
+func (s *Service) ResendVerification(ctx context.Context, p Principal) error {
+	if err := s.allow(ctx, "mails", p.UserID.String(), perHour(s.cfg.Rate.RecoveryAccount)); err != nil {
+		return err
+	}
+	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		return s.mail(tx, notify.TopicVerifyEmail, letter{UserID: p.UserID})
+	})
+}
+
+// tell appends an event to an account's history.
+func tell(tx *postgres.Tx, id uuid.UUID, name string, data map[string]any) error {
+	return event.Append(tx, event.New{
+		Aggregate: event.Ref{Type: "user", ID: id}, Name: name, Data: data, UserID: &id, Expect: event.Any,
+	})
+}

@@ -1,0 +1,113 @@
+package auth
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
+
+	"rootstream/cache"
+	"rootstream/errs"
+	"rootstream/secret"
+)
+
+// allow counts one attempt of kind by who and refuses it if there were too many.
+func (s *Service) allow(ctx context.Context, kind, who string, limit cache.Limit) error {
+	if ok, wait := s.limiter.Allow(ctx, "auth:"+kind+":"+who, limit); !ok {
+		return ErrRateLimited.WithRetryAfter(max(wait, time.Second))
+	}
+	return nil
+}
+
+// counter is a tally that a guess counts in.
+type counter struct {
+	key string
+	policy
+}
+
+// counters are the tallies of an account's password, the strictest first. A
+// stranger counts by client network and, softer, from anywhere; a device that
+// has signed in before counts for itself, so strangers cannot lock its owner out.
+func (s *Service) counters(account string, known bool, c Client) []counter {
+	r := s.cfg.Rate
+	client := policy{free: r.FreeClient, most: r.MaxWait}
+	if known {
+		return []counter{{s.tallyKey("device", account, c.DeviceID), client}}
+	}
+	return []counter{
+		{s.tallyKey("client", account, c.network()), client},
+		{s.tallyKey("account", account), policy{free: r.FreeAccount, most: r.MaxWait}},
+	}
+}
+
+func (s *Service) tallyKey(parts ...string) string { return digest(append(parts, s.pepper)...) }
+
+// verdict is how a guess ended.
+type verdict struct {
+	right  bool
+	locked []bool // by counter: this failure was the one that begins its waits
+}
+
+// guess judges one try at a password. It is counted in every tally before it
+// is judged, one after the other by client, and given back unless it was wrong.
+func (s *Service) guess(ctx context.Context, counters []counter, judge func(ctx context.Context) (bool, error)) (verdict, error) {
+	next, err := s.turns.take(ctx, counters[0].key)
+	if err != nil {
+		return verdict{}, err
+	}
+	defer next()
+	v := verdict{locked: make([]bool, len(counters))}
+	for i, c := range counters {
+		begins, wait := s.backoff.reserve(ctx, c.key, c.policy)
+		if wait > 0 {
+			s.refund(ctx, counters[:i])
+			return verdict{}, ErrRateLimited.WithRetryAfter(max(wait, time.Second))
+		}
+		v.locked[i] = begins
+	}
+	v.right, err = judge(ctx)
+	if err != nil || v.right {
+		s.refund(ctx, counters)
+	}
+	return v, err
+}
+
+func (s *Service) refund(ctx context.Context, counters []counter) {
+	for _, c := range counters {
+		s.backoff.refund(ctx, c.key, c.policy)
+	}
+}
+
+// forgive forgets the failures of a client whose sign-in is complete. What
+// strangers failed elsewhere stays counted.
+func (s *Service) forgive(ctx context.Context, key string) {
+	s.backoff.reset(ctx, key, policy{free: s.cfg.Rate.FreeClient, most: s.cfg.Rate.MaxWait})
+}
+
+// pepperOf keeps those who can read Redis from guessing whose failures they
+// see. It comes of the oldest key, so it outlives rotations.
+func pepperOf(keys *secret.Keyset) (string, error) {
+	if keys == nil {
+		return "", nil
+	}
+	macs, err := keys.MACs("auth.rate")
+	if err != nil {
+		return "", fmt.Errorf("derive the key of rate limits: %w", err)
+	}
+	oldest := macs[len(macs)-1]
+	return string(oldest[:]), nil
+}
+
+const maxLogin = 320 // bytes of a name or an address
+
+// loginKey is a login name as limits count it: the same for every spelling
+// that could be the same account.
+func loginKey(login string) (string, error) {
+	if login == "" || len(login) > maxLogin || !utf8.ValidString(login) || strings.ContainsRune(login, 0) {
+		return "", errs.NewInvalid("login", "must be a user name or an e-mail address")
+	}
+	return strings.ToLower(norm.NFKC.String(strings.TrimSpace(login))), nil
+}

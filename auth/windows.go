@@ -1,0 +1,64 @@
+package auth
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"rootstream/cache"
+)
+
+// windows counts attempts in fixed windows, in process: the limiter of an
+// instance that runs without Redis.
+type windows struct {
+	now func() time.Time
+
+	mu   sync.Mutex
+	open map[string]window
+}
+
+type window struct {
+	ends time.Time
+	n    int
+}
+
+const maxWindows = 65536
+
+func newWindows(now func() time.Time) *windows {
+	return &windows{now: now, open: map[string]window{}}
+}
+
+// Allow counts an attempt and reports whether it may be made, else when to try again.
+func (w *windows) Allow(_ context.Context, key string, limit cache.Limit) (ok bool, retryAfter time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	at, have := w.open[key]
+	if !have || !now.Before(at.ends) {
+		if !have && len(w.open) >= maxWindows {
+			w.sweep(now)
+		}
+		at = window{ends: now.Add(limit.Per)}
+	}
+	if at.n >= limit.Count {
+		return false, at.ends.Sub(now)
+	}
+	at.n++
+	w.open[key] = at
+	return true, 0
+}
+
+// sweep drops what has ended, or everything if nothing has: the memory is bounded either way.
+func (w *windows) sweep(now time.Time) {
+	for k, at := range w.open {
+		if !now.Before(at.ends) {
+			delete(w.open, k)
+		}
+	}
+	for k := range w.open {
+		if len(w.open) < maxWindows {
+			return
+		}
+		delete(w.open, k)
+	}
+}
