@@ -73,6 +73,7 @@ func New(deps Deps, cfg Config) *Server {
 	hc.DefaultFormat = "application/json"
 	hc.RejectUnknownQueryParameters = true
 	hc.CreateHooks = nil // no $schema in answers
+	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"bearer": {Type: "http", Scheme: "bearer", Description: "A session token (sst_…), or a service token where that is said."},
 		"cookie": {Type: "apiKey", In: "cookie", Name: hostCookie},
