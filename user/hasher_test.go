@@ -351,3 +351,25 @@ func BenchmarkVerify(b *testing.B) {
 		})
 	}
 }
+
+func TestDerivingAKeyIsRepeatableAndWaitsItsTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHasher(t, user.HasherConfig{Cost: quick, Concurrency: 1})
+		derive := func(password, salt string) string {
+			key, err := h.Derive(t.Context(), []byte(password), []byte(salt))
+			if err != nil || len(key) != 32 {
+				t.Errorf("Derive = %d bytes, %v", len(key), err)
+			}
+			return string(key)
+		}
+		a := derive("code", "salt of sixteen.")
+		if a != derive("code", "salt of sixteen.") || a == derive("code", "another salt....") || a == derive("Code", "salt of sixteen.") {
+			t.Error("a key does not follow from secret and salt alone")
+		}
+		defer h.Occupy()()
+		if _, err := h.Derive(t.Context(), []byte("code"), []byte("salt of sixteen.")); !errors.Is(err, user.ErrBusy) {
+			t.Errorf("Derive with no turn to be had = %v", err)
+		}
+	})
+}
