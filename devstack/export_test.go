@@ -17,3 +17,4 @@ func LockHolder(path string) string                { return lockHolder(path) }
 func LetPass(ctx context.Context, dir string, a proc.Account) error {
 	return letPass(ctx, slog.New(slog.DiscardHandler), dir, a)
 }
+func Tail(path string, from int64) string { return tail(path, from) }

@@ -258,7 +258,7 @@ func (l Layout) redisPassword() (string, error) {
 	return strings.TrimSpace(string(raw)), err
 }
 
-// writeClientFile writes the settings as YAML. JSON strings are YAML strings.
+// writeClientFile writes the settings as YAML.
 func (l Layout) writeClientFile() error {
 	settings, err := l.Settings()
 	if err != nil {
@@ -270,16 +270,15 @@ func (l Layout) writeClientFile() error {
 		b.WriteString(section + ":\n")
 		for _, key := range []string{"listen", "public_url", "master_key_file", "dir", "dsn", "url"} {
 			if v := settings[section+"."+key]; v != "" {
-				quoted, err := json.Marshal(v)
-				if err != nil {
-					return fmt.Errorf("write %s: %w", l.ClientFile, err)
-				}
-				fmt.Fprintf(&b, "  %s: %s\n", key, quoted)
+				b.WriteString("  " + key + ": " + quoteYAML(v) + "\n")
 			}
 		}
 	}
 	return replace(l.ClientFile, b.String())
 }
+
+// quoteYAML writes a single-quoted scalar, in which only the quote itself is special.
+func quoteYAML(v string) string { return "'" + strings.ReplaceAll(v, "'", "''") + "'" }
 
 func randomText() string {
 	raw := make([]byte, 32)

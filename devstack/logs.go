@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -71,7 +72,7 @@ func copyFile(from, to string, limit int64) error {
 	return errors.Join(err, out.Close())
 }
 
-// tail returns the last lines a child wrote after from.
+// tail returns the last lines a child wrote after from, or the first ones of its panic.
 func tail(path string, from int64) string {
 	f, err := os.Open(path) //nolint:gosec // below the data folder
 	if err != nil {
@@ -82,10 +83,14 @@ func tail(path string, from int64) string {
 	if err != nil {
 		return ""
 	}
-	const most, lines = 4 << 10, 6
+	const most, lines = 16 << 10, 6
 	from = max(from, info.Size()-most)
 	buf := make([]byte, max(0, info.Size()-from))
 	n, _ := f.ReadAt(buf, from)
 	all := strings.Split(strings.TrimSpace(string(buf[:n])), "\n")
+	// The first line of a panic says what happened, the last ones only where.
+	if at := slices.IndexFunc(all, func(l string) bool { return strings.HasPrefix(l, "panic: ") }); at >= 0 {
+		return strings.Join(all[at:min(len(all), at+lines)], " | ")
+	}
 	return strings.Join(all[max(0, len(all)-lines):], " | ")
 }

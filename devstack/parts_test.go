@@ -53,6 +53,27 @@ func TestRotateKeepsTheNewestAndLetsWritersGoOn(t *testing.T) {
 	}
 }
 
+func TestTheTailOfALogBeginsWithItsPanic(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.log")
+	const old, text = "an older run\n", "1\n2\n3\n4\n5\n6\n7\n"
+	for _, tt := range []struct{ text, want string }{
+		{text, "2 | 3 | 4 | 5 | 6 | 7"},
+		{"ok\npanic: lost\n" + text, "panic: lost | 1 | 2 | 3 | 4 | 5"},
+		{"", ""},
+	} {
+		if err := os.WriteFile(path, []byte(old+tt.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := devstack.Tail(path, int64(len(old))); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.text, got, tt.want)
+		}
+	}
+	if got := devstack.Tail(path+"x", 0); got != "" {
+		t.Errorf("a log that is not there: %q", got)
+	}
+}
+
 func TestListenersReadsTheKernelsTable(t *testing.T) {
 	t.Parallel()
 	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
