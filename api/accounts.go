@@ -57,7 +57,8 @@ type recoverInput struct {
 	}
 }
 
-type pageInput struct {
+// Paging is which part of a list is wanted.
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50"`
 	Cursor string `query:"cursor" maxLength:"200"`
 }
@@ -111,7 +112,7 @@ func (s *Server) accountRoutes() {
 			return reply(s.deps.Auth.Export(ctx, caller(ctx)))
 		})
 	handle(s, huma.Operation{OperationID: "audit-me", Method: http.MethodGet, Path: "/v1/users/me/audit", Tags: tags, Summary: "My audit trail, newest first"},
-		anyUser, func(ctx context.Context, in *pageInput) (*output[list[event.Event]], error) {
+		anyUser, func(ctx context.Context, in *Paging) (*output[list[event.Event]], error) {
 			return reply(s.audit(ctx, in))
 		})
 	s.recoveryRoutes(tags)
@@ -134,7 +135,7 @@ func (s *Server) recoveryRoutes(tags []string) {
 }
 
 // audit pages by time: the cursor is the microsecond before which to go on.
-func (s *Server) audit(ctx context.Context, in *pageInput) (list[event.Event], error) {
+func (s *Server) audit(ctx context.Context, in *Paging) (list[event.Event], error) {
 	before := time.Now().Add(time.Hour)
 	if in.Cursor != "" {
 		raw, err := base64.RawURLEncoding.DecodeString(in.Cursor)

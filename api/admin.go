@@ -23,7 +23,7 @@ var (
 )
 
 type adminUsersInput struct {
-	pageInput
+	Paging
 	Role     user.Role `query:"role" enum:"user,operator,admin"`
 	Active   string    `query:"active" enum:"true,false"`
 	Verified string    `query:"verified" enum:"true,false"`
@@ -41,7 +41,7 @@ type adminCreateInput struct {
 }
 
 type roleInput struct {
-	idInput
+	PathID
 	Body struct {
 		Role user.Role `json:"role" enum:"user,operator,admin"`
 	}
@@ -58,7 +58,7 @@ func (s *Server) adminRoutes() {
 			return reply(s.deps.Users.List(ctx, in.Limit, in.Cursor, user.Filter{Role: in.Role, Active: yesNo(in.Active), Verified: yesNo(in.Verified), Search: in.Search}))
 		})
 	handle(s, huma.Operation{OperationID: "admin-get-user", Method: http.MethodGet, Path: "/v1/admin/users/{id}", Tags: tags, Summary: "One account", Errors: []int{http.StatusNotFound}},
-		anyOperator, func(ctx context.Context, in *idInput) (*output[user.User], error) {
+		anyOperator, func(ctx context.Context, in *PathID) (*output[user.User], error) {
 			return reply(s.deps.Users.ByPublicID(ctx, in.ID))
 		})
 	handle(s, huma.Operation{OperationID: "admin-create-user", Method: http.MethodPost, Path: "/v1/admin/users", DefaultStatus: http.StatusCreated, Tags: tags, Summary: "Make an account for somebody", Errors: []int{http.StatusConflict}},
@@ -76,7 +76,7 @@ func (s *Server) adminRoutes() {
 	s.adminAccount(tags, "enable", "Enable an account again", s.deps.Auth.Enable)
 	s.adminAccount(tags, "verify", "Mark an account's address as verified", s.deps.Auth.VerifyUser)
 	handle(s, huma.Operation{OperationID: "admin-delete-user", Method: http.MethodDelete, Path: "/v1/admin/users/{id}", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "Delete an account and all it has", Errors: []int{http.StatusNotFound, http.StatusConflict}},
-		freshAdmin, func(ctx context.Context, in *idInput) (*empty, error) {
+		freshAdmin, func(ctx context.Context, in *PathID) (*empty, error) {
 			return nothing(s.deps.Auth.DeleteUser(ctx, caller(ctx).Actor(), in.ID))
 		})
 	s.adminSessionRoutes(tags)
@@ -86,14 +86,14 @@ func (s *Server) adminRoutes() {
 // adminAccount registers one act on an account that answers the account.
 func (s *Server) adminAccount(tags []string, act, summary string, fn func(context.Context, auth.Actor, uuid.UUID) (user.User, error)) {
 	handle(s, huma.Operation{OperationID: "admin-" + act + "-user", Method: http.MethodPost, Path: "/v1/admin/users/{id}/" + act, Tags: tags, Summary: summary, Errors: []int{http.StatusNotFound, http.StatusConflict}},
-		freshAdmin, func(ctx context.Context, in *idInput) (*output[user.User], error) {
+		freshAdmin, func(ctx context.Context, in *PathID) (*output[user.User], error) {
 			return reply(fn(ctx, caller(ctx).Actor(), in.ID))
 		})
 }
 
 func (s *Server) adminSessionRoutes(tags []string) {
 	handle(s, huma.Operation{OperationID: "admin-list-sessions", Method: http.MethodGet, Path: "/v1/admin/users/{id}/sessions", Tags: tags, Summary: "Somebody's live sessions", Errors: []int{http.StatusNotFound}},
-		anyOperator, func(ctx context.Context, in *idInput) (*output[list[session.Session]], error) {
+		anyOperator, func(ctx context.Context, in *PathID) (*output[list[session.Session]], error) {
 			u, err := s.deps.Users.ByPublicID(ctx, in.ID)
 			if err != nil {
 				return nil, err
@@ -102,23 +102,23 @@ func (s *Server) adminSessionRoutes(tags []string) {
 			return reply(list[session.Session]{Items: sessions}, err)
 		})
 	handle(s, huma.Operation{OperationID: "admin-revoke-sessions", Method: http.MethodDelete, Path: "/v1/admin/users/{id}/sessions", Tags: tags, Summary: "End all of somebody's sessions", Errors: []int{http.StatusNotFound}},
-		operating, func(ctx context.Context, in *idInput) (*output[revoked], error) {
+		operating, func(ctx context.Context, in *PathID) (*output[revoked], error) {
 			n, err := s.deps.Auth.RevokeSessions(ctx, caller(ctx).Actor(), in.ID)
 			return reply(revoked{n}, err)
 		})
 	handle(s, huma.Operation{OperationID: "admin-get-session", Method: http.MethodGet, Path: "/v1/admin/sessions/{id}", Tags: tags, Summary: "One session, live or not", Errors: []int{http.StatusNotFound}},
-		anyOperator, func(ctx context.Context, in *idInput) (*output[session.Session], error) {
+		anyOperator, func(ctx context.Context, in *PathID) (*output[session.Session], error) {
 			return reply(s.deps.Auth.Session(ctx, in.ID))
 		})
 	handle(s, huma.Operation{OperationID: "admin-revoke-session", Method: http.MethodDelete, Path: "/v1/admin/sessions/{id}", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "End one session", Errors: []int{http.StatusNotFound}},
-		operating, func(ctx context.Context, in *idInput) (*empty, error) {
+		operating, func(ctx context.Context, in *PathID) (*empty, error) {
 			return nothing(s.deps.Auth.EndSession(ctx, caller(ctx).Actor(), in.ID))
 		})
 }
 
 func (s *Server) adminFactorRoutes(tags []string) {
 	handle(s, huma.Operation{OperationID: "admin-mfa-status", Method: http.MethodGet, Path: "/v1/admin/users/{id}/mfa", Tags: tags, Summary: "Somebody's second factors", Errors: []int{http.StatusNotFound}},
-		anyOperator, func(ctx context.Context, in *idInput) (*output[mfa.Status], error) {
+		anyOperator, func(ctx context.Context, in *PathID) (*output[mfa.Status], error) {
 			u, err := s.deps.Users.ByPublicID(ctx, in.ID)
 			if err != nil {
 				return nil, err
@@ -126,11 +126,11 @@ func (s *Server) adminFactorRoutes(tags []string) {
 			return reply(s.deps.Factors.Status(ctx, u.ID))
 		})
 	handle(s, huma.Operation{OperationID: "admin-reset-mfa", Method: http.MethodDelete, Path: "/v1/admin/users/{id}/mfa", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "Remove all of somebody's factors", Errors: []int{http.StatusNotFound}},
-		freshAdmin, func(ctx context.Context, in *idInput) (*empty, error) {
+		freshAdmin, func(ctx context.Context, in *PathID) (*empty, error) {
 			return nothing(s.deps.Auth.ResetMFA(ctx, caller(ctx).Actor(), in.ID))
 		})
 	handle(s, huma.Operation{OperationID: "admin-resume-mfa", Method: http.MethodPost, Path: "/v1/admin/users/{id}/mfa/resume", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "Lift the suspension of somebody's factors", Errors: []int{http.StatusNotFound}},
-		freshAdmin, func(ctx context.Context, in *idInput) (*empty, error) {
+		freshAdmin, func(ctx context.Context, in *PathID) (*empty, error) {
 			return nothing(s.deps.Auth.ResumeMFA(ctx, caller(ctx).Actor(), in.ID))
 		})
 }

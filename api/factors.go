@@ -22,12 +22,13 @@ type backupCodes struct {
 	BackupCodes []string `json:"backup_codes" doc:"Ten codes that work once each; shown this once."`
 }
 
-type factorInput struct {
+// PathFactor is the factor in a path.
+type PathFactor struct {
 	FactorID uuid.UUID `path:"factor_id" format:"uuid"`
 }
 
 type confirmInput struct {
-	factorInput
+	PathFactor
 	Body struct {
 		Code string `json:"code" maxLength:"64"`
 	}
@@ -45,7 +46,7 @@ func (s *Server) factorRoutes() {
 			return reply(s.deps.Factors.Status(ctx, caller(ctx).DBUserID))
 		})
 	handle(s, huma.Operation{OperationID: "mfa-attempts", Method: http.MethodGet, Path: "/v1/mfa/attempts", Tags: tags, Summary: "Codes that were tried on my account, newest first"},
-		anyUser, func(ctx context.Context, in *pageInput) (*output[list[mfa.Record]], error) {
+		anyUser, func(ctx context.Context, in *Paging) (*output[list[mfa.Record]], error) {
 			records, next, err := s.deps.Factors.Attempts(ctx, caller(ctx).DBUserID, in.Limit, in.Cursor)
 			return reply(list[mfa.Record]{records, next}, err)
 		})
@@ -68,7 +69,7 @@ func (s *Server) factorRoutes() {
 	handle(s, huma.Operation{
 		OperationID: "remove-totp", Method: http.MethodDelete, Path: "/v1/mfa/totp/{factor_id}", DefaultStatus: http.StatusNoContent, Tags: tags,
 		Summary: "Remove an authenticator app", Description: fresh, Errors: []int{http.StatusNotFound},
-	}, anyUser, func(ctx context.Context, in *factorInput) (*empty, error) {
+	}, anyUser, func(ctx context.Context, in *PathFactor) (*empty, error) {
 		return nothing(s.deps.Auth.RemoveTOTP(ctx, caller(ctx), in.FactorID, client(ctx)))
 	})
 	handle(s, huma.Operation{

@@ -11,7 +11,8 @@ import (
 	"rootstream/session"
 )
 
-type idInput struct {
+// PathID is the id in a path.
+type PathID struct {
 	ID uuid.UUID `path:"id" format:"uuid"`
 }
 
@@ -22,7 +23,7 @@ type ownSession struct {
 }
 
 type renameInput struct {
-	idInput
+	PathID
 	Body struct {
 		DeviceName string `json:"device_name" maxLength:"400"`
 	}
@@ -49,7 +50,7 @@ func (s *Server) sessionRoutes() {
 			return reply(s.deps.Auth.RenameSession(ctx, caller(ctx), in.ID, in.Body.DeviceName))
 		})
 	handle(s, huma.Operation{OperationID: "revoke-session", Method: http.MethodDelete, Path: "/v1/sessions/{id}", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "End one of my sessions", Errors: []int{http.StatusNotFound}},
-		anyUser, func(ctx context.Context, in *idInput) (*empty, error) {
+		anyUser, func(ctx context.Context, in *PathID) (*empty, error) {
 			return nothing(s.deps.Auth.RevokeSession(ctx, caller(ctx), in.ID))
 		})
 	handle(s, huma.Operation{OperationID: "revoke-sessions", Method: http.MethodDelete, Path: "/v1/sessions", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "End my other sessions, or all of them"},

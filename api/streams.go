@@ -34,7 +34,7 @@ type createStreamInput struct {
 }
 
 type updateStreamInput struct {
-	idInput
+	PathID
 	Body struct {
 		Name         *string `json:"name,omitempty" maxLength:"1020"`
 		Description  *string `json:"description,omitempty" maxLength:"16000"`
@@ -46,7 +46,7 @@ type updateStreamInput struct {
 }
 
 type listStreamsInput struct {
-	pageInput
+	Paging
 	Mine bool   `query:"mine" doc:"Only my own."`
 	Live string `query:"live" enum:"true,false"`
 }
@@ -61,27 +61,27 @@ type statsBody struct {
 }
 
 type startInput struct {
-	idInput
+	PathID
 	Body *statsBody `required:"false"`
 }
 
 type statsInput struct {
-	idInput
+	PathID
 	Body statsBody
 }
 
 type streamPageInput struct {
-	idInput
-	pageInput
+	PathID
+	Paging
 }
 
 type viewerInput struct {
-	idInput
+	PathID
 	Viewer uuid.UUID `path:"viewer_id" format:"uuid"`
 }
 
 type recordingInput struct {
-	idInput
+	PathID
 	Body struct {
 		SessionID       *uuid.UUID `json:"session_id,omitempty" format:"uuid" doc:"The time it was live; the newest if absent."`
 		Path            string     `json:"file_path" maxLength:"512" doc:"Below the place where recordings are kept."`
@@ -112,7 +112,7 @@ func (s *Server) streamRoutes() {
 			return reply(s.deps.Streams.Streams(ctx, streamAccount(ctx), stream.Filter{List: stream.List{Limit: in.Limit, Cursor: in.Cursor}, Mine: in.Mine, Live: yesNo(in.Live)}))
 		})
 	handle(s, streamOp(tags, "get-stream", http.MethodGet, "", "One stream"),
-		anyUser, func(ctx context.Context, in *idInput) (*output[stream.Stream], error) {
+		anyUser, func(ctx context.Context, in *PathID) (*output[stream.Stream], error) {
 			return reply(s.deps.Streams.ByPublicID(ctx, streamAccount(ctx), in.ID))
 		})
 	handle(s, streamOp(tags, "update-stream", http.MethodPatch, "", "Change one of my streams"),
@@ -121,11 +121,11 @@ func (s *Server) streamRoutes() {
 		})
 	remove := streamOp(tags, "delete-stream", http.MethodDelete, "", "Delete one of my streams with its recordings' records")
 	remove.DefaultStatus = http.StatusNoContent
-	handle(s, remove, anyUser, func(ctx context.Context, in *idInput) (*empty, error) {
+	handle(s, remove, anyUser, func(ctx context.Context, in *PathID) (*empty, error) {
 		return nothing(s.deps.Streams.Delete(ctx, streamAccount(ctx), in.ID))
 	})
 	handle(s, streamOp(tags, "rotate-stream-key", http.MethodPost, "/key", "Replace the stream key"),
-		anyUser, func(ctx context.Context, in *idInput) (*output[streamKey], error) {
+		anyUser, func(ctx context.Context, in *PathID) (*output[streamKey], error) {
 			key, err := s.deps.Streams.RotateKey(ctx, streamAccount(ctx), in.ID)
 			return reply(streamKey{key.Reveal()}, err)
 		})
@@ -151,7 +151,7 @@ func (s *Server) liveRoutes(tags []string) {
 			return reply(s.deps.Streams.Start(ctx, streamAccount(ctx), in.ID, first))
 		})
 	handle(s, streamOp(tags, "stop-stream", http.MethodPost, "/stop", "Stop being live"),
-		anyUser, func(ctx context.Context, in *idInput) (*output[stream.Session], error) {
+		anyUser, func(ctx context.Context, in *PathID) (*output[stream.Session], error) {
 			return reply(s.deps.Streams.Stop(ctx, streamAccount(ctx), in.ID))
 		})
 	handle(s, streamOp(tags, "stream-stats", http.MethodPut, "/stats", "Report bitrate, frame rate and bytes"),
@@ -176,11 +176,11 @@ func (s *Server) liveRoutes(tags []string) {
 func (s *Server) viewerRoutes(tags []string) {
 	join := streamOp(tags, "join-stream", http.MethodPost, "/viewers", "Begin to watch")
 	join.DefaultStatus, join.Description = http.StatusCreated, "Counts as a viewer for expires_in seconds; renew before that."
-	handle(s, join, anyUser, func(ctx context.Context, in *idInput) (*output[stream.Viewer], error) {
+	handle(s, join, anyUser, func(ctx context.Context, in *PathID) (*output[stream.Viewer], error) {
 		return reply(s.deps.Streams.Join(ctx, streamAccount(ctx), in.ID))
 	})
 	handle(s, streamOp(tags, "count-viewers", http.MethodGet, "/viewers", "Viewers now, at the peak and in total"),
-		anyUser, func(ctx context.Context, in *idInput) (*output[stream.Figures], error) {
+		anyUser, func(ctx context.Context, in *PathID) (*output[stream.Figures], error) {
 			return reply(s.deps.Streams.Viewers(ctx, streamAccount(ctx), in.ID))
 		})
 	handle(s, streamOp(tags, "renew-viewer", http.MethodPut, "/viewers/{viewer_id}", "Go on watching"),
