@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -139,7 +140,7 @@ func (c *Config) applyURL(f *errs.Fields) {
 		f.Add("url", "must begin with redis://, rediss:// or unix://")
 		return
 	}
-	if db := path + q.Get("db"); db != "" {
+	if db := cmp.Or(q.Get("db"), path); db != "" {
 		if c.DB, err = strconv.Atoi(db); err != nil {
 			f.Add("url", "names a database that is not a number")
 		}

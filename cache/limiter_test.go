@@ -68,7 +68,7 @@ func TestLimiterNeverLetsMoreThanTheLimitIntoAnyPeriod(t *testing.T) {
 	}
 }
 
-func TestLimiterWithoutRedisIsStricterAndNeverOpen(t *testing.T) {
+func TestPitfall38LimiterWithoutRedisIsStricterAndNeverOpen(t *testing.T) {
 	t.Parallel()
 	srv := cachetest.Server(t)
 	c := srv.Client(t, cache.Config{})
