@@ -12,7 +12,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn" //nolint:depguard // one role and one database, before any pool can exist
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"rootstream/errs"
 )
