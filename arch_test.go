@@ -36,6 +36,7 @@ var mayImport = map[string]string{
 
 	"cache/cachetest":       "cache",
 	"notify/notifytest":     "",
+	"session/near":          "",
 	"postgres/postgrestest": "postgres",
 }
 

@@ -120,13 +120,13 @@ type MailConfig struct {
 	SMTPPort int           `yaml:"smtp_port" default:"587" doc:"Port of the SMTP server."`
 	SMTPUser string        `yaml:"smtp_user" doc:"User name at the SMTP server."`
 	SMTPPass secret.Secret `yaml:"smtp_password" doc:"Password at the SMTP server."`
-	SMTPTLS  string        `yaml:"smtp_tls" default:"starttls" doc:"starttls, tls or none."`
+	SMTPTLS  string        `yaml:"smtp_tls" default:"mandatory" doc:"mandatory (STARTTLS), opportunistic, implicit or none."`
 }
 
 // WebhookConfig is one receiver of signed events.
 type WebhookConfig struct {
 	URL     string          `yaml:"url" doc:"Where to POST."`
-	Secrets []secret.Secret `yaml:"secrets" doc:"Signing secrets; the first signs, all are offered while you change them."`
+	Secrets []secret.Secret `yaml:"secrets" doc:"Signing secrets, newest first; each signs while you change them. Make one with: echo whsec_$(openssl rand -base64 32)"`
 	Topics  []string        `yaml:"topics" doc:"Names or patterns such as session.*; empty means all."`
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path"
 	"reflect"
 	"sort"
 	"strconv"
@@ -210,7 +211,7 @@ func (l *loader) validate() {
 		f.Add(path, "must be one of "+strings.Join(allowed, ", "))
 	}
 	oneOf("session.limit_policy", c.Session.LimitPolicy, "evict_oldest", "deny")
-	oneOf("mail.smtp_tls", c.Mail.SMTPTLS, "starttls", "tls", "none")
+	oneOf("mail.smtp_tls", c.Mail.SMTPTLS, "mandatory", "opportunistic", "implicit", "none")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
 	if (c.HTTP.TLSCert == "") != (c.HTTP.TLSKey == "") {
@@ -255,8 +256,13 @@ func (l *loader) validate() {
 		if u, err := url.Parse(w.URL); err != nil || u.Host == "" {
 			f.Add(fmt.Sprintf("webhooks[%d].url", i), "must be a URL")
 		}
+		for j, pattern := range w.Topics {
+			if _, err := path.Match(pattern, ""); err != nil {
+				f.Add(fmt.Sprintf("webhooks[%d].topics[%d]", i, j), "must be a name or a pattern such as session.*")
+			}
+		}
 		if len(w.Secrets) == 0 {
-			f.Add(fmt.Sprintf("webhooks[%d].secrets", i), "needs at least one secret: openssl rand -hex 32")
+			f.Add(fmt.Sprintf("webhooks[%d].secrets", i), "needs at least one secret: echo whsec_$(openssl rand -base64 32)")
 		}
 	}
 }

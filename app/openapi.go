@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"net/http"
 
 	"rootstream/api"
 )
@@ -12,7 +13,7 @@ import (
 func OpenAPI(w io.Writer) error {
 	// Nothing is called while routes are registered, so parts without a database will do.
 	p := &Parts{}
-	raw, err := api.New(api.Deps{Auth: p.Auth}, api.Config{Version: "1", Metrics: nil}).OpenAPI()
+	raw, err := api.New(api.Deps{Auth: p.Auth}, api.Config{Version: "1", Metrics: http.NotFoundHandler()}).OpenAPI()
 	if err != nil {
 		return err
 	}

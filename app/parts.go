@@ -289,6 +289,9 @@ func (p *Parts) loops() []func(context.Context) error {
 	if p.Keys != nil {
 		loops = append(loops, p.Keys.Run)
 	}
+	if len(p.Config.Webhooks) > 0 {
+		loops = append(loops, p.webhookRelay().Run)
+	}
 	return loops
 }
 

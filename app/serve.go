@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -36,6 +38,7 @@ func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 	if err := prepareSchema(ctx, cfg, log); err != nil {
 		return err
 	}
+	boundMemory(cfg.Session.NearCapacity)
 	p, err := Open(ctx, cfg, Options{Stderr: stderr})
 	if err != nil {
 		return err
@@ -51,6 +54,14 @@ func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 	g.Go(func() error { return p.serveHTTP(ctx, listener) })
 	g.Go(func() error { return p.announce(ctx, listener.Addr(), stdout, stderr) })
 	return g.Wait()
+}
+
+// boundMemory makes the garbage collector work harder before the process grows
+// far beyond what it needs: each password hashed leaves 19 MiB behind.
+func boundMemory(nearCapacity int) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(192<<20 + int64(nearCapacity)*256)
+	}
 }
 
 // mayListen refuses an address beyond this machine without TLS of our own or a proxy's.
