@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"net"
 	"strings"
@@ -44,7 +46,8 @@ func classify(err error) error {
 	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	_, network := errors.AsType[net.Error](err)
-	if connecting || network || pgconn.SafeToRetry(err) || isBroken(err) {
+	gone := errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+	if connecting || network || gone || pgconn.SafeToRetry(err) || isBroken(err) {
 		return ErrUnavailable.WithCause(err).WithRetryAfter(time.Second)
 	}
 	return err

@@ -3,10 +3,12 @@ package postgres_test
 import (
 	"context"
 	_ "embed"
+	"log/slog"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -63,21 +65,60 @@ func value[T any](t testing.TB, c *pgx.Conn, sql string, args ...any) T {
 // legacy makes dsn a database of Phase 24.2 whose default time zone is New York.
 func legacy(t testing.TB, dsn string) string {
 	t.Helper()
-	c := connect(t, dsn, "")
-	mustExec(t, c, "do $$ begin execute format('alter database %I set timezone = %L', current_database(), '"+newYork+"'); end $$")
-	mustExec(t, connect(t, dsn, ""), phase242)
+	setZone(t, dsn)
+	return load(t, dsn, "")
+}
+
+// load fills dsn over a connection of that zone.
+func load(t testing.TB, dsn, zone string) string {
+	t.Helper()
+	c := connect(t, dsn, zone)
+	mustExec(t, c, phase242)
+	_ = c.Close(context.Background())
 	return dsn
 }
 
 // legacyElsewhere makes dsn one whose default is UTC although its writers were in New York.
 func legacyElsewhere(t testing.TB, dsn string) string {
 	t.Helper()
-	mustExec(t, connect(t, dsn, newYork), phase242)
+	return load(t, dsn, newYork)
+}
+
+// upgraded is a database of Phase 24.2 after the rolling upgrade, to be cloned.
+var upgraded struct {
+	once sync.Once
+	dsn  string
+	err  error
+}
+
+// rolling returns a database of Phase 24.2 after the rolling upgrade.
+func rolling(t testing.TB) string {
+	t.Helper()
+	upgraded.once.Do(func() {
+		upgraded.dsn = legacy(t, postgrestest.Kept(t))
+		_, upgraded.err = postgres.Migrate(context.Background(), upgraded.dsn, postgres.MigrateOptions{Rolling: true, Logger: quiet()})
+	})
+	if upgraded.err != nil {
+		t.Fatal(upgraded.err)
+	}
+	dsn := postgrestest.Clone(t, upgraded.dsn)
+	setZone(t, dsn)
 	return dsn
 }
 
+// setZone makes New York the database's default.
+func setZone(t testing.TB, dsn string) {
+	t.Helper()
+	c := connect(t, dsn, "")
+	mustExec(t, c, "do $$ begin execute format('alter database %I set timezone = %L', current_database(), '"+newYork+"'); end $$")
+	_ = c.Close(context.Background())
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
 func migrate(t testing.TB, dsn string, opt postgres.MigrateOptions) []postgres.Migration {
 	t.Helper()
+	opt.Logger = quiet()
 	steps, err := postgres.Migrate(context.Background(), dsn, opt)
 	if err != nil {
 		t.Fatalf("Migrate: %v", err)

@@ -144,8 +144,7 @@ func TestUpgradeReadsLocalTimesAsInstants(t *testing.T) {
 
 func TestUpgradeShape(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t)
 	c := connect(t, dsn, "")
 	for _, tt := range []struct{ what, sql, want string }{
 		{"sessions.id", "select format_type(atttypid, 0) from pg_attribute where attrelid = 'sessions'::regclass and attname = 'id'", "bigint"},
@@ -174,8 +173,7 @@ func TestUpgradeShape(t *testing.T) {
 
 func TestUpgradeImportsTheEventLog(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t)
 	found, _ := connect(t, dsn, "").Query(context.Background(), `select e.legacy_id, e.aggregate_type || ' ' || e.version || ' ' || e.name
 		|| coalesce(' of ' || u.username, '') || case when e.aggregate_id = o.public_id then ' himself' else '' end
 		from events e left join users u on u.public_id = e.user_id

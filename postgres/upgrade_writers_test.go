@@ -110,8 +110,7 @@ func TestOldWritersRevocationsReachEveryInstance(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dsn := legacy(t, postgrestest.Empty(t))
-			migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+			dsn := rolling(t)
 			c := connect(t, dsn, "")
 			mustExec(t, c, tt.sql)
 			for _, token := range tt.ends {
@@ -133,8 +132,7 @@ func TestOldWritersRevocationsReachEveryInstance(t *testing.T) {
 
 func TestARevokedSessionNeverLivesAgain(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t)
 	c := connect(t, dsn, "")
 	mustExec(t, c, "UPDATE sessions SET is_active = FALSE WHERE id = 1")
 	mustExec(t, c, "UPDATE sessions SET is_active = TRUE, expires_at = NOW() + INTERVAL '1 year' WHERE id = 1")
@@ -161,7 +159,7 @@ func TestDeletingASessionEndsItsRetiredTokensToo(t *testing.T) {
 
 func TestOldWritersAreScrubbedAfterTheWholeUpgrade(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
+	dsn := rolling(t)
 	migrate(t, dsn, postgres.MigrateOptions{})
 	c := connect(t, dsn, "")
 	mustExec(t, c, "INSERT INTO sessions (user_id, session_token, expires_at) VALUES (1, 'plain-token-late', NOW() + INTERVAL '1 day')")
@@ -186,7 +184,7 @@ func TestOldWritersAreScrubbedAfterTheWholeUpgrade(t *testing.T) {
 
 func TestOldWritersMayLookElsewhere(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
+	dsn := rolling(t)
 	migrate(t, dsn, postgres.MigrateOptions{})
 	c := connect(t, dsn, "")
 	mustExec(t, c, "set search_path = ''")
@@ -202,16 +200,14 @@ func TestOldWritersMayLookElsewhere(t *testing.T) {
 
 func TestABulkInsertOfAnOldWriterFits(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t)
 	mustExec(t, connect(t, dsn, ""), `INSERT INTO users (username, email, password_hash)
 		SELECT 'bulk' || n, 'bulk' || n || '@example.org', 'x' FROM generate_series(1, 20000) n`)
 }
 
 func TestATakenNameIsOneViolationHoweverItIsSpelt(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t)) // whose own constraints have other names
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t) // whose own constraints have other names
 	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
 	for _, tt := range []struct{ name, email, want string }{
 		{"ada", "new@example.org", "users_username_lower_key"},    // as it is
@@ -241,8 +237,7 @@ func TestATakenNameIsOneViolationHoweverItIsSpelt(t *testing.T) {
 
 func TestParallelTwinsAreAllKept(t *testing.T) {
 	t.Parallel()
-	dsn := legacy(t, postgrestest.Empty(t))
-	migrate(t, dsn, postgres.MigrateOptions{Rolling: true})
+	dsn := rolling(t)
 	spellings := []string{"racer", "Racer", "rAcer", "raCer", "racEr", "raceR", "RAcer", "rACer"}
 	done := make(chan error)
 	for i, name := range spellings {

@@ -45,7 +45,8 @@ $$ SELECT (get_byte(uuid_send(entity), 15) & 15)::smallint $$;
 -- import_event_log copies up to batch rows of 24.2's event_log and returns how many. Versions that
 -- repeated or were missing get new, contiguous ones in the order of insertion, which the repeated hour of
 -- daylight saving does not disturb; event_log itself stays as it was.
-CREATE FUNCTION import_event_log(batch integer) RETURNS integer LANGUAGE plpgsql SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+CREATE FUNCTION import_event_log(batch integer) RETURNS integer LANGUAGE plpgsql
+    SET search_path FROM CURRENT SET enable_seqscan = off SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
     due bigint[];
 BEGIN

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,7 +42,7 @@ func Server(t testing.TB, settings ...string) *Instance {
 	if err := p.at.exec(ctx, "create database rootstream"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := postgres.Migrate(ctx, s.DSN(), postgres.MigrateOptions{Rolling: true}); err != nil {
+	if _, err := postgres.Migrate(ctx, s.DSN(), postgres.MigrateOptions{Rolling: true, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -10,6 +10,7 @@ package postgrestest
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,6 +73,27 @@ func Empty(t testing.TB) string {
 	return create(t, running(t), "template0")
 }
 
+// Kept returns the address of an empty database that lives as long as the test process, to be cloned.
+func Kept(t testing.TB) string {
+	t.Helper()
+	at, name := running(t), fmt.Sprintf("kept_%d", serial.Add(1))
+	if err := at.exec(context.Background(), "create database "+name+" template template0"); err != nil {
+		t.Fatalf("create a database for the tests: %v", err)
+	}
+	return at.dsn(name)
+}
+
+// Clone returns the address of a copy of the database at dsn, which must be of
+// this package's making and have no connection, dropped when the test ends.
+func Clone(t testing.TB, dsn string) string {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return create(t, running(t), cfg.Database)
+}
+
 // AdminDSN returns the address of the server's maintenance database, as superuser.
 func AdminDSN(t testing.TB) string {
 	t.Helper()
@@ -103,7 +125,7 @@ func makeTemplate(at address) error {
 	if err := at.exec(ctx, "create database "+template); err != nil {
 		return err
 	}
-	_, err := postgres.Migrate(ctx, at.dsn(template), postgres.MigrateOptions{Rolling: true})
+	_, err := postgres.Migrate(ctx, at.dsn(template), postgres.MigrateOptions{Rolling: true, Logger: slog.New(slog.DiscardHandler)})
 	return err
 }
 
