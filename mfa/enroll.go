@@ -130,34 +130,26 @@ func (m *Manager) ConfirmTOTP(ctx context.Context, c Confirmation, also func(ctx
 		m.refund(ctx, t, a)
 		return nil, err
 	}
-	err = m.finish(ctx, t, a,
-		func(ctx context.Context, tx *postgres.Tx) error { return m.enable(ctx, tx, t, steps.last) },
-		func(ctx context.Context, tx *postgres.Tx) error { return m.storeBackupCodes(ctx, tx, a.UserID, batch) },
-		func(_ context.Context, tx *postgres.Tx) error {
-			return tell(tx, a.UserPublicID, "mfa.confirmed", map[string]any{"factor_id": t.factorID, "method": TOTP})
-		},
-		func(_ context.Context, tx *postgres.Tx) error { return tellCodes(tx, a.UserPublicID, batch) },
-		also)
+	enable := func(b *pgx.Batch) *pgx.QueuedQuery { // no row if it was confirmed, replaced or removed meanwhile
+		return b.Queue(`update user_mfa set is_enabled = true, last_step = $2, confirmed_at = $3, last_used_at = $3
+			where id = $1 and not is_enabled returning -1`, t.rowID, steps.last, t.at)
+	}
+	err = m.finish(ctx, t, a, enable, func(ctx context.Context, tx *postgres.Tx, _ int) error {
+		if e := m.storeBackupCodes(ctx, tx, a.UserID, batch); e != nil {
+			return e
+		}
+		if e := tell(tx, a.UserPublicID, "mfa.confirmed", map[string]any{"factor_id": t.factorID, "method": TOTP}); e != nil {
+			return e
+		}
+		if e := tellCodes(tx, a.UserPublicID, batch); e != nil || also == nil {
+			return e
+		}
+		return also(ctx, tx)
+	})
 	if err != nil {
 		return nil, err
 	}
 	return codes, nil
-}
-
-// enable makes a pending factor the account's authenticator.
-func (m *Manager) enable(ctx context.Context, tx *postgres.Tx, t try, step int64) error {
-	tag, err := tx.Exec(ctx, `update user_mfa set is_enabled = true, last_step = $2, confirmed_at = $3, last_used_at = $3
-		where id = $1 and not is_enabled and last_step < $2`, t.rowID, step, t.at)
-	if postgres.Violates(err, "user_mfa_enabled_key") {
-		return ErrFactorExists
-	}
-	if err != nil {
-		return fmt.Errorf("enable a factor: %w", err)
-	}
-	if tag.RowsAffected() == 0 { // confirmed, replaced or removed in the meantime
-		return errSpent
-	}
-	return nil
 }
 
 // whyNotPending tells apart what a factor that cannot be confirmed is.

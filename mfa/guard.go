@@ -155,8 +155,7 @@ func (m *Manager) suspend(ctx context.Context, tx *postgres.Tx, a Attempt, now t
 // fail writes down why a try failed and returns what the caller is told. It is
 // written even if the caller has gone: hanging up must not hide a guess.
 func (m *Manager) fail(ctx context.Context, t try, a Attempt, reason string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	err := m.db.InTx(ctx, func(tx *postgres.Tx) error {
 		b := &pgx.Batch{}
 		queueGuard(b, a.UserID)
@@ -182,8 +181,7 @@ func (m *Manager) refund(ctx context.Context, t try, a Attempt) {
 	if ctx.Err() != nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
+	ctx = context.WithoutCancel(ctx)
 	b := &pgx.Batch{}
 	b.Queue(`update mfa_guards g set tries = greatest(tries - 1, 0) where user_id = $1
 		and exists (select from mfa_attempts where id = $2 and reason = $3)`, a.UserID, t.id, reserved)

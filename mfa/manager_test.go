@@ -22,7 +22,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"), goleak.IgnoreAnyFunction("rootstream/postgres/postgrestest.start.func1"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait")) // the PostgreSQL server of the tests
 }
 
 // rig is a database, a manager on it and a clock that stands still.
@@ -36,7 +36,10 @@ type rig struct {
 
 func newRig(t *testing.T, change func(*mfa.Config)) *rig {
 	t.Helper()
-	r := &rig{t: t, db: postgrestest.New(t), now: &atomic.Int64{}}
+	r := &rig{t: t, now: &atomic.Int64{}}
+	r.db = postgrestest.Open(t, postgres.Config{ // for a machine that is busy with other tests
+		DSN: postgrestest.DSN(t), AcquireTimeout: time.Minute, LockTimeout: time.Minute, StatementTimeout: time.Minute,
+	})
 	r.now.Store(1_800_000_000)
 	master, err := secret.NewMasterKey(bytes.Repeat([]byte("k"), 32))
 	if err != nil {

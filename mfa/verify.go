@@ -64,12 +64,19 @@ func (m *Manager) Verify(ctx context.Context, a Attempt, grant func(ctx context.
 		return Result{}, m.fail(ctx, t, a, wrongCode)
 	}
 	r := Result{Method: a.Method, FactorID: t.factorID, At: t.at, BackupCodesLeft: -1}
-	err = m.finish(ctx, t, a,
-		func(ctx context.Context, tx *postgres.Tx) error { return use(ctx, tx, &r) },
-		func(_ context.Context, tx *postgres.Tx) error {
-			return tell(tx, a.UserPublicID, "mfa.verified", map[string]any{"factor_id": r.FactorID, "method": r.Method})
+	err = m.finish(ctx, t, a, use,
+		func(_ context.Context, tx *postgres.Tx, left int) error {
+			r.BackupCodesLeft = left
+			data := map[string]any{"factor_id": r.FactorID, "method": r.Method}
+			if r.Method == BackupCode {
+				data["left"] = left
+				if e := tell(tx, a.UserPublicID, "mfa.backup_code_used", data); e != nil {
+					return e
+				}
+			}
+			return tell(tx, a.UserPublicID, "mfa.verified", data)
 		},
-		func(ctx context.Context, tx *postgres.Tx) error {
+		func(ctx context.Context, tx *postgres.Tx, _ int) error {
 			if grant == nil {
 				return nil
 			}
@@ -81,17 +88,19 @@ func (m *Manager) Verify(ctx context.Context, a Attempt, grant func(ctx context.
 	return r, nil
 }
 
-// finish settles a try as right and does what follows from it, in one transaction.
-func (m *Manager) finish(ctx context.Context, t try, a Attempt, steps ...func(context.Context, *postgres.Tx) error) error {
+// after is what follows from a code that was used up; left is the number of
+// backup codes that are, or -1.
+type after func(ctx context.Context, tx *postgres.Tx, left int) error
+
+// finish settles a try as right, uses the code up and does what follows, in one transaction.
+func (m *Manager) finish(ctx context.Context, t try, a Attempt, use consume, steps ...after) error {
 	err := m.db.InTx(ctx, func(tx *postgres.Tx) error {
-		if err := m.settle(ctx, tx, t, a); err != nil {
+		left, err := settle(ctx, tx, t, a, use)
+		if err != nil {
 			return err
 		}
 		for _, step := range steps {
-			if step == nil {
-				continue
-			}
-			if err := step(ctx, tx); err != nil {
+			if err := step(ctx, tx, left); err != nil {
 				return err
 			}
 		}
@@ -119,8 +128,9 @@ func (a Attempt) normal() (string, error) {
 	}
 }
 
-// consume uses a right code up, or returns errSpent.
-type consume func(ctx context.Context, tx *postgres.Tx, r *Result) error
+// consume queues the statement that uses a right code up. It returns one row,
+// the number of backup codes left or -1, if the code was not used before.
+type consume func(b *pgx.Batch) *pgx.QueuedQuery
 
 // compare judges a code. It returns nil for a wrong one.
 func (m *Manager) compare(ctx context.Context, t try, a Attempt, code string) (consume, error) {
@@ -131,17 +141,10 @@ func (m *Manager) compare(ctx context.Context, t try, a Attempt, code string) (c
 	if err != nil || !ok {
 		return nil, err
 	}
-	return func(ctx context.Context, tx *postgres.Tx, _ *Result) error {
+	return func(b *pgx.Batch) *pgx.QueuedQuery {
 		// The row's own last step decides: what was read at the reservation may be old.
-		tag, err := tx.Exec(ctx, `update user_mfa set last_step = $3, last_used_at = $4
-			where id = $1 and is_enabled and last_step < $2`, t.rowID, steps.first, steps.last, t.at)
-		if err != nil {
-			return fmt.Errorf("use a code: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return errSpent
-		}
-		return nil
+		return b.Queue(`update user_mfa set last_step = $3, last_used_at = $4
+			where id = $1 and is_enabled and last_step < $2 returning -1`, t.rowID, steps.first, steps.last, t.at)
 	}, nil
 }
 
@@ -167,34 +170,38 @@ func (m *Manager) compareBackup(ctx context.Context, t try, a Attempt, code stri
 	for i := range macs {
 		hashes[i] = macs[i][:]
 	}
-	// Its place in the set is looked up by hash: nothing about the code leaks by time.
-	return func(ctx context.Context, tx *postgres.Tx, r *Result) error {
-		err := tx.QueryRow(ctx, `update user_mfa set last_used_at = $4,
+	return func(b *pgx.Batch) *pgx.QueuedQuery {
+		// Looked up by hash, so nothing about the code leaks by time. A code that
+		// is not there was used, or never was one: nobody can tell.
+		return b.Queue(`update user_mfa set last_used_at = $4,
 				backup_codes = array(select c from unnest(backup_codes) c where c <> all($3::bytea[]))
 			where id = $1 and is_enabled and backup_salt = $2 and backup_codes && $3::bytea[]
-			returning cardinality(backup_codes)`, t.rowID, t.salt, hashes, t.at).Scan(&r.BackupCodesLeft)
-		if errors.Is(err, postgres.ErrNoRows) {
-			return errSpent // or never was one: only the hash is kept, so nobody can tell
-		}
-		if err != nil {
-			return fmt.Errorf("use a backup code: %w", err)
-		}
-		return tell(tx, a.UserPublicID, "mfa.backup_code_used", map[string]any{"factor_id": t.factorID, "left": r.BackupCodesLeft})
+			returning cardinality(backup_codes)`, t.rowID, t.salt, hashes, t.at)
 	}, nil
 }
 
-// settle closes a try as successful: the account's window starts afresh.
-func (m *Manager) settle(ctx context.Context, tx *postgres.Tx, t try, a Attempt) error {
-	open := false
+// settle closes a try as successful, starts the account's window afresh and
+// uses the code up. The guard comes first: everything of one account waits there.
+func settle(ctx context.Context, tx *postgres.Tx, t try, a Attempt, use consume) (left int, err error) {
+	open, used := false, []int(nil)
 	b := &pgx.Batch{}
 	b.Queue(`update mfa_guards set tries = 0 where user_id = $1 returning suspended_at is null`, a.UserID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&open) })
 	b.Queue(`update mfa_attempts set success = true, reason = $2 where id = $1`, t.id, accepted)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("settle a try: %w", err)
+	use(b).Query(func(rows pgx.Rows) (err error) {
+		used, err = pgx.CollectRows(rows, pgx.RowTo[int])
+		return err
+	})
+	err = tx.SendBatch(ctx, b).Close()
+	switch {
+	case postgres.Violates(err, "user_mfa_enabled_key"):
+		return 0, ErrFactorExists
+	case err != nil:
+		return 0, fmt.Errorf("use a code: %w", err)
+	case !open: // suspended since the try was reserved
+		return 0, ErrSuspended
+	case len(used) == 0:
+		return 0, errSpent
 	}
-	if !open { // suspended since the try was reserved
-		return ErrSuspended
-	}
-	return nil
+	return used[0], nil
 }

@@ -22,8 +22,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/exec.(*Cmd).Wait"),
-		goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"))
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait")) // the PostgreSQL server of the tests
+}
+
+// patient is for a machine that is busy with other tests.
+var patient = cache.Config{CommandTimeout: 10 * time.Second}
+
+func redis(t *testing.T) *cache.Client {
+	t.Helper()
+	return cachetest.Server(t).Client(t, patient)
 }
 
 // rig is a database, a Redis and a store on them.
@@ -35,7 +42,9 @@ type rig struct {
 
 func newRig(t *testing.T, c *cache.Client, cfg stream.Config) *rig {
 	t.Helper()
-	r := &rig{t: t, db: postgrestest.New(t)}
+	r := &rig{t: t, db: postgrestest.Open(t, postgres.Config{ // for a machine that is busy with other tests
+		DSN: postgrestest.DSN(t), AcquireTimeout: time.Minute, LockTimeout: time.Minute, StatementTimeout: time.Minute,
+	})}
 	var err error
 	if r.Store, err = stream.New(r.db, c, cfg); err != nil {
 		t.Fatal(err)
@@ -428,7 +437,7 @@ func TestStreamsAreListedNewestFirstInPages(t *testing.T) {
 
 func TestDeleteRefusesALiveStream(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), stream.Config{})
+	r := newRig(t, redis(t), stream.Config{})
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	remove := func() error {

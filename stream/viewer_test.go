@@ -60,7 +60,7 @@ var often = stream.Config{FlushEvery: 2 * time.Millisecond}
 
 func TestViewersJoinRenewAndLeave(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a, b := r.account("ada"), r.account("bob")
 	id := r.live(a).Stream.PublicID
 	v, err := r.Join(t.Context(), b, id)
@@ -126,7 +126,7 @@ func TestViewersJoinRenewAndLeave(t *testing.T) {
 
 func TestOnlyWhoMaySeeALiveStreamCanJoin(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), stream.Config{})
+	r := newRig(t, redis(t), stream.Config{})
 	a, b := r.account("ada"), r.account("bob")
 	hidden := r.create(a, stream.Draft{IsPublic: new(false)}).Stream.PublicID
 	if _, err := r.Join(t.Context(), a, hidden); !errors.Is(err, stream.ErrNotLive) {
@@ -146,7 +146,7 @@ func TestOnlyWhoMaySeeALiveStreamCanJoin(t *testing.T) {
 
 func TestCountFallsByItselfWhenViewersVanish(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), stream.Config{ViewerTTL: brief, FlushEvery: 2 * time.Millisecond})
+	r := newRig(t, redis(t), stream.Config{ViewerTTL: brief, FlushEvery: 2 * time.Millisecond})
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	stays := r.join(a, id)
@@ -180,7 +180,7 @@ func TestCountFallsByItselfWhenViewersVanish(t *testing.T) {
 
 func TestParallelViewersAreCountedExactly(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a, b := r.account("ada"), r.account("bob")
 	id := r.live(a).Stream.PublicID
 	const n = 120
@@ -232,7 +232,7 @@ func TestParallelViewersAreCountedExactly(t *testing.T) {
 
 func TestManyViewersAreWrittenInBatches(t *testing.T) {
 	t.Parallel()
-	c := cachetest.New(t)
+	c := redis(t)
 	r := newRig(t, c, often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
@@ -253,7 +253,7 @@ func TestManyViewersAreWrittenInBatches(t *testing.T) {
 
 func TestLinesFetchedAgainAfterACrashAreWrittenOnce(t *testing.T) {
 	t.Parallel()
-	c := cachetest.New(t)
+	c := redis(t)
 	r := newRig(t, c, often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
@@ -283,7 +283,7 @@ func TestLinesFetchedAgainAfterACrashAreWrittenOnce(t *testing.T) {
 
 func TestAViewerWhoseAccountIsGoneHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a, b := r.account("ada"), r.account("bob")
 	id := r.live(a).Stream.PublicID
 	r.join(b, id)
@@ -298,7 +298,7 @@ func TestAViewerWhoseAccountIsGoneHoldsNobodyUp(t *testing.T) {
 func TestWithoutRedisViewersAreUnavailableAndTheRestWorks(t *testing.T) {
 	t.Parallel()
 	server := cachetest.Server(t)
-	r := newRig(t, server.Client(t, cache.Config{}), often)
+	r := newRig(t, server.Client(t, patient), often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	v := r.join(a, id)
@@ -336,7 +336,7 @@ func TestWithoutRedisViewersAreUnavailableAndTheRestWorks(t *testing.T) {
 func TestAWipedRedisForgetsViewersButNotPeakAndTotal(t *testing.T) {
 	t.Parallel()
 	server := cachetest.Server(t)
-	r := newRig(t, server.Client(t, cache.Config{}), often)
+	r := newRig(t, server.Client(t, patient), often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	for range 4 {
@@ -358,7 +358,7 @@ func TestAWipedRedisForgetsViewersButNotPeakAndTotal(t *testing.T) {
 
 func TestANewSessionBeginsItsOwnFigures(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	for range 3 {
@@ -384,7 +384,7 @@ func TestANewSessionBeginsItsOwnFigures(t *testing.T) {
 
 func TestIdleStreamsAreForgotten(t *testing.T) {
 	t.Parallel()
-	c := cachetest.New(t)
+	c := redis(t)
 	r := newRig(t, c, often)
 	a := r.account("ada")
 	gone, idle := r.live(a).Stream.PublicID, r.live(a).Stream.PublicID
@@ -405,7 +405,7 @@ func TestIdleStreamsAreForgotten(t *testing.T) {
 
 func TestRunWritesUntilItIsStopped(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a := r.account("ada")
 	id := r.live(a).Stream.PublicID
 	ctx, cancel := context.WithCancel(t.Context())
@@ -421,7 +421,7 @@ func TestRunWritesUntilItIsStopped(t *testing.T) {
 
 func TestADeadDatabaseIsUnavailable(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, cachetest.New(t), often)
+	r := newRig(t, redis(t), often)
 	a := r.account("ada")
 	c := r.live(a)
 	id := c.Stream.PublicID
@@ -450,7 +450,7 @@ func TestADeadDatabaseIsUnavailable(t *testing.T) {
 func TestViewersWorkOnARedisCluster(t *testing.T) {
 	t.Parallel()
 	set := cachetest.Cluster(t)
-	r := newRig(t, set.Client(t, cache.Config{}), often)
+	r := newRig(t, set.Client(t, patient), often)
 	a := r.account("ada")
 	for range 3 { // of different slots
 		id := r.live(a).Stream.PublicID
