@@ -48,6 +48,9 @@ func (s *netConns) dial(ctx context.Context, addr string, d *net.Dialer, tc *tls
 	if err != nil {
 		return nil, err
 	}
+	if err = ctx.Err(); err != nil { // rueidis would take a second to part from a connection it cannot use any more
+		return nil, errors.Join(err, raw.Close())
+	}
 	nc := &netConn{Conn: raw, set: s}
 	s.mu.Lock()
 	shut := s.shut
@@ -66,7 +69,7 @@ func (s *netConns) dial(ctx context.Context, addr string, d *net.Dialer, tc *tls
 		tc.ServerName, _, _ = net.SplitHostPort(addr)
 	}
 	secure := tls.Client(nc, tc)
-	if err := secure.HandshakeContext(ctx); err != nil {
+	if err = secure.HandshakeContext(ctx); err != nil {
 		return nil, errors.Join(err, nc.Close())
 	}
 	return secure, nil
