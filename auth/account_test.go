@@ -140,21 +140,21 @@ func TestAdministering(t *testing.T) {
 	g := w.login("ada")
 	f := w.enroll(g)
 
-	if v, err := w.SetRole(t.Context(), by, u.PublicID, user.RoleOperator); err != nil || v.Role != user.RoleOperator {
-		t.Fatalf("set role: %+v, %v", v, err)
+	if v, roleErr := w.SetRole(t.Context(), by, u.PublicID, user.RoleOperator); roleErr != nil || v.Role != user.RoleOperator {
+		t.Fatalf("set role: %+v, %v", v, roleErr)
 	}
 	if p := w.principal(g); p.Role != session.RoleOperator {
 		t.Errorf("the session goes on as %v", p.Role)
 	}
-	if v, err := w.VerifyUser(t.Context(), by, u.PublicID); err != nil || !v.IsVerified {
-		t.Errorf("verify: %+v, %v", v, err)
+	if v, verifyErr := w.VerifyUser(t.Context(), by, u.PublicID); verifyErr != nil || !v.IsVerified {
+		t.Errorf("verify: %+v, %v", v, verifyErr)
 	}
-	if n, err := w.RevokeSessions(t.Context(), by, u.PublicID); err != nil || n != 1 {
-		t.Errorf("revoke: %d, %v", n, err)
+	if n, revokeErr := w.RevokeSessions(t.Context(), by, u.PublicID); revokeErr != nil || n != 1 {
+		t.Errorf("revoke: %d, %v", n, revokeErr)
 	}
 	w.refused(g)
 	g = w.signIn("ada", f)
-	if err := w.ResetMFA(t.Context(), by, u.PublicID); err != nil {
+	if err = w.ResetMFA(t.Context(), by, u.PublicID); err != nil {
 		t.Fatal(err)
 	}
 	w.refused(g)
@@ -272,12 +272,12 @@ func TestTheFirstAdministrator(t *testing.T) {
 		t.Fatal(err)
 	}
 	boot := func(token, name string) error {
-		_, err := w.BootstrapAdmin(t.Context(), token, auth.Registration{Username: name, Email: name + "@example.org", Password: password}, from(1))
-		return err
+		_, failure := w.BootstrapAdmin(t.Context(), token, auth.Registration{Username: name, Email: name + "@example.org", Password: password}, from(1))
+		return failure
 	}
 	wantCode(t, boot(stale.Reveal(), "eve"), errs.Gone, "token_gone")
 	wantCode(t, boot("", "eve"), errs.Gone, "token_gone")
-	if err := boot(token.Reveal(), "x"); errs.KindOf(err) != errs.Invalid {
+	if err = boot(token.Reveal(), "x"); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("a bad name: %v", err)
 	}
 	w.register("taken")
@@ -286,11 +286,11 @@ func TestTheFirstAdministrator(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			switch err := boot(token.Reveal(), "boss-"+string(rune('a'+i))); {
-			case err == nil:
+			switch failure := boot(token.Reveal(), "boss-"+string(rune('a'+i))); {
+			case failure == nil:
 				made.Add(1)
-			case errs.KindOf(err) != errs.Gone && errs.KindOf(err) != errs.Conflict:
-				t.Error(err)
+			case errs.KindOf(failure) != errs.Gone && errs.KindOf(failure) != errs.Conflict:
+				t.Error(failure)
 			}
 		})
 	}
@@ -471,7 +471,7 @@ func TestMailsArrive(t *testing.T) {
 	}
 	w.run(sender.Run)
 	w.register("ada")
-	if err := w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
+	if err = w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
 		t.Fatal(err)
 	}
 	tokens := map[string]string{}
@@ -485,10 +485,10 @@ func TestMailsArrive(t *testing.T) {
 			t.Errorf("mail to %v", m.To)
 		}
 	}
-	if err := w.VerifyEmail(t.Context(), tokens["Confirm your e-mail address for Stage"], from(1)); err != nil {
+	if err = w.VerifyEmail(t.Context(), tokens["Confirm your e-mail address for Stage"], from(1)); err != nil {
 		t.Errorf("verify with %v: %v", tokens, err)
 	}
-	if err := w.ConfirmRecovery(t.Context(), tokens["Set a new password for Stage"], another, from(1)); err != nil {
+	if err = w.ConfirmRecovery(t.Context(), tokens["Set a new password for Stage"], another, from(1)); err != nil {
 		t.Errorf("recover with %v: %v", tokens, err)
 	}
 	var kept int
@@ -496,4 +496,59 @@ func TestMailsArrive(t *testing.T) {
 	if err != nil || kept != 0 {
 		t.Errorf("%d rows of the outbox hold a token or an address, %v", kept, err)
 	}
+}
+
+func TestOwnSessions(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("ada")
+	w.register("bob")
+	grants := []auth.Grant{w.login("ada"), w.login("ada"), w.login("ada"), w.login("ada")}
+	p, stranger := w.principal(grants[0]), w.principal(w.login("bob"))
+	id := grants[1].Session.ID
+	if s, err := w.RenameSession(t.Context(), p, id, "Kitchen"); err != nil || s.Device.Name != "Kitchen" {
+		t.Errorf("rename: %+v, %v", s, err)
+	}
+	// Sessions of others are as if they were not (pitfall 36).
+	_, err := w.RenameSession(t.Context(), stranger, id, "Mine")
+	wantCode(t, err, errs.NotFound, "session_not_found")
+	wantCode(t, w.RevokeSession(t.Context(), stranger, id), errs.NotFound, "session_not_found")
+	wantCode(t, w.EndSession(t.Context(), stranger.Actor(), id), errs.Forbidden, "role_required")
+	if err = w.RevokeSession(t.Context(), p, id); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(grants[1])
+	if err = w.EndSession(t.Context(), auth.Console(), grants[2].Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(grants[2])
+	if s, readErr := w.Session(t.Context(), grants[2].Session.ID); readErr != nil || s.Active {
+		t.Errorf("an ended session: %+v, %v", s, readErr)
+	}
+	if n, revokeErr := w.RevokeOtherSessions(t.Context(), p); revokeErr != nil || n != 1 {
+		t.Errorf("others: %d, %v", n, revokeErr)
+	}
+	w.refused(grants[3])
+	w.principal(grants[0])
+	w.enroll(grants[0])
+	begun := w.challenge("ada")
+	if n, revokeErr := w.RevokeAllSessions(t.Context(), p); revokeErr != nil || n != 1 {
+		t.Errorf("all: %d, %v", n, revokeErr)
+	}
+	w.refused(grants[0])
+	_, err = w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: begun.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
+	wantCode(t, err, errs.Gone, "challenge_gone")
+}
+
+func TestExportForAnAdministrator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	if e, err := w.ExportUser(t.Context(), auth.Console(), u.PublicID); err != nil || e.Account.PublicID != u.PublicID {
+		t.Errorf("export: %+v, %v", e, err)
+	}
+	_, err := w.ExportUser(t.Context(), auth.Actor{}, u.PublicID)
+	wantCode(t, err, errs.Forbidden, "role_required")
+	_, err = w.ExportUser(t.Context(), auth.Console(), uuid.New())
+	wantCode(t, err, errs.NotFound, "user_not_found")
 }

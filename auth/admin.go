@@ -62,7 +62,7 @@ func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user
 	var changed user.User
 	err := s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
 		if role != user.RoleAdmin {
-			if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+			if err = s.keepAnAdmin(ctx, tx, u); err != nil {
 				return err
 			}
 		}
@@ -76,10 +76,10 @@ func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user
 func (s *Service) Disable(ctx context.Context, by Actor, id uuid.UUID) (user.User, error) {
 	var changed user.User
 	err := s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
-		if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+		if err = s.keepAnAdmin(ctx, tx, u); err != nil {
 			return err
 		}
-		if err := s.endAll(ctx, tx, u, session.Cause{Reason: becauseDisabled, Actor: by.id}); err != nil {
+		if err = s.endAll(ctx, tx, u, session.Cause{Reason: becauseDisabled, Actor: by.id}); err != nil {
 			return err
 		}
 		if changed, err = s.users.SetActive(ctx, tx, id, false, by.id); err != nil || !u.IsActive {
@@ -250,10 +250,10 @@ func (s *Service) BootstrapAdmin(ctx context.Context, setupToken string, r Regis
 	n.Role = user.RoleAdmin
 	var u user.User
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		if err := s.beforeFirstAdmin(ctx, tx); err != nil {
+		if err = s.beforeFirstAdmin(ctx, tx); err != nil {
 			return err
 		}
-		if _, err := s.users.ConsumeToken(ctx, tx, user.FirstAdmin, setupToken); err != nil {
+		if _, err = s.users.ConsumeToken(ctx, tx, user.FirstAdmin, setupToken); err != nil {
 			return err
 		}
 		if u, err = s.users.Create(ctx, tx, n); err != nil {

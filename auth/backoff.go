@@ -108,12 +108,12 @@ func digest(parts ...string) string {
 // reserve counts a try at key and reports whether it is the one that, if it
 // fails, begins the waits. If it must wait first, nothing was counted.
 func (b *backoff) reserve(ctx context.Context, key string, p policy) (begins bool, wait time.Duration) {
-	if n, wait, admitted, ok := b.ask(ctx, "reserve", key, p); ok {
-		b.mirror(key, n, wait)
+	if n, left, admitted, ok := b.ask(ctx, "reserve", key, p); ok {
+		b.mirror(key, n, left)
 		if admitted {
 			return n == p.free, 0
 		}
-		return false, max(wait, time.Millisecond)
+		return false, max(left, time.Millisecond)
 	}
 	p.free = max(p.free/2, 1) // each instance counts for itself
 	b.mu.Lock()

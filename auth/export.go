@@ -56,12 +56,12 @@ func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64) (e Expor
 		return Export{}, err
 	}
 	for cursor := ""; ; {
-		page, next, err := s.mfa.Attempts(ctx, dbID, exportAttempts, cursor)
-		if err != nil {
+		var page []mfa.Record
+		if page, cursor, err = s.mfa.Attempts(ctx, dbID, exportAttempts, cursor); err != nil {
 			return Export{}, err
 		}
 		e.Attempts = append(e.Attempts, page...)
-		if cursor = next; cursor == "" {
+		if cursor == "" {
 			break
 		}
 	}
@@ -86,11 +86,11 @@ func (s *Service) trail(ctx context.Context, id uuid.UUID) ([]event.Event, error
 		shard int
 		seq   int64
 	}
-	log := event.NewStore(s.db)
+	history := event.NewStore(s.db)
 	seen := map[place]bool{}
 	var all []event.Event
 	for before := s.cfg.Now().AddDate(1, 0, 0); ; {
-		page, err := log.Audit(ctx, id, before, exportEvents)
+		page, err := history.Audit(ctx, id, before, exportEvents)
 		if err != nil {
 			return nil, err
 		}

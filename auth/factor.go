@@ -41,8 +41,8 @@ func (s *Service) ConfirmTOTP(ctx context.Context, p Principal, factor uuid.UUID
 	confirm := mfa.Confirmation{UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP}
 	codes, err := s.mfa.ConfirmTOTP(ctx, confirm, func(ctx context.Context, tx *postgres.Tx) error {
 		// A sign-in that was begun without the factor must not end without it.
-		if err := dropChallenges(ctx, tx, u.ID); err != nil {
-			return err
+		if dropped := dropChallenges(ctx, tx, u.ID); dropped != nil {
+			return dropped
 		}
 		return s.mail(tx, notify.TopicFactorAdded, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
 	})
@@ -61,11 +61,11 @@ func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID,
 			return err
 		}
 		if before { // set up since the look above, perhaps by somebody else
-			if err := p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+			if err = p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
 				return err
 			}
 		}
-		if err := s.mfa.Unenroll(ctx, tx, factorAccount(u), factor); err != nil {
+		if err = s.mfa.Unenroll(ctx, tx, factorAccount(u), factor); err != nil {
 			return err
 		}
 		after, err := s.mfa.HasFactor(ctx, tx, u.ID)

@@ -38,8 +38,8 @@ func TestBackoffDoublesAfterTheFreeFailures(t *testing.T) {
 			t.Fatalf("a free try must wait %v", wait)
 		}
 	}
-	for _, want := range []time.Duration{2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900} {
-		want *= time.Second
+	for _, seconds := range []int{2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900} {
+		want := time.Duration(seconds) * time.Second
 		_, wait := b.Reserve(t.Context(), "ada")
 		if wait != want {
 			t.Fatalf("wait %v, want %v", wait, want)

@@ -52,7 +52,7 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if err != nil {
 		return Login{}, err
 	}
-	if err := s.allow(ctx, "login", c.network(), perMinute(s.cfg.Rate.LoginNetwork)); err != nil {
+	if err = s.allow(ctx, "login", c.network(), perMinute(s.cfg.Rate.LoginNetwork)); err != nil {
 		return Login{}, err
 	}
 	var a account
@@ -65,14 +65,14 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if err != nil {
 		return Login{}, err
 	}
-	if err := s.allowLogin(ctx, key, known, c); err != nil {
+	if err = s.allowLogin(ctx, key, known, c); err != nil {
 		return Login{}, err
 	}
 	counters := s.counters(key, known, c)
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
-		verdict, err := s.hasher.Verify(ctx, a.stored.Reveal(), in.Password)
-		a.rehash = verdict.NeedsRehash
-		return verdict.OK && a.IsActive, err
+		checked, failure := s.hasher.Verify(ctx, a.stored.Reveal(), in.Password)
+		a.rehash = checked.NeedsRehash
+		return checked.OK && a.IsActive, failure
 	})
 	if err != nil {
 		return Login{}, err
@@ -170,12 +170,12 @@ func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client
 	}
 	fresh := s.rehashed(ctx, a, in.Password)
 	var out Login
-	err = s.db.InTx(ctx, func(tx *postgres.Tx) error {
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
 		out = Login{}
 		proof := fingerprint(a.stored.Reveal())
 		if fresh != "" {
-			replaced, err := s.users.ReplaceHash(ctx, tx, a.PublicID, a.stored.Reveal(), fresh)
-			if err != nil {
+			var replaced bool
+			if replaced, err = s.users.ReplaceHash(ctx, tx, a.PublicID, a.stored.Reveal(), fresh); err != nil {
 				return err
 			}
 			if replaced {
@@ -183,11 +183,11 @@ func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client
 			}
 		}
 		if !status.Enabled {
-			if err := s.stillProven(ctx, tx, a.ID, proof); err != nil {
+			if err = s.stillProven(ctx, tx, a.ID, proof); err != nil {
 				return err
 			}
-			g, err := s.grant(ctx, tx, a.User, entry{device: c.device(in.DeviceName), remember: in.Remember, aal: 1, amr: []string{"pwd"}})
-			out.Grant = &g
+			out.Grant = &Grant{}
+			*out.Grant, err = s.grant(ctx, tx, a.User, entry{device: c.device(in.DeviceName), remember: in.Remember, aal: 1, amr: []string{"pwd"}})
 			return err
 		}
 		ch, err := s.challenge(ctx, tx, pendingLogin{

@@ -71,7 +71,7 @@ func TestRegisteringATakenAddressLooksLikeSuccess(t *testing.T) {
 		fake.Role != user.RoleUser || !fake.IsActive || fake.CreatedAt.IsZero() || fake.CreatedAt.Location() != time.UTC {
 		t.Errorf("the made-up answer %+v gives itself away", fake)
 	}
-	if _, err := w.users.ByPublicID(t.Context(), fake.PublicID); !errors.Is(err, user.ErrNotFound) {
+	if _, err = w.users.ByPublicID(t.Context(), fake.PublicID); !errors.Is(err, user.ErrNotFound) {
 		t.Errorf("an account was made: %v", err)
 	}
 	if n := w.mails(notify.TopicRegisterAttempt, owner.PublicID); n != 1 {
@@ -81,7 +81,7 @@ func TestRegisteringATakenAddressLooksLikeSuccess(t *testing.T) {
 		t.Errorf("mail to %s:\n%s", to, text)
 	}
 	for range 10 { // strangers cannot fill the owner's mailbox
-		if _, err := w.Register(t.Context(), auth.Registration{Username: "eve", Email: "ada@example.org", Password: password}, from(2)); err != nil {
+		if _, err = w.Register(t.Context(), auth.Registration{Username: "eve", Email: "ada@example.org", Password: password}, from(2)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -197,7 +197,7 @@ func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.db.Exec(t.Context(), `update users set password_hash = $2 where public_id = $1`, u.PublicID, hash); err != nil {
+	if _, err = w.db.Exec(t.Context(), `update users set password_hash = $2 where public_id = $1`, u.PublicID, hash); err != nil {
 		t.Fatal(err)
 	}
 	w.login("ada")
@@ -426,7 +426,7 @@ func TestReusedTokenEndsTheSessionAndTellsTheOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.db.Exec(t.Context(), `update session_retired_tokens set retired_at = now() - interval '1 minute', valid_until = now() - interval '50 seconds'`); err != nil {
+	if _, err = w.db.Exec(t.Context(), `update session_retired_tokens set retired_at = now() - interval '1 minute', valid_until = now() - interval '50 seconds'`); err != nil {
 		t.Fatal(err)
 	}
 	_, err = w.Refresh(t.Context(), g.Token.Reveal(), from(1))

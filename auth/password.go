@@ -33,7 +33,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 		return err
 	}
 	if enrolled {
-		if err := p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+		if err = p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
 			return err
 		}
 	}
@@ -41,7 +41,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 	if err != nil {
 		return signedOut(err)
 	}
-	if err := s.rules.Password(next, u, enrolled || s.cfg.FactorRequired); err != nil {
+	if err = s.rules.Password(next, u, enrolled || s.cfg.FactorRequired); err != nil {
 		return err
 	}
 	proof, err := s.provePassword(ctx, p, current, c)
@@ -88,10 +88,7 @@ func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) e
 	if err != nil && !errors.Is(err, user.ErrNotFound) {
 		return err
 	}
-	send := err == nil && u.IsActive
-	if s.allow(ctx, "mails", u.PublicID.String(), perHour(s.cfg.Rate.RecoveryAccount)) != nil {
-		send = false
-	}
+	send := s.mayMail(ctx, TopicRecovery, u.PublicID) && err == nil && u.IsActive
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
 		if !send {
 			return idle(ctx, tx)
@@ -115,14 +112,7 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		return err
 	}
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		t, err := s.users.ConsumeToken(ctx, tx, user.Recover, token)
-		if err != nil {
-			return err
-		}
-		u, err := readAccount(ctx, tx, t.UserID)
-		if errors.Is(err, user.ErrNotFound) || (err == nil && !u.IsActive) {
-			return user.ErrTokenGone
-		}
+		u, err := s.recovering(ctx, tx, token)
 		if err != nil {
 			return err
 		}
@@ -144,6 +134,19 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		}
 		return s.afterPassword(ctx, tx, u)
 	})
+}
+
+// recovering uses a token up and returns whose it was.
+func (s *Service) recovering(ctx context.Context, tx *postgres.Tx, token string) (user.User, error) {
+	t, err := s.users.ConsumeToken(ctx, tx, user.Recover, token)
+	if err != nil {
+		return user.User{}, err
+	}
+	u, err := readAccount(ctx, tx, t.UserID)
+	if errors.Is(err, user.ErrNotFound) || (err == nil && !u.IsActive) {
+		return user.User{}, user.ErrTokenGone
+	}
+	return u, err
 }
 
 // UpdateProfile changes what others see of somebody.

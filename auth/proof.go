@@ -46,11 +46,11 @@ func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant,
 		device.ID = p.DeviceID
 	}
 	var g Grant
-	err = s.verifyCode(ctx, u, in.Method, in.Code, c, func(ctx context.Context, tx *postgres.Tx) (err error) {
-		if err := consumeChallenge(ctx, tx, in.ChallengeID); err != nil {
+	err = s.verifyCode(ctx, u, mfa.Attempt{Method: in.Method, Code: in.Code, IP: c.IP}, func(ctx context.Context, tx *postgres.Tx) (err error) {
+		if err = s.stillProven(ctx, tx, u.ID, p.Proof); err != nil { // accounts are locked before their challenges
 			return err
 		}
-		if err := s.stillProven(ctx, tx, u.ID, p.Proof); err != nil {
+		if err = consumeChallenge(ctx, tx, in.ChallengeID); err != nil {
 			return err
 		}
 		g, err = s.grant(ctx, tx, u, entry{device: device, remember: p.Remember, aal: 2, amr: []string{"pwd", "otp"}})
@@ -66,11 +66,9 @@ func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant,
 	return g, nil
 }
 
-// verifyCode checks a code; then runs in the transaction that uses it up.
-func (s *Service) verifyCode(ctx context.Context, u user.User, method mfa.Method, code string, c Client,
-	then func(ctx context.Context, tx *postgres.Tx) error,
-) error {
-	a := mfa.Attempt{UserID: u.ID, UserPublicID: u.PublicID, Method: method, Code: code, IP: c.IP}
+// verifyCode checks a code of u; then runs in the transaction that uses it up.
+func (s *Service) verifyCode(ctx context.Context, u user.User, a mfa.Attempt, then func(context.Context, *postgres.Tx) error) error {
+	a.UserID, a.UserPublicID = u.ID, u.PublicID
 	_, err := s.mfa.Verify(ctx, a, func(ctx context.Context, tx *postgres.Tx, r mfa.Result) error {
 		if err := then(ctx, tx); err != nil {
 			return err
@@ -144,19 +142,19 @@ func (s *Service) Reauthenticate(ctx context.Context, p Principal, in Proof, c C
 	var g Grant
 	elevate := func(ctx context.Context, tx *postgres.Tx) error {
 		if proof != nil {
-			if err := s.stillProven(ctx, tx, u.ID, proof); err != nil {
-				return ErrWrongPassword
+			if changed := s.stillProven(ctx, tx, u.ID, proof); changed != nil {
+				return changed
 			}
 		}
-		made, err := s.sessions.Elevate(ctx, tx, p.SessionID, aal, amr)
+		made, failure := s.sessions.Elevate(ctx, tx, p.SessionID, aal, amr)
 		g = Grant{Token: made.Token, Session: made.Session, User: u}
-		return err
+		return failure
 	}
 	if in.Code == "" {
 		err = s.db.InTx(ctx, func(tx *postgres.Tx) error { return elevate(ctx, tx) })
 	} else {
 		aal, amr = 2, append(amr, "otp")
-		err = s.verifyCode(ctx, u, in.Method, in.Code, c, elevate)
+		err = s.verifyCode(ctx, u, mfa.Attempt{Method: in.Method, Code: in.Code, IP: c.IP}, elevate)
 	}
 	if err != nil {
 		return Grant{}, signedOut(err)
@@ -182,8 +180,8 @@ func (s *Service) provePassword(ctx context.Context, p Principal, password strin
 		{s.tallyKey("proof", p.UserID.String()), policy{free: r.FreeAccount, most: r.MaxWait}},
 	}
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
-		verdict, err := s.hasher.Verify(ctx, stored.Reveal(), password)
-		return verdict.OK, err
+		checked, failure := s.hasher.Verify(ctx, stored.Reveal(), password)
+		return checked.OK, failure
 	})
 	if err != nil {
 		return nil, err
@@ -215,8 +213,7 @@ func (s *Service) Refresh(ctx context.Context, token string, c Client) (Grant, e
 		return Grant{}, err
 	}
 	made, err := s.sessions.Refresh(ctx, token)
-	var reused *session.ReusedError
-	if errors.As(err, &reused) {
+	if reused, ok := errors.AsType[*session.ReusedError](err); ok {
 		s.tellReuse(ctx, reused)
 	}
 	if err != nil {

@@ -32,16 +32,14 @@ func (s *Service) Register(ctx context.Context, r Registration, c Client) (user.
 	}
 	var u user.User
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		u, err = s.users.Create(ctx, tx, n)
-		if errors.Is(err, user.ErrEmailTaken) {
-			u, err = s.pretend(ctx, tx, n)
-			return err
-		}
-		if err != nil {
+		if u, err = s.users.Create(ctx, tx, n); err != nil {
 			return err
 		}
 		return s.mail(tx, notify.TopicVerifyEmail, letter{UserID: u.PublicID})
 	})
+	if errors.Is(err, user.ErrEmailTaken) {
+		return s.pretend(ctx, n)
+	}
 	if err != nil {
 		return user.User{}, err
 	}
@@ -64,7 +62,7 @@ func (s *Service) prepare(ctx context.Context, r Registration) (user.New, error)
 }
 
 // pretend tells an address's owner about a registration and makes up its answer.
-func (s *Service) pretend(ctx context.Context, tx *postgres.Tx, n user.New) (user.User, error) {
+func (s *Service) pretend(ctx context.Context, n user.New) (user.User, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return user.User{}, fmt.Errorf("make up an id: %w", err)
@@ -73,20 +71,30 @@ func (s *Service) pretend(ctx context.Context, tx *postgres.Tx, n user.New) (use
 	made := user.User{
 		PublicID: id, Username: n.Username, Email: n.Email, Role: user.RoleUser, IsActive: true, CreatedAt: now, UpdatedAt: now,
 	}
-	owner, err := readOwner(ctx, tx, n.Email)
+	owner, err := readOwner(ctx, s.db, n.Email)
 	if errors.Is(err, user.ErrNotFound) { // gone a moment ago: there is nobody to tell
 		return made, nil
 	}
 	if err != nil {
 		return user.User{}, err
 	}
-	if err := tell(tx, owner.PublicID, "user.registration_attempted", nil); err != nil {
+	send := s.mayMail(ctx, notify.TopicRegisterAttempt, owner.PublicID)
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		if err := tell(tx, owner.PublicID, "user.registration_attempted", nil); err != nil || !send {
+			return err
+		}
+		return s.mail(tx, notify.TopicRegisterAttempt, letter{UserID: owner.PublicID, At: now})
+	})
+	if err != nil {
 		return user.User{}, err
 	}
-	if s.allow(ctx, "mails", owner.PublicID.String(), perHour(s.cfg.Rate.RecoveryAccount)) != nil {
-		return made, nil
-	}
-	return made, s.mail(tx, notify.TopicRegisterAttempt, letter{UserID: owner.PublicID, At: now})
+	return made, nil
+}
+
+// mayMail counts a mail that anybody can cause, and reports whether its owner
+// is to get it. Each topic counts for itself, so none can use another up.
+func (s *Service) mayMail(ctx context.Context, topic string, owner uuid.UUID) bool {
+	return s.allow(ctx, "mail", topic+":"+owner.String(), perHour(s.cfg.Rate.RecoveryAccount)) == nil
 }
 
 // VerifyEmail takes the token of a mail that proves the address is its owner's.
@@ -106,7 +114,7 @@ func (s *Service) VerifyEmail(ctx context.Context, token string, c Client) error
 
 // ResendVerification mails the owner of a session another verification token.
 func (s *Service) ResendVerification(ctx context.Context, p Principal) error {
-	if err := s.allow(ctx, "mails", p.UserID.String(), perHour(s.cfg.Rate.RecoveryAccount)); err != nil {
+	if err := s.allow(ctx, "resend", p.UserID.String(), perHour(s.cfg.Rate.RecoveryAccount)); err != nil {
 		return err
 	}
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {

@@ -26,10 +26,13 @@ func (s *Service) RevokeOtherSessions(ctx context.Context, p Principal) (n int, 
 }
 
 // RevokeAllSessions ends all of the principal's sessions, this one included, and returns how many.
+// Sign-ins that are half done end with them.
 func (s *Service) RevokeAllSessions(ctx context.Context, p Principal) (n int, err error) {
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		n, err = s.sessions.RevokeAll(ctx, tx, p.DBUserID, session.Cause{Reason: "user"})
-		return err
+		if n, err = s.sessions.RevokeAll(ctx, tx, p.DBUserID, session.Cause{Reason: "user"}); err != nil {
+			return err
+		}
+		return dropChallenges(ctx, tx, p.DBUserID)
 	})
 	return n, err
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -126,7 +127,7 @@ func (g *guarded) Write(b []byte) (int, error) {
 	return g.w.Write(b)
 }
 
-func keyset(t testing.TB, db *postgres.DB) *secret.Keyset {
+func keyset(t *testing.T, db *postgres.DB) *secret.Keyset {
 	t.Helper()
 	master, err := secret.NewMasterKeyFile(filepath.Join(t.TempDir(), "master.key"))
 	if err != nil {
@@ -329,3 +330,20 @@ func wantCode(t *testing.T, err error, kind errs.Kind, code string) {
 }
 
 func TestMain(m *testing.M) { os.Exit(m.Run()) }
+
+// outside lets an example have a database of its own.
+type outside struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (*outside) Helper()                      {}
+func (o *outside) Cleanup(fn func())          { o.cleanups = append(o.cleanups, fn) }
+func (*outside) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
+func (*outside) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
+func (*outside) Logf(f string, args ...any)   { fmt.Fprintf(os.Stderr, f+"\n", args...) }
+func (o *outside) end() {
+	for i := len(o.cleanups) - 1; i >= 0; i-- {
+		o.cleanups[i]()
+	}
+}
