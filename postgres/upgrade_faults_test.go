@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"rootstream/errs"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -81,8 +83,7 @@ func TestAnInterruptedUpgradeGoesOnWhereItStopped(t *testing.T) {
 			return
 		case <-time.After(wait):
 		}
-		mustExec(t, killer, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'rootstream migrate' and datname = current_database()")
-		if err := <-done; err != nil {
+		if err := endedByForce(t, killer, done); err != nil {
 			interrupted++
 			if errs.KindOf(err) != errs.Unavailable {
 				t.Errorf("an interrupted upgrade = %v, want kind Unavailable", err)
@@ -93,6 +94,20 @@ func TestAnInterruptedUpgradeGoesOnWhereItStopped(t *testing.T) {
 		}
 		// Old writers go on, whatever has been reached.
 		mustExec(t, killer, "UPDATE sessions SET last_activity = NOW() WHERE id = 1")
+	}
+}
+
+// endedByForce cuts the upgrade's connections until it ends.
+func endedByForce(t *testing.T, killer *pgx.Conn, done <-chan error) error {
+	t.Helper()
+	for {
+		mustExec(t, killer, `select pg_terminate_backend(pid) from pg_stat_activity
+			where application_name = 'rootstream migrate' and datname = current_database()`)
+		select {
+		case err := <-done:
+			return err
+		case <-time.After(2 * time.Millisecond):
+		}
 	}
 }
 
