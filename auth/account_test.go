@@ -159,19 +159,19 @@ func TestAdministering(t *testing.T) {
 	}
 	w.refused(g)
 	g = w.login("ada")
-	if v, err := w.Disable(t.Context(), by, u.PublicID); err != nil || v.IsActive {
-		t.Fatalf("disable: %+v, %v", v, err)
+	if v, disableErr := w.Disable(t.Context(), by, u.PublicID); disableErr != nil || v.IsActive {
+		t.Fatalf("disable: %+v, %v", v, disableErr)
 	}
 	w.refused(g)
 	if w.mails(auth.TopicDisabled, u.PublicID) != 1 {
 		t.Error("the owner was not told")
 	}
-	if v, err := w.Enable(t.Context(), by, u.PublicID); err != nil || !v.IsActive {
-		t.Fatalf("enable: %+v, %v", v, err)
+	if v, enableErr := w.Enable(t.Context(), by, u.PublicID); enableErr != nil || !v.IsActive {
+		t.Fatalf("enable: %+v, %v", v, enableErr)
 	}
 	w.refused(g)
 	g = w.login("ada")
-	if err := w.DeleteUser(t.Context(), by, u.PublicID); err != nil {
+	if err = w.DeleteUser(t.Context(), by, u.PublicID); err != nil {
 		t.Fatal(err)
 	}
 	w.refused(g)

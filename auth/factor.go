@@ -39,11 +39,7 @@ func (s *Service) ConfirmTOTP(ctx context.Context, p Principal, factor uuid.UUID
 		return nil, signedOut(err)
 	}
 	confirm := mfa.Confirmation{UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP}
-	codes, err := s.mfa.ConfirmTOTP(ctx, confirm, func(ctx context.Context, tx *postgres.Tx) error {
-		// A sign-in that was begun without the factor must not end without it.
-		if dropped := dropChallenges(ctx, tx, u.ID); dropped != nil {
-			return dropped
-		}
+	codes, err := s.mfa.ConfirmTOTP(ctx, confirm, func(_ context.Context, tx *postgres.Tx) error {
 		return s.mail(tx, notify.TopicFactorAdded, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
 	})
 	return codes, s.afterCode(ctx, u, err)

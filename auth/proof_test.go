@@ -370,15 +370,20 @@ func TestPitfall28FactorsChangeOnlyAfterAFreshProof(t *testing.T) {
 	w.login("ada")
 }
 
-func TestConfirmingEndsSignInsBegunBefore(t *testing.T) {
+func TestConfirmingAFactorOfSomebodyElse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.register("ada")
-	g := w.login("ada")
-	w.enroll(g)
-	if _, err := w.ConfirmTOTP(t.Context(), w.principal(g), w.principal(g).SessionID, "123456", from(1)); !errors.Is(err, mfa.ErrFactorNotFound) {
-		t.Errorf("a factor that is none: %v", err)
+	w.register("eve")
+	made, err := w.EnrollTOTP(t.Context(), w.principal(w.login("ada")), from(1))
+	if err != nil {
+		t.Fatal(err)
 	}
+	f := factor{w: w, id: made.FactorID, secret: made.Secret.Reveal()}
+	eve := w.principal(w.login("eve"))
+	_, err = w.ConfirmTOTP(t.Context(), eve, f.id, f.next(), from(1))
+	wantCode(t, err, errs.NotFound, "factor_not_found")
+	wantCode(t, w.RemoveTOTP(t.Context(), eve, f.id, from(1)), errs.NotFound, "factor_not_found")
 }
 
 func TestSuspensionIsMailedOnce(t *testing.T) {

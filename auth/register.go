@@ -80,8 +80,8 @@ func (s *Service) pretend(ctx context.Context, n user.New) (user.User, error) {
 	}
 	send := s.mayMail(ctx, notify.TopicRegisterAttempt, owner.PublicID)
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		if err := tell(tx, owner.PublicID, "user.registration_attempted", nil); err != nil || !send {
-			return err
+		if told := tell(tx, owner.PublicID, "user.registration_attempted", nil); told != nil || !send {
+			return told
 		}
 		return s.mail(tx, notify.TopicRegisterAttempt, letter{UserID: owner.PublicID, At: now})
 	})

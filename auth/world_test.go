@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/pquerna/otp"
 	"github.com/pquerna/otp/totp"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"rootstream/auth"
 	"rootstream/cache"
@@ -53,6 +55,7 @@ type option struct {
 	session  session.Config
 	noRedis  bool
 	patience time.Duration // with Redis; 0 means long
+	registry prometheus.Registerer
 }
 
 func newWorld(t *testing.T, opts ...func(*option)) *world {
@@ -63,6 +66,7 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	}
 	db := postgrestest.Open(t, postgres.Config{ // patient: the machine may be busy
 		DSN: postgrestest.DSN(t), AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
+		Registerer: o.registry,
 	})
 	w := &world{t: t, db: db, clock: newHands(), logged: &strings.Builder{}}
 	log := slog.New(slog.NewTextHandler(&guarded{w: w.logged}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -343,7 +347,7 @@ func (*outside) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
 func (*outside) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
 func (*outside) Logf(f string, args ...any)   { fmt.Fprintf(os.Stderr, f+"\n", args...) }
 func (o *outside) end() {
-	for i := len(o.cleanups) - 1; i >= 0; i-- {
-		o.cleanups[i]()
+	for _, fn := range slices.Backward(o.cleanups) {
+		fn()
 	}
 }
