@@ -120,21 +120,21 @@ func (d *demo) call(method, path string, body any) (int, object, error) {
 	return resp.StatusCode, answer, nil
 }
 
-func (d *demo) account() error {
+func (d *demo) account() (err error) {
 	d.name = "demo-" + strings.ToLower(rand.Text()[:10])
 	d.password = rand.Text()
-	if _, err := d.step("is the server ready?", "GET", "/readyz", nil, 200); err != nil {
+	if _, err = d.step("is the server ready?", "GET", "/readyz", nil, 200); err != nil {
 		return err
 	}
-	if _, err := d.step("sign up as "+d.name, "POST", "/v1/users",
+	if _, err = d.step("sign up as "+d.name, "POST", "/v1/users",
 		object{"username": d.name, "email": d.name + "@example.org", "password": d.password}, 201); err != nil {
 		return err
 	}
-	if _, err := d.step("the name is taken now", "POST", "/v1/users",
+	if _, err = d.step("the name is taken now", "POST", "/v1/users",
 		object{"username": strings.ToUpper(d.name), "email": "x" + d.name + "@example.org", "password": d.password}, 409); err != nil {
 		return err
 	}
-	if _, err := d.step("a wrong password is refused", "POST", "/v1/auth/login",
+	if _, err = d.step("a wrong password is refused", "POST", "/v1/auth/login",
 		object{"login": d.name, "password": "not the password at all"}, 401); err != nil {
 		return err
 	}
@@ -154,8 +154,8 @@ func (d *demo) signIn(what, device string) error {
 	return nil
 }
 
-func (d *demo) session() error {
-	if err := d.signIn("sign in on a phone as well", "demo phone"); err != nil {
+func (d *demo) session() (err error) {
+	if err = d.signIn("sign in on a phone as well", "demo phone"); err != nil {
 		return err
 	}
 	for _, s := range []struct {
@@ -167,7 +167,7 @@ func (d *demo) session() error {
 		{"validate it again, from memory", "POST", "/v1/sessions/validate", object{"token": d.token}},
 		{"validate many at once", "POST", "/v1/sessions/validate-batch", object{"tokens": []string{d.token, d.other, "sst_garbage"}}},
 	} {
-		if _, err := d.step(s.what, s.method, s.path, s.body, 200); err != nil {
+		if _, err = d.step(s.what, s.method, s.path, s.body, 200); err != nil {
 			return err
 		}
 	}
@@ -176,7 +176,7 @@ func (d *demo) session() error {
 		return err
 	}
 	d.token, _ = answer["token"].(string)
-	if _, err := d.step("end all other sessions", "DELETE", "/v1/sessions?scope=others", nil, 204); err != nil {
+	if _, err = d.step("end all other sessions", "DELETE", "/v1/sessions?scope=others", nil, 204); err != nil {
 		return err
 	}
 	answer, err = d.step("the laptop's token is refused", "POST", "/v1/sessions/validate", object{"token": d.other}, 200)
@@ -215,7 +215,7 @@ func (d *demo) secondFactor() error {
 		return err
 	}
 	challenge, _ := answer["challenge_id"].(string)
-	if _, err := d.step("the code used above is refused", "POST", "/v1/auth/mfa/verify",
+	if _, err = d.step("the code used above is refused", "POST", "/v1/auth/mfa/verify",
 		object{"challenge_id": challenge, "method": "totp", "code": code}, 401); err != nil {
 		return err
 	}
@@ -235,10 +235,10 @@ func (d *demo) streaming() error {
 	}
 	d.stream, _ = answer["id"].(string)
 	path := "/v1/streams/" + d.stream
-	if _, err := d.step("go live", "POST", path+"/start", nil, 200); err != nil {
+	if _, err = d.step("go live", "POST", path+"/start", nil, 200); err != nil {
 		return err
 	}
-	if _, err := d.step("report bitrate and frame rate", "PUT", path+"/stats",
+	if _, err = d.step("report bitrate and frame rate", "PUT", path+"/stats",
 		object{"bitrate_kbps": 6000, "fps": 60, "resolution": "1920x1080"}, 200); err != nil {
 		return err
 	}
@@ -247,13 +247,13 @@ func (d *demo) streaming() error {
 		return err
 	}
 	viewer, _ := answer["viewer_id"].(string)
-	if _, err := d.step("the viewer renews", "PUT", path+"/viewers/"+viewer, nil, 200); err != nil {
+	if _, err = d.step("the viewer renews", "PUT", path+"/viewers/"+viewer, nil, 200); err != nil {
 		return err
 	}
-	if _, err := d.step("the viewer leaves", "DELETE", path+"/viewers/"+viewer, nil, 204); err != nil {
+	if _, err = d.step("the viewer leaves", "DELETE", path+"/viewers/"+viewer, nil, 204); err != nil {
 		return err
 	}
-	if _, err := d.step("stop", "POST", path+"/stop", nil, 200); err != nil {
+	if _, err = d.step("stop", "POST", path+"/stop", nil, 200); err != nil {
 		return err
 	}
 	_, err = d.step("the stream's history", "GET", "/v1/events?aggregate_type=stream&aggregate_id="+d.stream, nil, 200)
@@ -268,7 +268,7 @@ func (d *demo) goodbye() error {
 	if items, _ := answer["items"].([]any); len(items) < 5 {
 		return ErrDemo.WithCause(fmt.Errorf("the audit trail has %d entries", len(items)))
 	}
-	if _, err := d.step("delete the account and all it has", "DELETE", "/v1/users/me", nil, 204); err != nil {
+	if _, err = d.step("delete the account and all it has", "DELETE", "/v1/users/me", nil, 204); err != nil {
 		return err
 	}
 	_, err = d.step("its token is refused", "GET", "/v1/users/me", nil, 401)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"reflect"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -140,7 +141,7 @@ func (l *loader) setPath(v reflect.Value, path, value, where string) {
 
 // set parses one scalar into a field.
 func (l *loader) set(f reflect.Value, value, where string) {
-	if text, ok := f.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if text, ok := reflect.TypeAssert[encoding.TextUnmarshaler](f.Addr()); ok {
 		if err := text.UnmarshalText([]byte(value)); err != nil {
 			l.faults.Add(where, err.Error())
 		}
@@ -195,75 +196,90 @@ func fieldAt(v reflect.Value, path string) (reflect.Value, bool) {
 }
 
 func isText(v reflect.Value) bool {
-	_, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
+	_, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr())
 	return ok
 }
 
 // validate checks what no single field can say.
 func (l *loader) validate() {
 	c, f := &l.cfg, &l.faults
-	oneOf := func(path, value string, allowed ...string) {
-		for _, a := range allowed {
-			if value == a {
-				return
-			}
-		}
-		f.Add(path, "must be one of "+strings.Join(allowed, ", "))
-	}
-	oneOf("session.limit_policy", c.Session.LimitPolicy, "evict_oldest", "deny")
-	oneOf("mail.smtp_tls", c.Mail.SMTPTLS, "mandatory", "opportunistic", "implicit", "none")
-	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
-	oneOf("log.format", c.Log.Format, "text", "json")
-	if (c.HTTP.TLSCert == "") != (c.HTTP.TLSKey == "") {
-		f.Add("http.tls_cert", "and http.tls_key go together")
-	}
-	for i, p := range c.HTTP.TrustedProxies {
-		if _, err := netip.ParsePrefix(p); err != nil {
-			f.Add(fmt.Sprintf("http.trusted_proxies[%d]", i), "must be a network such as 10.0.0.0/8")
+	for _, choice := range []struct {
+		path, value string
+		allowed     []string
+	}{
+		{"session.limit_policy", c.Session.LimitPolicy, []string{"evict_oldest", "deny"}},
+		{"mail.smtp_tls", c.Mail.SMTPTLS, []string{"mandatory", "opportunistic", "implicit", "none"}},
+		{"log.level", c.Log.Level, []string{"debug", "info", "warn", "error"}},
+		{"log.format", c.Log.Format, []string{"text", "json"}},
+	} {
+		if !slices.Contains(choice.allowed, choice.value) {
+			f.Add(choice.path, "must be one of "+strings.Join(choice.allowed, ", "))
 		}
 	}
-	if c.HTTP.PublicURL != "" {
-		if u, err := url.Parse(c.HTTP.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-			f.Add("http.public_url", "must be a URL such as https://stream.example.org")
+	for _, bound := range []struct {
+		path        string
+		value       int
+		least, most int
+	}{
+		{"postgres.max_conns", c.Postgres.MaxConns, 4, 10_000},
+		{"session.limit", c.Session.Limit, 1, 100_000},
+		{"session.near_capacity", c.Session.NearCapacity, 1024, 1 << 27},
+		{"auth.password_min_length", c.Auth.PasswordMinLength, 8, 64},
+	} {
+		if bound.value < bound.least || bound.value > bound.most {
+			f.Add(bound.path, fmt.Sprintf("must be between %d and %d", bound.least, bound.most))
 		}
 	}
-	if c.Postgres.MaxConns < 4 {
-		f.Add("postgres.max_conns", "must be at least 4")
-	}
-	if c.Session.Limit < 1 {
-		f.Add("session.limit", "must be at least 1")
-	}
-	if c.Session.NearCapacity < 1024 {
-		f.Add("session.near_capacity", "must be at least 1024")
-	}
-	if c.Auth.PasswordMinLength < 8 || c.Auth.PasswordMinLength > 64 {
-		f.Add("auth.password_min_length", "must be between 8 and 64")
-	}
-	for _, class := range []struct {
-		name string
-		SessionLifetimeConfig
-	}{{"user", c.Session.User}, {"remembered", c.Session.Remembered}, {"creator", c.Session.Creator}, {"admin", c.Session.Admin}} {
-		if class.Idle < 5*time.Minute || class.Absolute < class.Idle {
-			f.Add("session."+class.name, "needs idle of at least 5m, and absolute no shorter than idle")
-		}
-	}
-	for i, s := range c.ServiceTokens {
-		if len(s.Token.Reveal()) < 32 {
+	c.HTTP.check(f)
+	c.Session.check(f)
+	for i, t := range c.ServiceTokens {
+		if len(t.Token.Reveal()) < 32 {
 			f.Add(fmt.Sprintf("service_tokens[%d].token", i), "must have at least 32 characters: openssl rand -hex 32")
 		}
 	}
 	for i, w := range c.Webhooks {
-		if u, err := url.Parse(w.URL); err != nil || u.Host == "" {
-			f.Add(fmt.Sprintf("webhooks[%d].url", i), "must be a URL")
+		w.check(f, fmt.Sprintf("webhooks[%d]", i))
+	}
+}
+
+func (c HTTPConfig) check(f *errs.Fields) {
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		f.Add("http.tls_cert", "and http.tls_key go together")
+	}
+	for i, p := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err != nil {
+			f.Add(fmt.Sprintf("http.trusted_proxies[%d]", i), "must be a network such as 10.0.0.0/8")
 		}
-		for j, pattern := range w.Topics {
-			if _, err := path.Match(pattern, ""); err != nil {
-				f.Add(fmt.Sprintf("webhooks[%d].topics[%d]", i, j), "must be a name or a pattern such as session.*")
-			}
+	}
+	if c.PublicURL != "" {
+		if u, err := url.Parse(c.PublicURL); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			f.Add("http.public_url", "must be a URL such as https://stream.example.org")
 		}
-		if len(w.Secrets) == 0 {
-			f.Add(fmt.Sprintf("webhooks[%d].secrets", i), "needs at least one secret: echo whsec_$(openssl rand -base64 32)")
+	}
+}
+
+func (c SessionConfig) check(f *errs.Fields) {
+	for _, class := range []struct {
+		name string
+		SessionLifetimeConfig
+	}{{"user", c.User}, {"remembered", c.Remembered}, {"creator", c.Creator}, {"admin", c.Admin}} {
+		if class.Idle < 5*time.Minute || class.Absolute < class.Idle {
+			f.Add("session."+class.name, "needs idle of at least 5m, and absolute no shorter than idle")
 		}
+	}
+}
+
+func (w WebhookConfig) check(f *errs.Fields, at string) {
+	if u, err := url.Parse(w.URL); err != nil || u.Host == "" {
+		f.Add(at+".url", "must be a URL")
+	}
+	for j, pattern := range w.Topics {
+		if _, err := path.Match(pattern, ""); err != nil {
+			f.Add(fmt.Sprintf("%s.topics[%d]", at, j), "must be a name or a pattern such as session.*")
+		}
+	}
+	if len(w.Secrets) == 0 {
+		f.Add(at+".secrets", "needs at least one secret: echo whsec_$(openssl rand -base64 32)")
 	}
 }
 

@@ -18,7 +18,7 @@ func OpenAPI(w io.Writer) error {
 		return err
 	}
 	var out bytes.Buffer
-	if err := json.Indent(&out, raw, "", "  "); err != nil {
+	if err = json.Indent(&out, raw, "", "  "); err != nil {
 		return err
 	}
 	out.WriteByte('\n')

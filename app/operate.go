@@ -20,7 +20,9 @@ import (
 	"rootstream/user"
 )
 
-// What operators' commands show and give; the rooms' own types under one roof.
+// The rooms' own types, for the commands of operators, which open no room but this one.
+//
+//nolint:revive // each is documented where it is defined
 type (
 	User          = user.User
 	Account       = auth.Account
@@ -218,7 +220,7 @@ func (p *Parts) AppendEvent(ctx context.Context, entity, name, data string, expe
 	}
 	var fields map[string]any
 	if data != "" {
-		if err := json.Unmarshal([]byte(data), &fields); err != nil {
+		if err = json.Unmarshal([]byte(data), &fields); err != nil {
 			return 0, errs.NewInvalid("data", "must be a JSON object")
 		}
 	}

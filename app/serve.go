@@ -28,14 +28,14 @@ var ErrPlainHTTP = errs.New(errs.Invalid, "plain_http", "plain HTTP is served on
 // Serve runs the API until ctx ends. It waits for PostgreSQL, expands the
 // schema, and writes the ready line to stdout once requests can be answered.
 func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
-	log := newLogger(cfg.Log, stderr)
+	logger := newLogger(cfg.Log, stderr)
 	if cfg.Postgres.DSN.IsZero() {
 		return ErrNoDatabase
 	}
 	if err := cfg.mayListen(); err != nil {
 		return err
 	}
-	if err := prepareSchema(ctx, cfg, log); err != nil {
+	if err := prepareSchema(ctx, cfg, logger); err != nil {
 		return err
 	}
 	boundMemory(cfg.Session.NearCapacity)
@@ -105,14 +105,14 @@ func urlOf(listen string, tls bool) string {
 const retryEvery = time.Second
 
 // prepareSchema waits for PostgreSQL to answer and applies what only expands.
-func prepareSchema(ctx context.Context, cfg Config, log *slog.Logger) error {
+func prepareSchema(ctx context.Context, cfg Config, logger *slog.Logger) error {
 	for said := false; ; {
 		steps, err := postgres.Migrate(ctx, cfg.Postgres.DSN.Reveal(),
 			postgres.MigrateOptions{Rolling: true, LegacyTimezone: cfg.Postgres.LegacyTimezone})
 		switch {
 		case err == nil:
 			for _, s := range steps {
-				log.InfoContext(ctx, "migrated", "step", s.Name)
+				logger.InfoContext(ctx, "migrated", "step", s.Name)
 			}
 			return nil
 		case ctx.Err() != nil:
@@ -120,7 +120,7 @@ func prepareSchema(ctx context.Context, cfg Config, log *slog.Logger) error {
 		case errs.KindOf(err) != errs.Unavailable:
 			return err
 		case !said:
-			log.WarnContext(ctx, "waiting for PostgreSQL", "err", err)
+			logger.WarnContext(ctx, "waiting for PostgreSQL", "err", err)
 			said = true
 		}
 		select {
@@ -173,7 +173,8 @@ func (p *Parts) checks() []api.Check {
 func (p *Parts) serveHTTP(ctx context.Context, l net.Listener) error {
 	c := p.Config.HTTP
 	srv := &http.Server{
-		Handler: p.api(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: c.Timeout + 5*time.Second,
+		Handler:           p.api(), //nolint:contextcheck // each request brings its own
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: c.Timeout + 5*time.Second,
 		WriteTimeout: c.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}
@@ -196,7 +197,9 @@ func (p *Parts) serveHTTP(ctx context.Context, l net.Listener) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	<-done
+	if served := <-done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }
 

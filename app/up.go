@@ -83,7 +83,7 @@ func Node(ctx context.Context, dataDir string, cfg Config, stderr io.Writer) err
 	if dataDir == "" {
 		return errs.NewInvalid("--data", "is required: the data folder whose PostgreSQL to run")
 	}
-	layout, err := devstack.Plan(devstack.Config{DataDir: dataDir})
+	layout, err := devstack.Plan(devstack.Config{DataDir: dataDir}) //nolint:contextcheck // looking at versions is bounded by itself
 	if err != nil {
 		return err
 	}
