@@ -76,7 +76,7 @@ func (e *Error) Unwrap() error { return e.cause }
 
 // Is reports whether target is the sentinel e was made from: same kind and code.
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // Is compares one link, errors.Is walks the chain
+	t, ok := target.(*Error)
 	return ok && t.Kind == e.Kind && t.Code == e.Code
 }
 

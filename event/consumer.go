@@ -54,9 +54,15 @@ func (c Consumer) Consume(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find the place of consumer %s: %w", c.Name, err)
 	}
+	waiting, _ := c.DB.Query(ctx, `select shard from event_cursors c where consumer = $1
+		and exists (select from events e where e.shard = c.shard and e.seq > c.seq) order by shard`, c.Name)
+	shards, err := pgx.CollectRows(waiting, pgx.RowTo[int])
+	if err != nil {
+		return 0, fmt.Errorf("look for events for consumer %s: %w", c.Name, err)
+	}
 	total := 0
 	var first error
-	for shard := range Shards {
+	for _, shard := range shards {
 		for {
 			n, err := c.shard(ctx, shard)
 			total += n
@@ -72,14 +78,13 @@ func (c Consumer) Consume(ctx context.Context) (int, error) {
 }
 
 // shard handles one batch of a shard, unless another instance is at it.
-func (c Consumer) shard(ctx context.Context, shard int) (n int, err error) {
-	err = c.DB.InTx(ctx, func(tx *postgres.Tx) error {
-		rows, err := tx.Query(ctx, `select seq from event_cursors
+func (c Consumer) shard(ctx context.Context, shard int) (int, error) {
+	n := 0
+	err := c.DB.InTx(ctx, func(tx *postgres.Tx) error {
+		n = 0
+		found, _ := tx.Query(ctx, `select seq from event_cursors
 			where consumer = $1 and shard = $2 for update skip locked`, c.Name, shard)
-		if err != nil {
-			return err
-		}
-		at, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		at, err := pgx.CollectRows(found, pgx.RowTo[int64])
 		if err != nil || len(at) == 0 {
 			return err
 		}
@@ -87,7 +92,7 @@ func (c Consumer) shard(ctx context.Context, shard int) (n int, err error) {
 		if err != nil || len(events) == 0 {
 			return err
 		}
-		if err := c.Handle(ctx, tx, events); err != nil {
+		if err = c.Handle(ctx, tx, events); err != nil {
 			return err
 		}
 		n = len(events)

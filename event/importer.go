@@ -43,20 +43,20 @@ func (i Importer) Import(ctx context.Context) (int, error) {
 
 // Run imports until ctx ends.
 func (i Importer) Run(ctx context.Context) error {
-	every, log := i.Interval, i.Logger
+	every, logger := i.Interval, i.Logger
 	if every == 0 {
 		every = 2 * time.Second
 	}
-	if log == nil {
-		log = slog.Default()
+	if logger == nil {
+		logger = slog.Default()
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		if n, err := i.Import(ctx); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "event_log was not imported, trying again", "err", err)
+			logger.WarnContext(ctx, "event_log was not imported, trying again", "err", err)
 		} else if n > 0 {
-			log.InfoContext(ctx, "imported event_log", "events", n)
+			logger.InfoContext(ctx, "imported event_log", "events", n)
 		}
 		select {
 		case <-ctx.Done():

@@ -28,7 +28,7 @@ var legacyTables = []string{
 }
 
 // connect opens a connection as a program of Phase 24.2 has it: in its own time zone, knowing nothing of us.
-func connect(t testing.TB, dsn, zone string) *pgx.Conn {
+func connect(t *testing.T, dsn, zone string) *pgx.Conn {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -45,7 +45,7 @@ func connect(t testing.TB, dsn, zone string) *pgx.Conn {
 	return c
 }
 
-func mustExec(t testing.TB, c *pgx.Conn, sql string, args ...any) {
+func mustExec(t *testing.T, c *pgx.Conn, sql string, args ...any) {
 	t.Helper()
 	if _, err := c.Exec(context.Background(), sql, args...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
@@ -53,7 +53,7 @@ func mustExec(t testing.TB, c *pgx.Conn, sql string, args ...any) {
 }
 
 // value asks for one value.
-func value[T any](t testing.TB, c *pgx.Conn, sql string, args ...any) T {
+func value[T any](t *testing.T, c *pgx.Conn, sql string, args ...any) T {
 	t.Helper()
 	var v T
 	if err := c.QueryRow(context.Background(), sql, args...).Scan(&v); err != nil {
@@ -63,14 +63,14 @@ func value[T any](t testing.TB, c *pgx.Conn, sql string, args ...any) T {
 }
 
 // legacy makes dsn a database of Phase 24.2 whose default time zone is New York.
-func legacy(t testing.TB, dsn string) string {
+func legacy(t *testing.T, dsn string) string {
 	t.Helper()
 	setZone(t, dsn)
 	return load(t, dsn, "")
 }
 
 // load fills dsn over a connection of that zone.
-func load(t testing.TB, dsn, zone string) string {
+func load(t *testing.T, dsn, zone string) string {
 	t.Helper()
 	c := connect(t, dsn, zone)
 	mustExec(t, c, phase242)
@@ -79,7 +79,7 @@ func load(t testing.TB, dsn, zone string) string {
 }
 
 // legacyElsewhere makes dsn one whose default is UTC although its writers were in New York.
-func legacyElsewhere(t testing.TB, dsn string) string {
+func legacyElsewhere(t *testing.T, dsn string) string {
 	t.Helper()
 	return load(t, dsn, newYork)
 }
@@ -92,7 +92,7 @@ var upgraded struct {
 }
 
 // rolling returns a database of Phase 24.2 after the rolling upgrade.
-func rolling(t testing.TB) string {
+func rolling(t *testing.T) string {
 	t.Helper()
 	upgraded.once.Do(func() {
 		upgraded.dsn = legacy(t, postgrestest.Kept(t))
@@ -107,7 +107,7 @@ func rolling(t testing.TB) string {
 }
 
 // setZone makes New York the database's default.
-func setZone(t testing.TB, dsn string) {
+func setZone(t *testing.T, dsn string) {
 	t.Helper()
 	c := connect(t, dsn, "")
 	mustExec(t, c, "do $$ begin execute format('alter database %I set timezone = %L', current_database(), '"+newYork+"'); end $$")
@@ -116,7 +116,7 @@ func setZone(t testing.TB, dsn string) {
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
-func migrate(t testing.TB, dsn string, opt postgres.MigrateOptions) []postgres.Migration {
+func migrate(t *testing.T, dsn string, opt postgres.MigrateOptions) []postgres.Migration {
 	t.Helper()
 	opt.Logger = quiet()
 	steps, err := postgres.Migrate(context.Background(), dsn, opt)
@@ -129,7 +129,7 @@ func migrate(t testing.TB, dsn string, opt postgres.MigrateOptions) []postgres.M
 type row = map[string]any
 
 // rows reads a table in order of id, times as they read in New York.
-func rows(t testing.TB, dsn, table string) []row {
+func rows(t *testing.T, dsn, table string) []row {
 	t.Helper()
 	c := connect(t, dsn, newYork)
 	found, _ := c.Query(context.Background(), "select to_jsonb(t) from "+table+" t order by id")
@@ -157,7 +157,7 @@ func asBefore(r, like row) row {
 }
 
 // pgDump returns the whole database as SQL.
-func pgDump(t testing.TB, dsn string) string {
+func pgDump(t *testing.T, dsn string) string {
 	t.Helper()
 	bin, err := postgrestest.Binaries()
 	if err != nil {

@@ -73,7 +73,7 @@ func Migrate(ctx context.Context, dsn string, opt MigrateOptions) ([]Migration, 
 	}
 	defer func() { _ = db.Close() }()
 	m := migrator{db: db, opt: opt, deadline: time.Now().Add(opt.Patience)}
-	if err := m.check(ctx); err != nil {
+	if err = m.check(ctx); err != nil {
 		return nil, err
 	}
 	applied, err := m.up(ctx, expand)
@@ -160,6 +160,7 @@ func appliedVersions(ctx context.Context, db *sql.DB, t track) (map[int64]time.T
 	if err := db.QueryRowContext(ctx, "select to_regclass($1) is not null", t.table).Scan(&exists); err != nil || !exists {
 		return nil, wrap("read the state of the schema", err)
 	}
+	//nolint:gosec // the table's name is one of our two constants
 	rows, err := db.QueryContext(ctx, "select version_id, tstamp at time zone current_setting('TimeZone') from "+t.table+" where is_applied")
 	if err != nil {
 		return nil, wrap("read the state of the schema", err)
@@ -237,7 +238,7 @@ func (m *migrator) importEvents(ctx context.Context) error {
 		err := m.db.QueryRowContext(ctx, "select import_event_log(2000)").Scan(&n)
 		switch {
 		case err != nil && inUse(err) && time.Now().Before(m.deadline):
-			if err := pause(ctx, 300*time.Millisecond); err != nil {
+			if err = pause(ctx, 300*time.Millisecond); err != nil {
 				return err
 			}
 		case err != nil:

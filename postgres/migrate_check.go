@@ -181,7 +181,7 @@ func (l *schemaLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 func (l *schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 	_, err := conn.ExecContext(ctx, "select pg_advisory_unlock($1)", int64(migrationLock))
 	if err != nil && classify(err) != err { //nolint:errorlint // was it given a kind?
-		return nil //nolint:nilerr // the connection is gone, and the lock with it
+		return nil
 	}
 	return err
 }

@@ -40,7 +40,7 @@ func TestABusyPoolIsAClearErrorInTime(t *testing.T) {
 	batch.Queue("select 1")
 	results := db.SendBatch(t.Context(), batch)
 	_, execErr := results.Exec()
-	_, batchQueryErr := results.Query()
+	_, batchQueryErr := results.Query() //nolint:sqlclosecheck // there are none
 	_, copyErr := db.CopyFrom(t.Context(), pgx.Identifier{"keysets"}, []string{"name"}, pgx.CopyFromRows(nil))
 	var n int
 	for what, err := range map[string]error{

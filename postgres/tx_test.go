@@ -240,15 +240,15 @@ func TestReadsInsideATransaction(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if got, err := pgx.CollectRows(rows, pgx.RowTo[int]); err != nil || len(got) != 3 {
-			t.Errorf("rows = %v, %v", got, err)
+		if got, collectErr := pgx.CollectRows(rows, pgx.RowTo[int]); collectErr != nil || len(got) != 3 {
+			t.Errorf("rows = %v, %v", got, collectErr)
 		}
 		b := &pgx.Batch{}
 		b.Queue("select 1")
 		b.Queue("select n from generate_series(1, 2) n")
 		results := tx.SendBatch(t.Context(), b)
-		if tag, err := results.Exec(); err != nil || tag.RowsAffected() != 1 {
-			t.Errorf("batch exec = %v, %v", tag, err)
+		if tag, execErr := results.Exec(); execErr != nil || tag.RowsAffected() != 1 {
+			t.Errorf("batch exec = %v, %v", tag, execErr)
 		}
 		more, err := results.Query()
 		if err != nil {

@@ -21,7 +21,7 @@ import (
 func TestUpgradeKeepsEveryRow(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		make func(testing.TB, string) string
+		make func(*testing.T, string) string
 		opt  postgres.MigrateOptions
 	}{
 		"rolling, the zone is the database's default": {legacy, postgres.MigrateOptions{Rolling: true}},
@@ -187,10 +187,17 @@ func TestUpgradeImportsTheEventLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []imported{
-		{1, "user 1 UserCreated of ada himself"}, {2, "user 2 UserVerified of ada himself"},
-		{3, "user 3 ProfileUpdated of ada himself"}, {4, "user 4 UserLoggedIn of ada himself"},
-		{5, "stream 1 StreamCreated of ada"}, {6, "stream 2 StreamStarted of ada"}, {7, "session 1 SessionCreated of ada"},
-		{8, "user 1 UserCreated"}, {9, "user 2 UserDeleted"}, {10, "stream 1 StreamDeleted of grace"}, {11, "unknown 1 unknown"},
+		{1, "user 1 UserCreated of ada himself"},
+		{2, "user 2 UserVerified of ada himself"},
+		{3, "user 3 ProfileUpdated of ada himself"},
+		{4, "user 4 UserLoggedIn of ada himself"},
+		{5, "stream 1 StreamCreated of ada"},
+		{6, "stream 2 StreamStarted of ada"},
+		{7, "session 1 SessionCreated of ada"},
+		{8, "user 1 UserCreated"},
+		{9, "user 2 UserDeleted"},
+		{10, "stream 1 StreamDeleted of grace"},
+		{11, "unknown 1 unknown"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)

@@ -46,40 +46,72 @@ func TestOldWritersGoOnBesideARollingUpgrade(t *testing.T) {
 	for _, tt := range []struct {
 		name, sql, check string
 	}{
-		{"creates a user", "INSERT INTO users (username, email, password_hash) VALUES ('linus', 'linus@example.org', 'x')",
-			"select is_case_duplicate = false and role = 'user' and public_id is not null from users where username = 'linus'"},
-		{"creates a twin", "INSERT INTO users (username, email, password_hash) VALUES ('Linus', 'other@example.org', 'x')",
-			"select is_case_duplicate and exists (select from adoption_findings f where f.row_id = u.id) from users u where username = 'Linus'"},
-		{"creates a twin by address", "INSERT INTO users (username, email, password_hash) VALUES ('torvalds', 'LINUS@example.org', 'x')",
-			"select is_case_duplicate from users where username = 'torvalds'"},
-		{"skips a user it has", "INSERT INTO users (username, email, password_hash) VALUES ('linus', 'linus@example.org', 'x') ON CONFLICT DO NOTHING",
-			"select count(*) = 1 from users where username = 'linus'"},
-		{"renames a twin", "UPDATE users SET username = 'finn' WHERE username = 'Linus'",
-			"select not is_case_duplicate from users where username = 'finn'"},
-		{"renames into a twin", "UPDATE users SET email = 'Linus@Example.org' WHERE username = 'finn'",
-			"select is_case_duplicate from users where username = 'finn'"},
-		{"updates a profile", "UPDATE users SET display_name = 'L', avatar_url = 'a' WHERE username = 'linus'",
-			"select updated_at > now() - interval '1 minute' from users where username = 'linus'"},
-		{"notes a sign-in", "UPDATE users SET last_login_at = NOW() WHERE username = 'linus'",
-			"select last_login_at between now() - interval '1 minute' and now() from users where username = 'linus'"},
+		{
+			"creates a user", "INSERT INTO users (username, email, password_hash) VALUES ('linus', 'linus@example.org', 'x')",
+			"select is_case_duplicate = false and role = 'user' and public_id is not null from users where username = 'linus'",
+		},
+		{
+			"creates a twin", "INSERT INTO users (username, email, password_hash) VALUES ('Linus', 'other@example.org', 'x')",
+			"select is_case_duplicate and exists (select from adoption_findings f where f.row_id = u.id) from users u where username = 'Linus'",
+		},
+		{
+			"creates a twin by address", "INSERT INTO users (username, email, password_hash) VALUES ('torvalds', 'LINUS@example.org', 'x')",
+			"select is_case_duplicate from users where username = 'torvalds'",
+		},
+		{
+			"skips a user it has", "INSERT INTO users (username, email, password_hash) VALUES ('linus', 'linus@example.org', 'x') ON CONFLICT DO NOTHING",
+			"select count(*) = 1 from users where username = 'linus'",
+		},
+		{
+			"renames a twin", "UPDATE users SET username = 'finn' WHERE username = 'Linus'",
+			"select not is_case_duplicate from users where username = 'finn'",
+		},
+		{
+			"renames into a twin", "UPDATE users SET email = 'Linus@Example.org' WHERE username = 'finn'",
+			"select is_case_duplicate from users where username = 'finn'",
+		},
+		{
+			"updates a profile", "UPDATE users SET display_name = 'L', avatar_url = 'a' WHERE username = 'linus'",
+			"select updated_at > now() - interval '1 minute' from users where username = 'linus'",
+		},
+		{
+			"notes a sign-in", "UPDATE users SET last_login_at = NOW() WHERE username = 'linus'",
+			"select last_login_at between now() - interval '1 minute' and now() from users where username = 'linus'",
+		},
 		{"verifies", "UPDATE users SET is_verified = TRUE WHERE username = 'linus'", "select is_verified from users where username = 'linus'"},
 		{"finds a session", "SELECT 1", "select count(*) = 1 from sessions WHERE session_token = 'plain-token-after' AND is_active = TRUE AND expires_at > NOW()"},
-		{"names no columns", "INSERT INTO sessions VALUES (DEFAULT, 1, 'plain-token-positional', NULL, NULL, NULL, NOW() + INTERVAL '1 day')",
-			"select token_hash = sha256('plain-token-positional') from sessions where session_token = 'plain-token-positional'"},
-		{"touches a session", "UPDATE sessions SET last_activity = NOW() WHERE session_token = 'plain-token-after'",
-			"select version = 1 from sessions where session_token = 'plain-token-after'"},
-		{"prolongs a session", "UPDATE sessions SET expires_at = NOW() + INTERVAL '30 days' WHERE session_token = 'plain-token-after'",
-			"select version = 2 from sessions where session_token = 'plain-token-after'"},
-		{"creates a stream", "INSERT INTO streams (user_id, name, stream_key, stream_url) VALUES (1, 'n', 'plain-key-new', 'u')",
-			"select stream_key_hash = sha256('plain-key-new') and public_id is not null from streams where stream_key = 'plain-key-new'"},
-		{"changes its key", "UPDATE streams SET stream_key = 'plain-key-newer' WHERE stream_key = 'plain-key-new'",
-			"select stream_key_hash = sha256('plain-key-newer') from streams where stream_key = 'plain-key-newer'"},
-		{"goes live", "UPDATE streams SET is_live = TRUE, started_at = NOW() WHERE stream_key = 'plain-key-newer'",
-			"select is_live and stream_key_hash = sha256('plain-key-newer') from streams where stream_key = 'plain-key-newer'"},
-		{"logs an event", "INSERT INTO event_log (aggregate_type, aggregate_id, event_type, event_data, version, user_id) VALUES ('User', 1, 'Late', '{}', 2, 1); SELECT import_event_log(10)",
-			"select exists (select from events where name = 'Late' and version = 5)"},
-		{"logs an event of a user it deleted", "WITH gone AS (DELETE FROM users WHERE id = 3) INSERT INTO event_log (aggregate_type, aggregate_id, event_type, event_data, version) VALUES ('User', 10, 'Again', '{}', 3); SELECT import_event_log(10)",
-			"select exists (select from events where name = 'Again' and version = 3)"},
+		{
+			"names no columns", "INSERT INTO sessions VALUES (DEFAULT, 1, 'plain-token-positional', NULL, NULL, NULL, NOW() + INTERVAL '1 day')",
+			"select token_hash = sha256('plain-token-positional') from sessions where session_token = 'plain-token-positional'",
+		},
+		{
+			"touches a session", "UPDATE sessions SET last_activity = NOW() WHERE session_token = 'plain-token-after'",
+			"select version = 1 from sessions where session_token = 'plain-token-after'",
+		},
+		{
+			"prolongs a session", "UPDATE sessions SET expires_at = NOW() + INTERVAL '30 days' WHERE session_token = 'plain-token-after'",
+			"select version = 2 from sessions where session_token = 'plain-token-after'",
+		},
+		{
+			"creates a stream", "INSERT INTO streams (user_id, name, stream_key, stream_url) VALUES (1, 'n', 'plain-key-new', 'u')",
+			"select stream_key_hash = sha256('plain-key-new') and public_id is not null from streams where stream_key = 'plain-key-new'",
+		},
+		{
+			"changes its key", "UPDATE streams SET stream_key = 'plain-key-newer' WHERE stream_key = 'plain-key-new'",
+			"select stream_key_hash = sha256('plain-key-newer') from streams where stream_key = 'plain-key-newer'",
+		},
+		{
+			"goes live", "UPDATE streams SET is_live = TRUE, started_at = NOW() WHERE stream_key = 'plain-key-newer'",
+			"select is_live and stream_key_hash = sha256('plain-key-newer') from streams where stream_key = 'plain-key-newer'",
+		},
+		{
+			"logs an event", "INSERT INTO event_log (aggregate_type, aggregate_id, event_type, event_data, version, user_id) VALUES ('User', 1, 'Late', '{}', 2, 1); SELECT import_event_log(10)",
+			"select exists (select from events where name = 'Late' and version = 5)",
+		},
+		{
+			"logs an event of a user it deleted", "WITH gone AS (DELETE FROM users WHERE id = 3) INSERT INTO event_log (aggregate_type, aggregate_id, event_type, event_data, version) VALUES ('User', 10, 'Again', '{}', 3); SELECT import_event_log(10)",
+			"select exists (select from events where name = 'Again' and version = 3)",
+		},
 		{"starts a stream session", "INSERT INTO stream_sessions (stream_id) VALUES (1)", "select count(*) = 2 from stream_sessions where stream_id = 1 and public_id is not null"},
 		{"writes a snapshot", "INSERT INTO snapshots (aggregate_type, aggregate_id, version, state) VALUES ('User', 1, 100, '{}')", "select true"},
 	} {

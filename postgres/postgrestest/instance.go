@@ -26,24 +26,24 @@ type Instance struct {
 
 // Server starts a server of its own for the test, with a migrated database and
 // further settings (name=value). What it acknowledged survives [Instance.Kill].
-func Server(t testing.TB, settings ...string) *Instance {
-	t.Helper()
+func Server(tb testing.TB, settings ...string) *Instance {
+	tb.Helper()
 	p, err := newProcess()
 	if err != nil {
-		t.Fatalf("start PostgreSQL for the test (apt-get install postgresql): %v", err)
+		tb.Fatalf("start PostgreSQL for the test (apt-get install postgresql): %v", err)
 	}
-	s := &Instance{t: t, p: p}
-	t.Cleanup(s.end)
+	s := &Instance{t: tb, p: p}
+	tb.Cleanup(s.end)
 	if err := p.start(append([]string{"shared_buffers=16MB"}, settings...)...); err != nil {
-		t.Fatalf("start PostgreSQL for the test: %v", err)
+		tb.Fatalf("start PostgreSQL for the test: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := p.at.exec(ctx, "create database rootstream"); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := postgres.Migrate(ctx, s.DSN(), postgres.MigrateOptions{Rolling: true, Logger: slog.New(slog.DiscardHandler)}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -74,7 +74,7 @@ func (s *Instance) Resume() { s.t.Helper(); s.signal(syscall.SIGCONT) }
 func (s *Instance) Kill() {
 	s.t.Helper()
 	s.order("kill")
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(5 * time.Millisecond) {
 		s.signal(syscall.SIGKILL)
 		if len(s.processes()) == 0 {
 			return
@@ -110,7 +110,7 @@ func (s *Instance) ReadOnly(on bool) {
 	s.Exec(fmt.Sprintf("alter system set default_transaction_read_only = %v", on))
 	s.Exec("select pg_reload_conf()")
 	want := map[bool]string{true: "on", false: "off"}[on]
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
 		if have, err := s.readOnly(); err == nil && have == want {
 			return
 		}

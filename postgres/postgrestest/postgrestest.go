@@ -24,7 +24,7 @@ import (
 
 const template = "rootstream_template"
 
-//nolint:gochecknoglobals // one server a test process, that is the point
+// One server a test process, that is the point.
 var (
 	server struct {
 		once sync.Once
@@ -40,71 +40,71 @@ var (
 )
 
 // New returns a pool on a migrated database that is dropped when the test ends.
-func New(t testing.TB) *postgres.DB {
-	t.Helper()
-	return Open(t, postgres.Config{DSN: DSN(t)})
+func New(tb testing.TB) *postgres.DB {
+	tb.Helper()
+	return Open(tb, postgres.Config{DSN: DSN(tb)})
 }
 
 // Open opens a pool as cfg says and closes it when the test ends.
-func Open(t testing.TB, cfg postgres.Config) *postgres.DB {
-	t.Helper()
+func Open(tb testing.TB, cfg postgres.Config) *postgres.DB {
+	tb.Helper()
 	db, err := postgres.Open(context.Background(), cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(db.Close)
+	tb.Cleanup(db.Close)
 	return db
 }
 
 // DSN returns the address of a migrated database that is dropped when the test ends.
-func DSN(t testing.TB) string {
-	t.Helper()
-	at := running(t)
+func DSN(tb testing.TB) string {
+	tb.Helper()
+	at := running(tb)
 	migrated.once.Do(func() { migrated.err = makeTemplate(at) })
 	if migrated.err != nil {
-		t.Fatalf("migrate the template database: %v", migrated.err)
+		tb.Fatalf("migrate the template database: %v", migrated.err)
 	}
-	return create(t, at, template)
+	return create(tb, at, template)
 }
 
 // Empty returns the address of a database without any table.
-func Empty(t testing.TB) string {
-	t.Helper()
-	return create(t, running(t), "template0")
+func Empty(tb testing.TB) string {
+	tb.Helper()
+	return create(tb, running(tb), "template0")
 }
 
 // Kept returns the address of an empty database that lives as long as the test process, to be cloned.
-func Kept(t testing.TB) string {
-	t.Helper()
-	at, name := running(t), fmt.Sprintf("kept_%d", serial.Add(1))
+func Kept(tb testing.TB) string {
+	tb.Helper()
+	at, name := running(tb), fmt.Sprintf("kept_%d", serial.Add(1))
 	if err := at.exec(context.Background(), "create database "+name+" template template0"); err != nil {
-		t.Fatalf("create a database for the tests: %v", err)
+		tb.Fatalf("create a database for the tests: %v", err)
 	}
 	return at.dsn(name)
 }
 
 // Clone returns the address of a copy of the database at dsn, which must be of
 // this package's making and have no connection, dropped when the test ends.
-func Clone(t testing.TB, dsn string) string {
-	t.Helper()
+func Clone(tb testing.TB, dsn string) string {
+	tb.Helper()
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return create(t, running(t), cfg.Database)
+	return create(tb, running(tb), cfg.Database)
 }
 
 // AdminDSN returns the address of the server's maintenance database, as superuser.
-func AdminDSN(t testing.TB) string {
-	t.Helper()
-	return running(t).dsn("postgres")
+func AdminDSN(tb testing.TB) string {
+	tb.Helper()
+	return running(tb).dsn("postgres")
 }
 
-func running(t testing.TB) address {
-	t.Helper()
+func running(tb testing.TB) address {
+	tb.Helper()
 	server.once.Do(func() { server.at, server.err = startShared() })
 	if server.err != nil {
-		t.Fatalf("start PostgreSQL for the tests (apt-get install postgresql): %v", server.err)
+		tb.Fatalf("start PostgreSQL for the tests (apt-get install postgresql): %v", server.err)
 	}
 	return server.at
 }
@@ -129,19 +129,19 @@ func makeTemplate(at address) error {
 	return err
 }
 
-func create(t testing.TB, at address, from string) string {
-	t.Helper()
+func create(tb testing.TB, at address, from string) string {
+	tb.Helper()
 	name := fmt.Sprintf("test_%d", serial.Add(1))
 	cloning.Lock()
 	err := at.exec(context.Background(), fmt.Sprintf("create database %s template %s", name, from))
 	cloning.Unlock()
 	if err != nil {
-		t.Fatalf("create a database for the test: %v", err)
+		tb.Fatalf("create a database for the test: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := at.exec(context.Background(), fmt.Sprintf("drop database if exists %s with (force)", name)); err != nil &&
 			!strings.Contains(err.Error(), "refused") {
-			t.Logf("drop the test's database: %v", err)
+			tb.Logf("drop the test's database: %v", err)
 		}
 	})
 	return at.dsn(name)

@@ -139,7 +139,7 @@ func waitReady(at address, dir string) error {
 			server, _ := os.ReadFile(filepath.Join(dir, "server.log"))
 			return fmt.Errorf("%w\n%s\n%s", err, initdb, server)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 	}
 }
 
@@ -164,7 +164,7 @@ func majorOf(path string) int {
 }
 
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
