@@ -72,3 +72,41 @@ func (m Marks) Add(k near.Key, version, ends, keep, now int64) {
 func (m Marks) Dead(k near.Key, now int64) bool   { return m.m.get(k).dead(now) }
 func (m Marks) Believes(k near.Key, v *View) bool { return m.m.believes(k, v) }
 func (m Marks) Len() int                          { return m.m.len() }
+
+// Keep puts a view into the process's cache, as if it had just been read.
+func (m *Manager) Keep(token string, v View) {
+	c, _ := parse(token)
+	v.FilledAt = m.clock.now()
+	m.near.Put(c.key(), v, m.clock.mono()+int64(time.Hour), m.near.Ticket(c.key()))
+}
+
+// StoreAll fills views into Redis.
+func (m *Manager) StoreAll(tokens []string, v View) {
+	creds := make([]*credential, len(tokens))
+	for i, token := range tokens {
+		c, _ := parse(token)
+		creds[i] = &c
+	}
+	v.FilledAt = m.clock.now()
+	var fills []fillIn
+	for i, nonce := range m.shared.reserveAll(context.Background(), creds) {
+		fills = append(fills, fillIn{creds[i], &v, nonce, nil})
+	}
+	m.shared.store(context.Background(), fills)
+}
+
+// Forget is what a revocation heard of does.
+func (m *Manager) Forget(token string) {
+	c, _ := parse(token)
+	now := m.clock.now()
+	at := time.UnixMicro(now)
+	m.forget(c.key(), 1, &at, now)
+}
+
+// The statements, for those who measure them alone.
+const (
+	LoadSQL   = loadOne
+	LockSQL   = lockUser
+	EvictSQL  = evictSQL
+	InsertSQL = insertSQL
+)

@@ -66,7 +66,8 @@ func (s *shared) usable() bool {
 
 // heard reports whether changes made by other instances arrive by themselves.
 func (s *shared) heard() bool {
-	return s.client == nil || (s.client.Healthy() && s.client.Tracking() && s.clock.mono() >= s.deaf.Load())
+	return s.client == nil || (s.client.Healthy() && s.client.Tracking() &&
+		s.clock.mono() >= max(s.deaf.Load(), s.resting.Load()))
 }
 
 // lost notes that a link is gone, of which the client's own state may tell only later.
