@@ -143,7 +143,7 @@ func FuzzHOTPAgreesWithAnotherImplementation(f *testing.F) {
 	f.Add([]byte{0}, ^uint64(0))
 	f.Fuzz(func(t *testing.T, key []byte, counter uint64) {
 		if len(key) == 0 {
-			t.Skip("an empty key is not a key")
+			return
 		}
 		text := base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(key)
 		for n, d := range map[int]otp.Digits{6: otp.DigitsSix, 8: otp.DigitsEight} {

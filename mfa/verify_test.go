@@ -213,6 +213,19 @@ func TestPitfall05OnlyTheSecondFactorResetsItsBudget(t *testing.T) {
 	}
 }
 
+func TestPitfall06SecondFactorHasOneBudgetOnAllInstances(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := r.setUp("ada")
+	for i := range 6 {
+		r.Manager = r.manager(nil) // another instance, or the same one restarted
+		err := r.verify(p, mfa.TOTP, r.wrong(p))
+		if want := mfa.ErrInvalidCode; i < 5 && !errors.Is(err, want) || i == 5 && !errors.Is(err, mfa.ErrTooManyAttempts) {
+			t.Errorf("guess %d = %v", i, err)
+		}
+	}
+}
+
 func TestPitfall08BudgetIsPerAccountWhateverTheAddress(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -407,7 +420,7 @@ func TestPitfall10BackupCodesCannotBeReadBack(t *testing.T) {
 	}
 }
 
-func TestDatabaseClockJudgesByDefault(t *testing.T) {
+func TestPitfall37DatabaseClockJudgesByDefault(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *mfa.Config) { c.Now = nil })
 	r.now.Store(time.Now().Unix()) // one machine, one clock

@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -273,6 +274,19 @@ func TestSessionsAndRecordingsAreListedInPages(t *testing.T) {
 	}
 	if got := strings.Count(r.events(id), "recording.added"); got != 3 {
 		t.Errorf("%d events of recordings", got)
+	}
+}
+
+func TestPitfall36SerialIDsNeverLeave(t *testing.T) {
+	t.Parallel()
+	id := uuid.New()
+	for _, v := range []any{
+		stream.Stream{ID: 4711, OwnerID: 4711}, stream.Session{ID: 4711}, stream.Recording{ID: 4711}, stream.Usage{StreamID: &id},
+	} {
+		b, err := json.Marshal(v)
+		if err != nil || strings.Contains(string(b), "4711") || !strings.Contains(string(b), "id\":\"") {
+			t.Errorf("%T is sent as %s, %v", v, b, err)
+		}
 	}
 }
 
