@@ -130,9 +130,7 @@ func (m *Manager) fromRedis(ctx context.Context, rest []*open) []*open {
 	for i, o := range rest {
 		names[i] = cache.SessionView(o.cred.hash)
 	}
-	short, cancel := context.WithTimeout(ctx, m.cfg.RedisTimeout)
-	defer cancel()
-	values, err := m.shared.client.GetMany(short, names)
+	values, err := m.shared.client.GetMany(ctx, names)
 	if err != nil {
 		m.shared.rest()
 		return rest

@@ -66,7 +66,6 @@ type Config struct {
 	ViewMaxAge   time.Duration // of a view in Redis, since PostgreSQL was read; 0 means 5m, which is also the most
 	MaxBlind     time.Duration // how long to answer without news of revocations; 0 means 5s
 	PollInterval time.Duration // between readings of the invalidations; 0 means 250ms
-	RedisTimeout time.Duration // for one answer of Redis while a client waits; 0 means 150ms
 
 	FlushInterval   time.Duration // between writings of activity; 0 means 1s
 	CleanupInterval time.Duration // between cleanings; 0 means 10m
@@ -131,7 +130,6 @@ func (c Config) withDefaults() (Config, error) {
 	duration(&f, "view_max_age", &c.ViewMaxAge, maxViewAge)
 	duration(&f, "max_blind", &c.MaxBlind, 5*time.Second)
 	duration(&f, "poll_interval", &c.PollInterval, 250*time.Millisecond)
-	duration(&f, "redis_timeout", &c.RedisTimeout, 150*time.Millisecond)
 	duration(&f, "flush_interval", &c.FlushInterval, time.Second)
 	duration(&f, "cleanup_interval", &c.CleanupInterval, 10*time.Minute)
 	duration(&f, "keep", &c.Keep, 30*24*time.Hour)

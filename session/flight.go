@@ -8,8 +8,8 @@ import (
 )
 
 // flights lets one caller read for all who ask for the same token meanwhile.
-// The reading is the first caller's own work; its bound is not their patience,
-// so that one who gives up does not fail the others.
+// The reading is the first caller's own work, which ends by its own bounds, so
+// that one who gives up does not fail the others.
 type flights struct {
 	mu    sync.Mutex
 	byKey map[near.Key]*flight
@@ -45,8 +45,6 @@ func (f *flights) do(ctx context.Context, k near.Key, read func(context.Context)
 		f.mu.Unlock()
 		close(mine.done)
 	}()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loadTimeout)
-	defer cancel()
-	mine.view, mine.live, mine.err = read(ctx)
+	mine.view, mine.live, mine.err = read(context.WithoutCancel(ctx))
 	return mine.view, mine.live, mine.err
 }

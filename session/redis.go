@@ -18,7 +18,6 @@ import (
 type shared struct {
 	client  *cache.Client
 	keys    *secret.Keyset
-	timeout time.Duration
 	maxAge  time.Duration
 	clock   *clock
 	resting atomic.Int64 // mono until which Redis is left alone after a failure
@@ -54,7 +53,7 @@ return 1`
 
 func newShared(cfg *Config, c *clock) *shared {
 	return &shared{
-		client: cfg.Cache, keys: cfg.Keys, timeout: cfg.RedisTimeout, maxAge: cfg.ViewMaxAge, clock: c,
+		client: cfg.Cache, keys: cfg.Keys, maxAge: cfg.ViewMaxAge, clock: c,
 		lease: cache.NewScript(leaseScript), fill: cache.NewScript(fillScript), bury: cache.NewScript(buryScript),
 	}
 }
@@ -84,8 +83,6 @@ type found struct {
 }
 
 func (s *shared) get(ctx context.Context, c *credential) (found, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	raw, ok, err := s.client.GetBytes(ctx, cache.SessionView(c.hash))
 	if err != nil {
 		s.rest()
@@ -142,8 +139,6 @@ func (s *shared) reserve(ctx context.Context, c *credential) string {
 }
 
 func (s *shared) reserveAll(ctx context.Context, cs []*credential) []string {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	runs, nonces := make([]cache.Run, len(cs)), make([]string, len(cs))
 	life := strconv.FormatInt(leaseTTL.Milliseconds(), 10)
 	for i, c := range cs {
@@ -173,8 +168,6 @@ type fillIn struct {
 
 // store fills views in. What fails is simply not cached.
 func (s *shared) store(ctx context.Context, fills []fillIn) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
 	runs := make([]cache.Run, 0, len(fills))
 	for _, f := range fills {
 		life := min(s.maxAge, time.Duration(f.view.ExpiresAt-f.view.FilledAt)*time.Microsecond)
@@ -210,8 +203,6 @@ func (s *shared) putUp(ctx context.Context, tokens []ended) error {
 	if s.client == nil || s.keys == nil || len(tokens) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
 	life := strconv.FormatInt((s.maxAge + time.Minute).Milliseconds(), 10)
 	runs := make([]cache.Run, len(tokens))
 	for i, t := range tokens {
@@ -220,7 +211,7 @@ func (s *shared) putUp(ctx context.Context, tokens []ended) error {
 			Args: []string{string(tombstone(t.version)), strconv.FormatInt(t.version, 10), life},
 		}
 	}
-	if _, err := s.bury.ExecMany(ctx, s.client, runs); err != nil {
+	if _, err := s.bury.ExecMany(context.WithoutCancel(ctx), s.client, runs); err != nil {
 		return err
 	}
 	s.buried.Add(uint64(len(runs)))

@@ -316,8 +316,11 @@ func TestOneReaderForAllWhoAsk(t *testing.T) {
 	w := newWorld(t, false)
 	m := w.instance()
 	token, _ := w.login(m)
-	goOn := make(chan struct{})
-	m.OnLoaded(func() { <-goOn })
+	reached, goOn := make(chan struct{}, 100), make(chan struct{})
+	m.OnLoaded(func() {
+		reached <- struct{}{}
+		<-goOn
+	})
 	before := m.DBLoads()
 	var wg sync.WaitGroup
 	for range 50 {
@@ -327,6 +330,7 @@ func TestOneReaderForAllWhoAsk(t *testing.T) {
 			}
 		})
 	}
+	<-reached
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := m.Validate(ctx, token, session.ClientHint{}); errs.KindOf(err) != errs.Unavailable {

@@ -40,12 +40,16 @@ func parse(token string) (credential, bool) {
 		if !wellFormed(token) {
 			return credential{}, false
 		}
-		return credential{hash: sha256.Sum256([]byte(token))}, true
+		var b [tokenLen]byte // on the stack, where a conversion would allocate
+		copy(b[:], token)
+		return credential{hash: sha256.Sum256(b[:])}, true
 	}
 	if token == "" || len(token) > maxLegacy {
 		return credential{}, false
 	}
-	return credential{hash: sha256.Sum256([]byte(token)), legacy: true}, true
+	var b [maxLegacy]byte
+	n := copy(b[:], token)
+	return credential{hash: sha256.Sum256(b[:n]), legacy: true}, true
 }
 
 func wellFormed(token string) bool {

@@ -30,7 +30,8 @@ func (m *Manager) Validate(ctx context.Context, token string, hint ClientHint) (
 			}
 		}
 	}
-	return m.find(ctx, &c, hint)
+	asked := c // what a reading needs goes to the heap, which a hit does not
+	return m.find(ctx, &asked, hint)
 }
 
 // answer is the last step of every successful validation.
@@ -164,8 +165,6 @@ func (m *Manager) fetch(ctx context.Context, c *credential) (View, bool, error) 
 
 // fresh reads PostgreSQL whatever the caches say.
 func (m *Manager) fresh(ctx context.Context, c *credential) (View, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
 	began, ticket := m.clock.mono(), m.near.Ticket(c.key())
 	v, live, err := m.loadOne(ctx, c)
 	if err != nil || !live {
@@ -176,6 +175,8 @@ func (m *Manager) fresh(ctx context.Context, c *credential) (View, bool, error) 
 }
 
 func (m *Manager) loadOne(ctx context.Context, c *credential) (View, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	m.counts.dbLoads.Add(1)
 	return load(ctx, m.cfg.DB, c.hash)
 }
