@@ -19,26 +19,33 @@ import (
 // ErrDemo is a step of the demo that did not go as it must.
 var ErrDemo = errs.New(errs.Internal, "demo_failed", "a step failed")
 
+// DemoStep is one request of the demo and what came of it.
+type DemoStep struct {
+	What   string  `json:"step"`
+	Method string  `json:"method"`
+	Path   string  `json:"path"` // with {id} for ids
+	Status int     `json:"status"`
+	OK     bool    `json:"ok"`
+	Took   float64 `json:"milliseconds"`
+}
+
 // Demo walks through the whole life of an account and a stream on a running
-// server and writes every step with its time.
-func Demo(ctx context.Context, url string, out io.Writer) error {
-	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), out: out, http: &http.Client{Timeout: 20 * time.Second}}
-	begun := time.Now()
+// server and reports every step as it is done. It ends at the first that fails.
+func Demo(ctx context.Context, url string, report func(DemoStep) error) error {
+	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), report: report, http: &http.Client{Timeout: 20 * time.Second}}
 	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.goodbye} {
 		if err := part(); err != nil {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "done: %d steps in %s\n", d.steps, time.Since(begun).Round(time.Millisecond))
-	return err
+	return nil
 }
 
 type demo struct {
-	ctx   context.Context //nolint:containedctx // one walk, one context
-	url   string
-	out   io.Writer
-	http  *http.Client
-	steps int
+	ctx    context.Context //nolint:containedctx // one walk, one context
+	url    string
+	report func(DemoStep) error
+	http   *http.Client
 
 	name, password, token, other string
 	secret, factor               string
@@ -56,12 +63,8 @@ func (d *demo) step(what, method, path string, body any, want int) (object, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	mark := "ok"
-	if status != want {
-		mark = "FAILED"
-	}
-	d.steps++
-	if _, err := fmt.Fprintf(d.out, "%-6s %-58s %-38s %8.2f ms\n", mark, what, method+" "+short(path), float64(took.Microseconds())/1000); err != nil {
+	s := DemoStep{what, method, short(path), status, status == want, float64(took.Microseconds()) / 1000}
+	if err := d.report(s); err != nil {
 		return nil, err
 	}
 	if status != want {

@@ -1,9 +1,11 @@
 package app
 
 import (
+	"cmp"
 	"encoding"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"os"
@@ -34,7 +36,7 @@ type Source struct {
 
 // Load reads a configuration and returns every fault at once.
 func Load(src Source) (Config, error) {
-	l := loader{}
+	l := loader{from: map[string]string{}}
 	root := reflect.ValueOf(&l.cfg).Elem()
 	l.defaults(root, "")
 	for _, file := range []string{src.Base, src.File} {
@@ -51,12 +53,17 @@ func Load(src Source) (Config, error) {
 	for _, k := range keys {
 		l.setPath(root, k, src.Flags[k], "the flag for "+k)
 	}
-	l.validate()
+	var rules errs.Fields
+	l.cfg.check(&rules)
+	for _, f := range errs.FieldsOf(rules.Err()) {
+		l.faults.Add(cmp.Or(l.from[f.Field], f.Field), f.Message) // say where the value was written
+	}
 	return l.cfg, l.faults.Err()
 }
 
 type loader struct {
 	cfg    Config
+	from   map[string]string // by key: where its value was written
 	faults errs.Fields
 }
 
@@ -78,43 +85,50 @@ func (l *loader) defaults(v reflect.Value, inherited string) {
 
 // environment applies ROOTSTREAM_SECTION_KEY and, for secrets, ROOTSTREAM_SECTION_KEY_FILE.
 func (l *loader) environment(env []string, root reflect.Value) {
-	known := map[string]string{}
+	known := map[string]Key{}
 	for _, k := range Keys() {
-		known[k.Env] = k.Path
+		known[k.Env] = k
 	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
 		if !strings.HasPrefix(name, envPrefix) || name == envPrefix+"CONFIG" || name == envPrefix+"DATA" || name == envPrefix+"SOAK" {
 			continue
 		}
-		if path, ok := known[name]; ok {
-			l.setPath(root, path, value, name)
+		if k, ok := known[name]; ok {
+			l.setPath(root, k.Path, value, name)
 			continue
 		}
-		if path, ok := known[strings.TrimSuffix(name, "_FILE")]; ok && strings.HasSuffix(name, "_FILE") {
-			content, err := readSmall(value)
+		plain, isFile := strings.CutSuffix(name, "_FILE")
+		k, ok := known[plain]
+		switch {
+		case !isFile || !ok || k.Type != "secret":
+			l.faults.Add(name, "is not a setting: see rootstream config explain")
+		case slices.ContainsFunc(env, func(p string) bool { return strings.HasPrefix(p, plain+"=") }):
+			l.faults.Add(name, "and "+plain+" are both set: keep one")
+		default:
+			content, err := readSmall(value, maxSecretFile)
 			if err != nil {
 				l.faults.Add(name, err.Error())
 				continue
 			}
-			l.setPath(root, path, strings.TrimSpace(content), name)
-			continue
+			l.setPath(root, k.Path, strings.TrimSpace(content), name)
 		}
-		l.faults.Add(name, "is not a setting: see rootstream config explain")
 	}
 }
 
-func readSmall(name string) (string, error) {
-	info, err := os.Stat(name)
+// readSmall reads a file that the operator names, up to most bytes.
+func readSmall(name string, most int64) (string, error) {
+	f, err := os.Open(name) //nolint:gosec // the operator names the file
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", err)
 	}
-	if info.Size() > maxSecretFile {
-		return "", fmt.Errorf("points to a file of %d bytes; at most %d are read", info.Size(), maxSecretFile)
-	}
-	b, err := os.ReadFile(name) //nolint:gosec // the operator names the file
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", err)
+	}
+	if int64(len(b)) > most {
+		return "", fmt.Errorf("is too large: at most %d bytes are read", most)
 	}
 	return string(b), nil
 }
@@ -126,6 +140,7 @@ func (l *loader) setPath(v reflect.Value, path, value, where string) {
 		l.faults.Add(where, "is not a setting: see rootstream config explain")
 		return
 	}
+	l.from[path] = where
 	if f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.String {
 		list := reflect.MakeSlice(f.Type(), 0, 4)
 		for item := range strings.SplitSeq(value, ",") {
@@ -200,9 +215,8 @@ func isText(v reflect.Value) bool {
 	return ok
 }
 
-// validate checks what no single field can say.
-func (l *loader) validate() {
-	c, f := &l.cfg, &l.faults
+// check looks at what no type says.
+func (c Config) check(f *errs.Fields) {
 	for _, choice := range []struct {
 		path, value string
 		allowed     []string

@@ -221,7 +221,7 @@ func (p *Parts) AppendEvent(ctx context.Context, entity, name, data string, expe
 	var fields map[string]any
 	if data != "" {
 		if err = json.Unmarshal([]byte(data), &fields); err != nil {
-			return 0, errs.NewInvalid("data", "must be a JSON object")
+			return 0, errs.NewInvalid("--payload", "must be a JSON object")
 		}
 	}
 	err = p.DB.InTx(ctx, func(tx *postgres.Tx) error {

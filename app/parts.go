@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -116,6 +117,10 @@ func (p *Parts) openKeys(ctx context.Context) error {
 		return nil
 	}
 	master, err := secret.LoadMasterKey(file)
+	if errors.Is(err, secret.ErrMasterKeyMissing) { // without a key the rest goes on; with a wrong one nothing should
+		p.Log.ErrorContext(ctx, "the master key file is missing: second factors and refresh answer 503 keyset_missing", "file", file)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

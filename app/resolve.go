@@ -17,6 +17,7 @@ import (
 var (
 	ErrNoDatabase = errs.New(errs.Invalid, "no_database", "no database is configured").
 			WithHint("start one with: rootstream up — or name it with --postgres DSN, --data DIR or postgres.dsn in the configuration")
+	ErrNoStack   = errs.New(errs.Invalid, "no_stack", "no stack was ever started in this data folder")
 	ErrNoSuchKey = errs.New(errs.NotFound, "no_such_setting", "there is no such setting")
 )
 
@@ -38,36 +39,44 @@ func DefaultDataDir() string {
 // clientFile is what `rootstream up` writes for the commands that follow it.
 const clientFile = "client.yaml"
 
-// Resolve loads a configuration for a command that works with a running
-// system: what src says, over what dataDir/client.yaml knows. A dataDir that
-// was named must have that file; the default one may lack it.
-func Resolve(src Source, dataDir string) (Config, error) {
+// Target is a running system as a command finds it.
+type Target struct {
+	Config  Config
+	DataDir string // the folder of rootstream up that says where it is; "" when the configuration does
+}
+
+// Find loads a configuration for a command that works with a running system:
+// what src says, over what dataDir/client.yaml knows. A dataDir that was named
+// must have that file; the default one is asked only if src names no database.
+func Find(src Source, dataDir string) (Target, error) {
 	named := dataDir != ""
 	if !named {
+		cfg, err := Load(src)
+		if err != nil || !cfg.Postgres.DSN.IsZero() {
+			return Target{Config: cfg}, err
+		}
 		dataDir = DefaultDataDir()
 	}
 	file := filepath.Join(dataDir, clientFile)
-	_, err := os.Stat(file)
+	_, missing := os.Stat(file)
 	switch {
-	case err == nil && (named || !src.names("postgres.dsn")):
+	case missing == nil:
 		src.Base = file
-	case named && errors.Is(err, fs.ErrNotExist):
-		return Config{}, errs.NewInvalid("--data", dataDir+" holds no running system (no "+clientFile+"): start it with rootstream up --data "+dataDir)
-	case named && err != nil:
-		return Config{}, errs.NewInvalid("--data", "cannot be read: "+err.Error())
+		cfg, err := Load(src)
+		return Target{cfg, dataDir}, err
+	case named && errors.Is(missing, fs.ErrNotExist):
+		return Target{}, ErrNoStack.WithCause(errors.New(dataDir)).WithHint("start it with: rootstream up --data " + dataDir)
+	case named:
+		return Target{}, errs.NewInvalid("--data", "cannot be read: "+missing.Error())
 	}
-	return Load(src)
+	cfg, err := Load(src)
+	return Target{Config: cfg}, err
 }
 
-// names reports whether src itself sets a key, other than by a file.
-func (s Source) names(key string) bool {
-	if s.Flags[key] != "" || s.File != "" {
-		return true
-	}
-	env := envPrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-	return slices.ContainsFunc(s.Env, func(pair string) bool {
-		return strings.HasPrefix(pair, env+"=") || strings.HasPrefix(pair, env+"_FILE=")
-	})
+// Resolve is Find for those who need the configuration alone.
+func Resolve(src Source, dataDir string) (Config, error) {
+	t, err := Find(src, dataDir)
+	return t.Config, err
 }
 
 // FindKeys lists the settings that begin with one of the prefixes; all without any.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"rootstream/auth"
@@ -29,21 +31,37 @@ func Up(ctx context.Context, o UpOptions) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	child := func(args ...string) devstack.Command {
-		return devstack.Command{Path: self, Args: args, Env: os.Environ()}
+	if o.ConfigFile != "" { // the children work in another folder
+		if o.ConfigFile, err = filepath.Abs(o.ConfigFile); err != nil {
+			return fmt.Errorf("find the configuration: %w", err)
+		}
+	}
+	child := func(l devstack.Layout, args ...string) devstack.Command {
+		return devstack.Command{Path: self, Args: append(args, "--data", l.DataDir), Env: stackEnv(os.Environ(), l)}
 	}
 	cfg := devstack.Config{
 		DataDir: o.DataDir, Listen: o.Listen, TLS: o.Config.HTTP.TLSCert != "", Logger: newLogger(o.Config.Log, o.Stderr),
-		Node: func(l devstack.Layout) devstack.Command { return child("node", "--data", l.DataDir) },
+		Node: func(l devstack.Layout) devstack.Command { return child(l, "node") },
 		Serve: func(l devstack.Layout) devstack.Command {
-			args := []string{"serve", "--data", l.DataDir, "--listen", l.Listen}
+			args := []string{"serve", "--listen", l.Listen}
 			if o.ConfigFile != "" {
 				args = append(args, "--config", o.ConfigFile)
 			}
-			return child(args...)
+			return child(l, args...)
 		},
 	}
 	return devstack.Run(ctx, cfg, func(l devstack.Layout) { welcome(ctx, l, o) })
+}
+
+// stackEnv is env for the stack's own processes: their servers are those of the folder, whatever env says for others.
+func stackEnv(env []string, l devstack.Layout) []string {
+	mine := []string{"POSTGRES_DSN", "REDIS_URL", "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_ADDRS", "REDIS_SENTINEL_PASSWORD", "REDIS_CLUSTER_ADDRS", "CONFIG", "DATA"}
+	env = slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		name, ours := strings.CutPrefix(name, envPrefix)
+		return ours && slices.Contains(mine, strings.TrimSuffix(name, "_FILE"))
+	})
+	return append(env, envPrefix+"POSTGRES_DSN_FILE="+l.PostgresDSNFile, envPrefix+"REDIS_URL_FILE="+l.RedisURLFile)
 }
 
 // welcome says where everything is, and how to get in the first time.
@@ -62,7 +80,7 @@ func welcome(ctx context.Context, l devstack.Layout, o UpOptions) {
 }
 
 func setupLink(ctx context.Context, l devstack.Layout, o UpOptions) (string, error) {
-	cfg, err := Resolve(Source{File: o.ConfigFile, Env: os.Environ()}, l.DataDir)
+	cfg, err := Resolve(Source{File: o.ConfigFile, Env: stackEnv(os.Environ(), l)}, l.DataDir)
 	if err != nil {
 		return "", err
 	}

@@ -3,9 +3,10 @@ package app
 import (
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -16,32 +17,74 @@ const maxConfigFile = 1 << 20
 
 // file applies a YAML file; every fault names its line and column.
 func (l *loader) file(name string, root reflect.Value) {
-	info, err := os.Stat(name)
+	text, err := readSmall(name, maxConfigFile)
 	if err != nil {
-		l.faults.Add("config", "cannot be read: "+err.Error())
+		l.faults.Add(name, err.Error())
 		return
 	}
-	if info.Size() > maxConfigFile {
-		l.faults.Add("config", fmt.Sprintf("is %d bytes; at most %d are read", info.Size(), maxConfigFile))
-		return
+	doc, fault := parse(text)
+	switch {
+	case fault != nil:
+		l.faults.Add(fmt.Sprintf("%s:%d:%d:", name, fault.line, fault.column), fault.message)
+	case len(doc.Docs) > 1:
+		l.faults.Add(name, "holds more than one document")
+	case len(doc.Docs) == 1 && doc.Docs[0].Body != nil:
+		l.section(name, doc.Docs[0].Body, root, "")
+		l.anchor(name, root)
 	}
-	doc, err := parser.ParseFile(name, 0)
-	if err != nil {
-		l.faults.Add(name, yamlFault(err))
-		return
-	}
-	for _, d := range doc.Docs {
-		if d.Body != nil {
-			l.section(name, d.Body, root, "")
+}
+
+// anchor makes names of files that are relative relative to the configuration file's folder.
+func (l *loader) anchor(file string, root reflect.Value) {
+	for _, key := range []string{"http.tls_cert", "http.tls_key", "keys.master_key_file", "mail.dir", "session.geoip_file"} {
+		f, ok := fieldAt(root, key)
+		if ok && f.String() != "" && !filepath.IsAbs(f.String()) && strings.HasPrefix(l.from[key], file+":") {
+			f.SetString(filepath.Join(filepath.Dir(file), f.String()))
 		}
 	}
 }
 
-func yamlFault(err error) string {
-	if s, ok := errors.AsType[*yaml.SyntaxError](err); ok && s.Token != nil {
-		return fmt.Sprintf("line %d column %d: %s", s.Token.Position.Line, s.Token.Position.Column, s.Message)
+// syntaxFault is a place in a file that cannot be read, and why.
+type syntaxFault struct {
+	line, column int
+	message      string
+}
+
+// maxYAMLDepth is more than any setting needs: the parser calls itself for every level.
+const maxYAMLDepth = 32
+
+// parse reads YAML of a sensible form.
+func parse(text string) (*ast.File, *syntaxFault) {
+	if !utf8.ValidString(text) {
+		return nil, &syntaxFault{1, 1, "the file is not UTF-8"}
 	}
-	return strings.TrimSpace(err.Error())
+	text = strings.TrimPrefix(text, "\ufeff")
+	if line := tooDeep(text); line > 0 {
+		return nil, &syntaxFault{line, 1, fmt.Sprintf("nested more than %d levels deep", maxYAMLDepth)}
+	}
+	doc, err := parser.ParseBytes([]byte(text), 0)
+	if err == nil {
+		return doc, nil
+	}
+	if s, ok := errors.AsType[*yaml.SyntaxError](err); ok && s.Token != nil {
+		return nil, &syntaxFault{s.Token.Position.Line, s.Token.Position.Column, s.Message}
+	}
+	return nil, &syntaxFault{1, 1, strings.TrimSpace(err.Error())}
+}
+
+// tooDeep returns the line in which brackets or indentation go deeper than in any configuration, or 0.
+func tooDeep(text string) int {
+	number, open := 0, 0
+	for line := range strings.Lines(text) {
+		number++
+		indent := len(line) - len(strings.TrimLeft(line, " \t-?:"))
+		open += strings.Count(line, "[") + strings.Count(line, "{")
+		if indent > 4*maxYAMLDepth || open > maxYAMLDepth {
+			return number
+		}
+		open = max(0, open-strings.Count(line, "]")-strings.Count(line, "}"))
+	}
+	return 0
 }
 
 // section applies a mapping to a struct.
@@ -60,7 +103,7 @@ func (l *loader) section(file string, n ast.Node, v reflect.Value, path string) 
 	}
 	seen := map[string]bool{}
 	for _, p := range pairs {
-		key := p.Key.String()
+		key := keyName(p.Key)
 		where := strings.TrimPrefix(path+"."+key, ".")
 		if seen[key] {
 			l.faults.Add(at(file, p.Key, where), "is set twice")
@@ -92,7 +135,9 @@ func (l *loader) value(file string, n ast.Node, f reflect.Value, path string) {
 		}
 		list := reflect.MakeSlice(f.Type(), len(seq.Values), len(seq.Values))
 		for i, item := range seq.Values {
-			l.value(file, item, list.Index(i), fmt.Sprintf("%s[%d]", path, i))
+			element := fmt.Sprintf("%s[%d]", path, i)
+			l.from[element] = at(file, item, element)
+			l.value(file, item, list.Index(i), element)
 		}
 		f.Set(list)
 	default:
@@ -101,8 +146,17 @@ func (l *loader) value(file string, n ast.Node, f reflect.Value, path string) {
 			l.faults.Add(at(file, n, path), "must be a single value")
 			return
 		}
-		l.set(f, text, at(file, n, path))
+		l.from[path] = at(file, n, path)
+		l.set(f, text, l.from[path])
 	}
+}
+
+// keyName returns a key without its quotes.
+func keyName(k ast.MapKeyNode) string {
+	if s, ok := k.(*ast.StringNode); ok {
+		return s.Value
+	}
+	return k.String()
 }
 
 // scalar returns a scalar's text as it was written, without quotes.
@@ -121,5 +175,5 @@ func scalar(n ast.Node) (string, bool) {
 
 func at(file string, n ast.Node, path string) string {
 	p := n.GetToken().Position
-	return fmt.Sprintf("%s:%d:%d: %s", file, p.Line, p.Column, path)
+	return strings.TrimSuffix(fmt.Sprintf("%s:%d:%d: %s", file, p.Line, p.Column, path), " ")
 }

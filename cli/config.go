@@ -10,17 +10,20 @@ func configCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{Use: "config", Short: "Show, check and explain the configuration", Example: "  rootstream config validate --config rootstream.yaml"}
 	c.AddCommand(
 		&cobra.Command{
-			Use: "show", Short: "Show the configuration in force, secrets redacted", Args: cobra.NoArgs,
+			Use: "show", Short: "Show the configuration in force, secrets redacted", Args: cobra.NoArgs, Example: "  rootstream config show --config rootstream.yaml",
 			RunE: func(*cobra.Command, []string) error {
 				cfg, err := env.config(nil)
 				if err != nil {
 					return err
 				}
+				if env.output == "json" {
+					return env.json(cfg.Tree())
+				}
 				return cfg.Show(env.stdout)
 			},
 		},
 		&cobra.Command{
-			Use: "validate", Short: "Report every fault of the configuration", Args: cobra.NoArgs,
+			Use: "validate", Short: "Report every fault of the configuration", Args: cobra.NoArgs, Example: "  rootstream config validate --config rootstream.yaml",
 			RunE: func(*cobra.Command, []string) error {
 				if _, err := env.config(nil); err != nil {
 					return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -12,17 +13,17 @@ import (
 )
 
 func docsCommand(root *cobra.Command, env *environment) *cobra.Command {
-	c := &cobra.Command{Use: "docs", Short: "Write the command reference", Hidden: true}
+	c := &cobra.Command{Use: "docs", Short: "Write the command reference", Hidden: true, Example: "  rootstream docs cli"}
 	c.AddCommand(
 		&cobra.Command{
-			Use: "cli", Short: "Write the reference of all commands as Markdown", Args: cobra.NoArgs,
+			Use: "cli", Short: "Write the reference of all commands as Markdown", Args: cobra.NoArgs, Example: "  rootstream docs cli > docs/CLI.md",
 			RunE: func(*cobra.Command, []string) error {
 				_, err := fmt.Fprint(env.stdout, reference(root))
 				return err
 			},
 		},
 		&cobra.Command{
-			Use: "man DIR", Short: "Write a man page a command into DIR", Args: cobra.ExactArgs(1),
+			Use: "man DIR", Short: "Write a man page a command into DIR", Args: cobra.ExactArgs(1), Example: "  rootstream docs man /usr/local/share/man/man1",
 			RunE: func(_ *cobra.Command, args []string) error {
 				if err := os.MkdirAll(args[0], 0o755); err != nil { //nolint:gosec // man pages are for everyone
 					return fmt.Errorf("write man pages: %w", err)
@@ -44,7 +45,7 @@ func reference(root *cobra.Command) string {
 		if c.Hidden || c.Name() == "help" || strings.HasPrefix(c.CommandPath(), "rootstream completion ") {
 			return
 		}
-		fmt.Fprintf(&b, "\n## %s\n%s.\n", c.CommandPath(), strings.TrimSuffix(c.Short, "."))
+		fmt.Fprintf(&b, "\n## %s\n%s\n", c.CommandPath(), cmp.Or(c.Long, c.Short+"."))
 		if c.Runnable() && !c.HasSubCommands() {
 			fmt.Fprintf(&b, "\n    %s\n", c.UseLine())
 		}

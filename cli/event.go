@@ -9,8 +9,8 @@ import (
 	"rootstream/app"
 )
 
-// checkFailed is the exit code of a check that found something.
-const checkFailed exitStatus = 8
+// errCheckFailed is the exit code of a check that found something.
+const errCheckFailed exitError = 8
 
 func eventCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{Use: "event", Short: "Read and check the log of events", Example: "  rootstream event list --user ada"}
@@ -119,7 +119,7 @@ func eventVerify(env *environment) *cobra.Command {
 					column[app.Gap]{"NEXT", func(g app.Gap) any { return g.Next }}); err != nil {
 					return err
 				}
-				return checkFailed
+				return errCheckFailed
 			})
 		},
 	}

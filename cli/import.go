@@ -1,9 +1,13 @@
 package cli
 
-import "rootstream/app"
+import (
+	"fmt"
 
-// partial is the exit code of work that was done in part.
-const partial exitStatus = 7
+	"rootstream/app"
+)
+
+// errPartial is the exit code of work that was done in part.
+const errPartial exitError = 7
 
 // importSummary says what an import did.
 func (env *environment) importSummary(sum app.ImportSummary) error {
@@ -12,10 +16,12 @@ func (env *environment) importSummary(sum app.ImportSummary) error {
 			return err
 		}
 	} else {
-		env.say("%d imported, %d refused", sum.Imported, sum.Refused)
+		if _, err := fmt.Fprintf(env.stdout, "%d imported, %d refused\n", sum.Imported, sum.Refused); err != nil {
+			return err
+		}
 	}
 	if sum.Refused > 0 {
-		return partial
+		return errPartial
 	}
 	return nil
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
@@ -13,25 +15,13 @@ func keyCommand(env *environment) *cobra.Command {
 			Use: "status", Short: "Show the keys and prove that the master key opens them", Args: cobra.NoArgs, Example: "  rootstream key status -o json",
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return env.with(cmd.Context(), func(p *app.Parts) error {
-					s, err := p.Keys.Status(cmd.Context())
-					if err != nil {
-						return err
-					}
-					if env.output == "json" {
-						return env.json(s)
-					}
-					return list(env, s.Keys,
-						column[app.SealingKey]{"KEY", func(k app.SealingKey) any { return k.ID }},
-						column[app.SealingKey]{"STATE", func(k app.SealingKey) any { return k.State }},
-						column[app.SealingKey]{"ADDED", func(k app.SealingKey) any { return k.AddedAt }})
+					return env.keys(cmd.Context(), p)
 				})
 			},
 		},
 		&cobra.Command{
-			Use: "rotate", Short: "Add a key, let every instance learn it, then seal with it", Args: cobra.NoArgs,
-			Long: `Add a key, wait until every instance has learnt it, then make it the one that seals:
-
-  rootstream key rotate
+			Use: "rotate", Short: "Add a key, let every instance learn it, then seal with it", Args: cobra.NoArgs, Example: "  rootstream key rotate",
+			Long: `Add a key, wait (30 seconds) until every instance has learnt it, then make it the one that seals.
 
 What older keys sealed stays readable; second factors are sealed again in the background.`,
 			RunE: func(cmd *cobra.Command, _ []string) error {
@@ -40,11 +30,25 @@ What older keys sealed stays readable; second factors are sealed again in the ba
 					if err := p.Keys.Rotate(cmd.Context()); err != nil {
 						return err
 					}
-					env.say("done")
-					return nil
+					return env.keys(cmd.Context(), p)
 				})
 			},
 		},
 	)
 	return c
+}
+
+// keys prints the keys there are.
+func (env *environment) keys(ctx context.Context, p *app.Parts) error {
+	s, err := p.Keys.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if env.output == "json" {
+		return env.json(s)
+	}
+	return list(env, s.Keys,
+		column[app.SealingKey]{"KEY", func(k app.SealingKey) any { return k.ID }},
+		column[app.SealingKey]{"STATE", func(k app.SealingKey) any { return k.State }},
+		column[app.SealingKey]{"ADDED", func(k app.SealingKey) any { return k.AddedAt }})
 }

@@ -35,9 +35,7 @@ func mfaCommand(env *environment) *cobra.Command {
 func mfaEnroll(env *environment) *cobra.Command {
 	return &cobra.Command{
 		Use: "enroll USER", Short: "Begin an authenticator app for an account", Args: cobra.ExactArgs(1), Example: "  rootstream mfa enroll ada",
-		Long: `Begin an authenticator app for an account and print its secret once:
-
-  rootstream mfa enroll ada
+		Long: `Begin an authenticator app for an account and print its secret, this once.
 
 It counts only when its owner confirms it with a code, within 10 minutes, by
 POST /v1/mfa/totp/{factor_id}/confirm.`,
@@ -63,16 +61,19 @@ POST /v1/mfa/totp/{factor_id}/confirm.`,
 }
 
 func mfaReset(env *environment) *cobra.Command {
-	var yes bool
-	c := &cobra.Command{
+	return &cobra.Command{
 		Use: "reset USER", Short: "Remove all factors of an account and lift its suspension", Args: cobra.ExactArgs(1), Example: "  rootstream mfa reset ada --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := env.confirm(yes, "remove the second factor of "+args[0], args[0]); err != nil {
+			if err := env.confirm("remove the second factor of "+args[0], args[0]); err != nil {
 				return err
 			}
-			return env.with(cmd.Context(), func(p *app.Parts) error { return p.ResetMFA(cmd.Context(), args[0]) })
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				if err := p.ResetMFA(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				env.say("the account has no second factor now")
+				return nil
+			})
 		},
 	}
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c
 }

@@ -12,10 +12,9 @@ func migrateCommand(env *environment) *cobra.Command {
 	var zone string
 	up := &cobra.Command{
 		Use: "up", Short: "Apply what is missing", Args: cobra.NoArgs,
-		Long: `Apply what is missing of the schema:
-
-  rootstream migrate up --rolling     while programs of Phase 24.2 still write
-  rootstream migrate up               when the last of them is gone
+		Example: `  rootstream migrate up --rolling     while programs of Phase 24.2 still write
+  rootstream migrate up               when the last of them is gone`,
+		Long: `Apply what is missing of the schema, and list what was applied.
 
 With --rolling the schema only expands and old writers keep working. Without it the plain
 session tokens and stream keys of Phase 24.2 are overwritten by their hashes as well: the
@@ -33,13 +32,16 @@ any number of places at once.`,
 			if len(steps) == 0 {
 				env.say("the schema is up to date")
 			}
+			if count(steps, func(m app.Migration) bool { return m.Kind == "contract" }) > 0 {
+				env.say("no plain token or stream key is left; programs of Phase 24.2 cannot use this database any more")
+			}
 			return printSteps(env, steps)
 		},
 	}
 	up.Flags().BoolVar(&rolling, "rolling", false, "only expand; programs of Phase 24.2 keep working")
 	up.Flags().StringVar(&zone, "legacy-timezone", "", "`zone` of the local times in a Phase 24.2 database (default: the database's own)")
 	status := &cobra.Command{
-		Use: "status", Short: "List all steps, applied or not", Args: cobra.NoArgs,
+		Use: "status", Short: "List all steps, applied or not", Args: cobra.NoArgs, Example: "  rootstream migrate status -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := env.config(nil)
 			if err != nil {

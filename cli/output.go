@@ -99,18 +99,18 @@ func (env *environment) say(format string, args ...any) {
 // interactive reports whether a person can answer.
 func (env *environment) interactive() bool {
 	f, ok := env.stdin.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd())) //nolint:gosec // a file descriptor
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 var errUnconfirmed = errors.New("not confirmed, nothing was changed")
 
-// confirm asks for the name of what is about to be destroyed, unless yes says so already.
-func (env *environment) confirm(yes bool, what, name string) error {
-	if yes {
+// confirm asks for the name of what is about to be destroyed, unless --yes says so already.
+func (env *environment) confirm(what, name string) error {
+	if env.yes {
 		return nil
 	}
 	if !env.interactive() {
-		return usageError{fmt.Errorf("this would %s: add --yes to say so", what)}
+		return usage("this would %s: add --yes to say so", what)
 	}
 	_, _ = fmt.Fprintf(env.stderr, "This will %s. Type %q to go on: ", what, name)
 	line, err := bufio.NewReader(env.stdin).ReadString('\n')
@@ -126,7 +126,7 @@ const maxSecretLine = 4096
 func (env *environment) secretLine(prompt string) (string, error) {
 	if f, ok := env.stdin.(*os.File); ok && env.interactive() {
 		_, _ = fmt.Fprint(env.stderr, prompt)
-		b, err := term.ReadPassword(int(f.Fd())) //nolint:gosec // a file descriptor
+		b, err := term.ReadPassword(int(f.Fd()))
 		_, _ = fmt.Fprintln(env.stderr)
 		return string(b), err
 	}

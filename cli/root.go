@@ -7,12 +7,10 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,43 +46,52 @@ type environment struct {
 	postgres       string
 	redis          string
 	output         string
+	yes            bool
 }
 
 func newRoot(env *environment) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rootstream",
 		Short: "Accounts, sessions, streams and their history on PostgreSQL and Redis",
-		Long: `Start everything on this machine, then walk through it:
+		Example: `  rootstream up       start everything on this machine
+  rootstream demo     walk through it`,
+		Long: `RootStream keeps the state of a live-streaming platform: accounts, sessions with
+a second factor, streams and an event log, on PostgreSQL and Redis.
 
-  rootstream up
-  rootstream demo
-
-RootStream keeps the state of a live-streaming platform: accounts, sessions with
-a second factor, streams and an event log, on PostgreSQL and Redis.`,
+Standard output carries data only; hints go to standard error. Exit codes: 0 ok ·
+1 failure · 2 usage or configuration · 3 not found · 4 permission or wrong key ·
+5 conflict or precondition · 6 unavailable, retry · 7 partial · 8 a check failed.`,
+		Version:           app.Version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if env.output != "table" && env.output != "json" && env.output != cmd.Annotations["output"] {
-				return usageError{errors.New("--output must be table or json")}
+				return usage("--output must be table or json")
 			}
 			return nil
 		},
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&env.configFile, "config", os.Getenv("ROOTSTREAM_CONFIG"), "configuration `file` (YAML)")
-	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up (default "+app.DefaultDataDir()+")")
-	flags.StringVar(&env.postgres, "postgres", "", "address of the database (`DSN`)")
+	flags.StringVar(&env.configFile, "config", os.Getenv("ROOTSTREAM_CONFIG"), "configuration `file` (YAML); also ROOTSTREAM_CONFIG")
+	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up; also ROOTSTREAM_DATA (default "+app.DefaultDataDir()+")")
+	flags.StringVar(&env.postgres, "postgres", "", "address of the database (`DSN`), instead of a data folder")
 	flags.StringVar(&env.redis, "redis", "", "address of Redis (`URL`)")
 	flags.StringVarP(&env.output, "output", "o", "table", "output `format`: table or json")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	flags.BoolVar(&env.yes, "yes", false, "do not ask before something that cannot be undone")
+	root.SetFlagErrorFunc(usageOf)
 	root.AddCommand(
 		upCommand(env), serveCommand(env), nodeCommand(env), demoCommand(env), statusCommand(env), doctorCommand(env),
 		configCommand(env), migrateCommand(env), keyCommand(env),
 		userCommand(env), sessionCommand(env), mfaCommand(env), streamCommand(env), eventCommand(env),
 		openapiCommand(env), docsCommand(root, env), versionCommand(env),
 	)
+	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	explainDefaults(root)
+	root.SetVersionTemplate("rootstream {{.Version}}\n")
+	root.SetHelpTemplate(helpTemplate)
+	root.SetUsageTemplate(usageTemplate)
 	requireKnownArgs(root)
 	return root
 }
@@ -94,7 +101,7 @@ func requireKnownArgs(c *cobra.Command) {
 	if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("%s has no command %q: see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())}
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		}
@@ -102,7 +109,7 @@ func requireKnownArgs(c *cobra.Command) {
 	} else if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
 			if err := check(cmd, args); err != nil {
-				return usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
+				return usageOf(cmd, fmt.Errorf("%w: %s", err, cmd.UseLine()))
 			}
 			return nil
 		}
@@ -112,65 +119,8 @@ func requireKnownArgs(c *cobra.Command) {
 	}
 }
 
-// usageError is a command line that cannot be understood.
-type usageError struct{ error }
-
-func (e usageError) Unwrap() error { return e.error }
-
-// exitStatus ends a command with a code of its own, after it has said why.
-type exitStatus int
-
-func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
-// exitCode is the contract: 0 ok, 1 failure, 2 usage or configuration, 3 not
-// found, 4 permission or wrong key, 5 conflict or precondition, 6 unavailable
-// (retry), 7 partial, 8 a check failed.
-func exitCode(err error) int {
-	if code, ok := errors.AsType[exitStatus](err); ok {
-		return int(code)
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return 2
-	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		return 6
-	}
-	switch errs.KindOf(err) {
-	case errs.Malformed, errs.Invalid:
-		return 2
-	case errs.NotFound:
-		return 3
-	case errs.Unauthenticated, errs.Forbidden:
-		return 4
-	case errs.Conflict, errs.Precondition, errs.Gone:
-		return 5
-	case errs.RateLimited, errs.Unavailable:
-		return 6
-	case errs.Internal:
-		return 1
-	}
-	return 1
-}
-
-// report writes an error for people: what, every field, and what to do next.
-func report(w io.Writer, err error) {
-	if _, quiet := errors.AsType[exitStatus](err); quiet {
-		return
-	}
-	if faults := errs.FieldsOf(err); len(faults) > 0 {
-		for _, f := range faults {
-			_, _ = fmt.Fprintf(w, "rootstream: %s %s\n", f.Field, f.Message)
-		}
-	} else {
-		_, _ = fmt.Fprintf(w, "rootstream: %s\n", strings.TrimSpace(err.Error()))
-	}
-	if e := errs.Of(err); e != nil && e.Hint != "" {
-		_, _ = fmt.Fprintf(w, "  %s\n", e.Hint)
-	}
-}
-
-// config resolves the configuration of a command; more are its own flags by key.
-func (env *environment) config(more map[string]string) (app.Config, error) {
+// source is what a command line says about the configuration; more are its own flags by key.
+func (env *environment) source(more map[string]string) app.Source {
 	flags := map[string]string{}
 	for k, v := range more {
 		if v != "" {
@@ -183,24 +133,27 @@ func (env *environment) config(more map[string]string) (app.Config, error) {
 	if env.redis != "" {
 		flags["redis.url"] = env.redis
 	}
-	return app.Resolve(app.Source{File: env.configFile, Env: os.Environ(), Flags: flags}, env.dataDir)
+	return app.Source{File: env.configFile, Env: os.Environ(), Flags: flags}
 }
 
-// open builds the parts a command works with; the caller closes them.
-func (env *environment) open(ctx context.Context) (*app.Parts, error) {
-	cfg, err := env.config(nil)
-	if err != nil {
-		return nil, err
-	}
-	return app.Open(ctx, cfg, app.Options{Stderr: env.stderr, OneShot: true})
+// config resolves the configuration of a command; more are its own flags by key.
+func (env *environment) config(more map[string]string) (app.Config, error) {
+	return app.Resolve(env.source(more), env.dataDir)
 }
 
-// with opens the parts, runs fn and closes them.
+// with opens the parts a command works with, runs fn and closes them.
 func (env *environment) with(ctx context.Context, fn func(p *app.Parts) error) error {
-	p, err := env.open(ctx)
+	t, err := app.Find(env.source(nil), env.dataDir)
 	if err != nil {
 		return err
 	}
-	defer p.Close()
-	return fn(p)
+	p, err := app.Open(ctx, t.Config, app.Options{Stderr: env.stderr, OneShot: true})
+	if err == nil {
+		defer p.Close()
+		err = fn(p)
+	}
+	if t.DataDir != "" && errs.KindOf(err) == errs.Unavailable && hintOf(err) == "" {
+		return hintedError{err, "is the stack running? start it with: rootstream up --data " + t.DataDir}
+	}
+	return err
 }

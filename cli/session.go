@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
@@ -79,17 +81,22 @@ func sessionRevoke(env *environment) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return env.with(cmd.Context(), func(p *app.Parts) error { return p.RevokeSession(cmd.Context(), id) })
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				if err := p.RevokeSession(cmd.Context(), id); err != nil {
+					return err
+				}
+				env.say("the session has ended")
+				return nil
+			})
 		},
 	}
 }
 
 func sessionRevokeAll(env *environment) *cobra.Command {
-	var yes bool
-	c := &cobra.Command{
+	return &cobra.Command{
 		Use: "revoke-all USER", Short: "End all sessions of an account", Args: cobra.ExactArgs(1), Example: "  rootstream session revoke-all ada --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := env.confirm(yes, "end all sessions of "+args[0], args[0]); err != nil {
+			if err := env.confirm("end all sessions of "+args[0], args[0]); err != nil {
 				return err
 			}
 			return env.with(cmd.Context(), func(p *app.Parts) error {
@@ -101,8 +108,6 @@ func sessionRevokeAll(env *environment) *cobra.Command {
 			})
 		},
 	}
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c
 }
 
 // count prints one number.
@@ -110,6 +115,6 @@ func (env *environment) count(what string, n int) error {
 	if env.output == "json" {
 		return env.json(map[string]int{what: n})
 	}
-	env.say("%d %s", n, what)
-	return nil
+	_, err := fmt.Fprintf(env.stdout, "%d %s\n", n, what)
+	return err
 }

@@ -1,30 +1,42 @@
 package cli
 
 import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"rootstream/app"
 )
 
 func statusCommand(env *environment) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Show what runs and how it is", Args: cobra.NoArgs, Example: "  rootstream status -o json",
+		Use: "status", Short: "Show what runs and how it is", Args: cobra.NoArgs, Example: "  rootstream status\n  rootstream status -o json",
+		Long: `Ask PostgreSQL, Redis and the API how they are, and count what is in the database.
+
+A part is up, down, or off when nobody asked for it. Exit code 8 if one is down.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := env.config(nil)
+			t, err := app.Find(env.source(nil), env.dataDir)
 			if err != nil {
 				return err
 			}
-			parts := app.Status(cmd.Context(), cfg)
+			parts, err := app.Status(cmd.Context(), t)
+			if err != nil {
+				return err
+			}
 			if err := list(env, parts,
 				column[app.PartStatus]{"PART", func(s app.PartStatus) any { return s.Name }},
 				column[app.PartStatus]{"STATE", func(s app.PartStatus) any { return s.State }},
 				column[app.PartStatus]{"DETAIL", func(s app.PartStatus) any { return s.Detail }}); err != nil {
 				return err
 			}
-			for _, s := range parts {
-				if s.State == "down" {
-					return checkFailed
-				}
+			if slices.ContainsFunc(parts, app.PartStatus.Down) {
+				env.say("what is wrong, and what to do: rootstream doctor")
+				return errCheckFailed
 			}
 			return nil
 		},
@@ -32,28 +44,74 @@ func statusCommand(env *environment) *cobra.Command {
 }
 
 func doctorCommand(env *environment) *cobra.Command {
-	return &cobra.Command{
+	var listen string
+	c := &cobra.Command{
 		Use: "doctor", Short: "Find what is wrong here and say what to do about it", Args: cobra.NoArgs,
-		Long: `Look at this machine, the data folder and the servers, and say what is wrong:
-
-  rootstream doctor
-
-Changes nothing. Exit code 8 if anything needs attention.`,
+		Example: "  rootstream doctor\n  rootstream doctor --data ~/rootstream\n  rootstream doctor --config /etc/rootstream.yaml -o json",
+		Long: `Look at this machine, the data folder and the servers, and say what is wrong and what
+to do about it. Changes nothing. Exit code 8 if anything needs attention.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := app.Doctor(cmd.Context(), app.DoctorOptions{DataDir: env.dataDir, Config: func() (app.Config, error) { return env.config(nil) }})
-			if err := list(env, checks,
-				column[app.Finding]{"CHECK", func(f app.Finding) any { return f.Name }},
-				column[app.Finding]{"OK", func(f app.Finding) any { return f.OK }},
-				column[app.Finding]{"DETAIL", func(f app.Finding) any { return f.Detail }},
-				column[app.Finding]{"REMEDY", func(f app.Finding) any { return f.Remedy }}); err != nil {
+			findings := app.Doctor(cmd.Context(), app.DoctorOptions{
+				Source: env.source(map[string]string{"http.listen": listen}), DataDir: env.dataDir,
+			})
+			if err := env.diagnosis(findings); err != nil {
 				return err
 			}
-			for _, f := range checks {
-				if !f.OK {
-					return checkFailed
-				}
+			if n := count(findings, func(f app.Finding) bool { return !f.OK }); n > 0 {
+				env.say("%d of %d checks failed", n, len(findings))
+				return errCheckFailed
 			}
+			env.say("all %d checks passed", len(findings))
 			return nil
 		},
 	}
+	c.Flags().StringVar(&listen, "listen", "", "`address` that rootstream up is to listen on")
+	return c
+}
+
+// diagnosis prints findings, what failed first, each remedy on a line of its own.
+func (env *environment) diagnosis(findings []app.Finding) error {
+	if env.output == "json" {
+		return env.json(findings)
+	}
+	bad, good := "FAILED", "ok"
+	if f, ok := env.stdout.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		bad, good = "✗", "✓"
+	}
+	width := 0
+	for _, f := range findings {
+		width = max(width, len(f.Name))
+	}
+	ordered := slices.Clone(findings)
+	slices.SortStableFunc(ordered, func(a, b app.Finding) int { return cmp.Compare(rank(a), rank(b)) })
+	var out strings.Builder
+	for _, f := range ordered {
+		mark := good
+		if !f.OK {
+			mark = bad
+		}
+		fmt.Fprintf(&out, "%-6s %-*s  %s\n", mark, width, f.Name, text(f.Detail))
+		if f.Remedy != "" {
+			fmt.Fprintf(&out, "%*s  → %s\n", 7+width, "", text(f.Remedy))
+		}
+	}
+	_, err := fmt.Fprint(env.stdout, out.String())
+	return err
+}
+
+func rank(f app.Finding) int {
+	if f.OK {
+		return 1
+	}
+	return 0
+}
+
+func count[T any](all []T, is func(T) bool) int {
+	n := 0
+	for _, v := range all {
+		if is(v) {
+			n++
+		}
+	}
+	return n
 }

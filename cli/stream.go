@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"errors"
+
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
@@ -64,6 +66,9 @@ func streamCreate(env *environment) *cobra.Command {
 		Use: "create NAME", Short: "Create a stream and print its key, this once", Args: cobra.ExactArgs(1),
 		Example: "  rootstream stream create --owner ada \"Friday night\"",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if owner == "" {
+				return usageOf(cmd, errors.New("--owner is required"))
+			}
 			d.Name = args[0]
 			return env.with(cmd.Context(), func(p *app.Parts) error {
 				a, err := p.StreamOwner(cmd.Context(), owner)
@@ -88,7 +93,6 @@ func streamCreate(env *environment) *cobra.Command {
 	}
 	c.Flags().StringVar(&owner, "owner", "", "`account` it belongs to (required)")
 	c.Flags().StringVar(&d.Description, "description", "", "what it is about")
-	_ = c.MarkFlagRequired("owner") // the flag was defined two lines above
 	return c
 }
 

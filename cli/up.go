@@ -12,10 +12,8 @@ func upCommand(env *environment) *cobra.Command {
 	var listen string
 	c := &cobra.Command{
 		Use: "up", Short: "Run the whole stack on this machine", Args: cobra.NoArgs,
-		Long: `Run PostgreSQL, Redis and the API on this machine from one data folder:
-
-  rootstream up
-  rootstream up --data ~/rootstream --listen 127.0.0.1:9000
+		Example: "  rootstream up\n  rootstream up --data ~/rootstream --listen 127.0.0.1:9000",
+		Long: `Run PostgreSQL, Redis and the API on this machine from one data folder.
 
 Prints "rootstream is ready: URL" when requests can be answered. Ctrl-C stops everything;
 the data stays. What a killed predecessor left is cleaned up at the next start.`,
@@ -44,9 +42,8 @@ func serveCommand(env *environment) *cobra.Command {
 	var listen, cert, key string
 	c := &cobra.Command{
 		Use: "serve", Short: "Run the API against a PostgreSQL and a Redis that are there", Args: cobra.NoArgs,
-		Long: `Run one instance of the API; run as many as you like, they keep nothing:
-
-  rootstream serve --postgres postgres://rootstream@db/rootstream --redis redis://cache:6379
+		Example: "  rootstream serve --postgres postgres://rootstream@db/rootstream --redis redis://cache:6379",
+		Long: `Run one instance of the API; run as many as you like, they keep nothing.
 
 The schema is expanded first, which programs of Phase 24.2 survive. Passwords are better
 given by ROOTSTREAM_POSTGRES_DSN_FILE and ROOTSTREAM_REDIS_URL_FILE than on the command line.`,
@@ -67,9 +64,8 @@ given by ROOTSTREAM_POSTGRES_DSN_FILE and ROOTSTREAM_REDIS_URL_FILE than on the 
 func nodeCommand(env *environment) *cobra.Command {
 	return &cobra.Command{
 		Use: "node", Short: "Be the parent of a data folder's PostgreSQL", Args: cobra.NoArgs,
-		Long: `Start the PostgreSQL of a data folder, or attach to it if it runs, and keep it running:
-
-  rootstream node --data /var/lib/rootstream
+		Example: "  rootstream node --data /var/lib/rootstream",
+		Long: `Start the PostgreSQL of a data folder, or attach to it if it runs, and keep it running.
 
 rootstream up runs this; by itself it is for hosts where PostgreSQL and the API are apart.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -38,11 +38,13 @@ func userAdd(env *environment) *cobra.Command {
 	var verified bool
 	c := &cobra.Command{
 		Use: "add USERNAME", Short: "Make an account", Args: cobra.ExactArgs(1),
-		Long: `Make an account. The password is asked for, or read from standard input or a file:
-
-  rootstream user add ada --email ada@example.org
+		Example: `  rootstream user add ada --email ada@example.org
   rootstream user add root --email root@example.org --role admin --verified < password.txt`,
+		Long: `Make an account. The password is asked for, or read from standard input (one line) or a file.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if email == "" {
+				return usageOf(cmd, errors.New("--email is required"))
+			}
 			password, err := env.password(passwordFile)
 			if err != nil {
 				return err
@@ -62,7 +64,6 @@ func userAdd(env *environment) *cobra.Command {
 	c.Flags().StringVar(&role, "role", "user", "`role`: user, operator or admin")
 	c.Flags().StringVar(&passwordFile, "password-file", "", "`file` with the password")
 	c.Flags().BoolVar(&verified, "verified", false, "the address is known to be right")
-	_ = c.MarkFlagRequired("email") // the flag was defined three lines above
 	return c
 }
 
@@ -73,7 +74,7 @@ func (env *environment) password(file string) (string, error) {
 	}
 	f, err := os.Open(file) //nolint:gosec // the operator names the file
 	if err != nil {
-		return "", usageError{fmt.Errorf("read the password: %w", err)}
+		return "", usage("read the password: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	from := *env
@@ -141,18 +142,21 @@ func userRole(env *environment) *cobra.Command {
 }
 
 func userDelete(env *environment) *cobra.Command {
-	var yes bool
-	c := &cobra.Command{
+	return &cobra.Command{
 		Use: "delete USER", Short: "Delete an account and all it has", Args: cobra.ExactArgs(1), Example: "  rootstream user delete ada --yes",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := env.confirm(yes, "delete the account "+args[0]+" with its sessions, streams and recordings' records", args[0]); err != nil {
+			if err := env.confirm("delete the account "+args[0]+" with its sessions, streams and recordings' records", args[0]); err != nil {
 				return err
 			}
-			return env.with(cmd.Context(), func(p *app.Parts) error { return p.DeleteUser(cmd.Context(), args[0]) })
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				if err := p.DeleteUser(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				env.say("deleted")
+				return nil
+			})
 		},
 	}
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c
 }
 
 func userExport(env *environment) *cobra.Command {
@@ -169,20 +173,24 @@ func userImport(env *environment) *cobra.Command {
 	var dry bool
 	c := &cobra.Command{
 		Use: "import FILE", Short: "Import accounts with their password hashes (JSON lines)", Args: cobra.ExactArgs(1),
+		Example: "  rootstream user import users.jsonl\n  rootstream user import - < users.jsonl",
 		Long: `Import accounts, one JSON object a line, with bcrypt or Argon2 hashes:
 
-  rootstream user import users.jsonl
   {"username":"ada","email":"ada@example.org","password_hash":"$2b$12$…","verified":true}
 
 A line that cannot be imported is named on standard error and skipped; then the exit code is 7.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := os.Open(args[0])
-			if err != nil {
-				return usageError{fmt.Errorf("read the accounts: %w", err)}
+			in := env.stdin
+			if args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return usage("read the accounts: %w", err)
+				}
+				defer func() { _ = f.Close() }()
+				in = f
 			}
-			defer func() { _ = f.Close() }()
 			return env.with(cmd.Context(), func(p *app.Parts) error {
-				sum, err := p.Users.Import(cmd.Context(), f, app.ImportOptions{DryRun: dry, Report: func(l app.ImportLine) {
+				sum, err := p.Users.Import(cmd.Context(), in, app.ImportOptions{DryRun: dry, Report: func(l app.ImportLine) {
 					if l.Err != nil {
 						env.say("line %d %s: %v", l.Line, l.Username, l.Err)
 					}

@@ -10,7 +10,7 @@ import (
 
 func versionCommand(env *environment) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  rootstream version",
 		RunE: func(*cobra.Command, []string) error {
 			if env.output == "json" {
 				return env.json(map[string]string{"version": app.Version()})

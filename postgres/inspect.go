@@ -44,7 +44,7 @@ type ContentFacts struct {
 	LiveSessions  int64      `json:"live_sessions"`
 	OutboxPending int64      `json:"outbox_pending"` // not sent and not given up
 	OutboxOldest  *time.Time `json:"outbox_oldest"`  // when the oldest of them was due first
-	Keysets       int64      `json:"keysets"`
+	Keysets       []string   `json:"keysets"`        // their names
 	SealedFactors int64      `json:"sealed_factors"` // second factors whose secret a keyset sealed
 	OldestSealed  *time.Time `json:"oldest_sealed"`
 }
@@ -65,7 +65,7 @@ func InspectContent(ctx context.Context, db *DB) (ContentFacts, error) {
 			"select count(*), min(created_at) from outbox where sent_at is null and abandoned_at is null",
 			[]any{&f.OutboxPending, &f.OutboxOldest},
 		},
-		{"keysets", "select count(*) from keysets", []any{&f.Keysets}},
+		{"keysets", "select array_agg(name order by name) from keysets", []any{&f.Keysets}},
 		{"user_mfa", "select count(*), min(created_at) from user_mfa where secret is not null", []any{&f.SealedFactors, &f.OldestSealed}},
 	} {
 		var there bool

@@ -1,9 +1,12 @@
 package postgres_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"rootstream/errs"
 	"rootstream/postgres"
@@ -55,7 +58,7 @@ func TestInspectNoticesAReadOnlyServerAndAWrongClock(t *testing.T) {
 func TestInspectContentCounts(t *testing.T) {
 	t.Parallel()
 	empty := postgrestest.Open(t, postgres.Config{DSN: postgrestest.Empty(t)})
-	if facts, err := postgres.InspectContent(t.Context(), empty); err != nil || facts != (postgres.ContentFacts{}) {
+	if facts, err := postgres.InspectContent(t.Context(), empty); err != nil || !cmp.Equal(facts, postgres.ContentFacts{}) {
 		t.Errorf("a database without tables: %+v, %v", facts, err)
 	}
 	db := postgrestest.New(t)
@@ -65,6 +68,7 @@ func TestInspectContentCounts(t *testing.T) {
 		"insert into sessions (user_id, session_token, created_at, expires_at) select id, 'over', now() - interval '2 h', now() - interval '1 h' from users",
 		"insert into user_mfa (user_id, method, secret) select id, 'totp', 'sealed' from users",
 		"insert into user_mfa (user_id, method) select id, 'backup_code' from users",
+		"insert into keysets (name, wrapped, canary) values ('main', '', '')",
 		"insert into outbox (channel, topic) values ('mail', 'a'), ('mail', 'b')",
 		"insert into outbox (channel, topic, sent_at) values ('mail', 'c', now())",
 	} {
@@ -77,7 +81,7 @@ func TestInspectContentCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if facts.LiveSessions != 1 || facts.SealedFactors != 1 || facts.OldestSealed == nil ||
-		facts.OutboxPending != 2 || facts.OutboxOldest == nil || facts.Keysets != 0 {
+		facts.OutboxPending != 2 || facts.OutboxOldest == nil || !slices.Equal(facts.Keysets, []string{"main"}) {
 		t.Errorf("facts = %+v", facts)
 	}
 }
