@@ -45,7 +45,7 @@ func TestInspectNoticesAReadOnlyServerAndAWrongClock(t *testing.T) {
 		"create function public.clock_timestamp() returns timestamptz language sql as 'select pg_catalog.clock_timestamp() - interval ''1 hour'''",
 		"set search_path = public, pg_catalog",
 	} {
-		if _, err := late.Exec(t.Context(), sql); err != nil {
+		if _, err = late.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -91,12 +91,18 @@ func (m *migrator) checkZone(ctx context.Context) error {
 
 // checkRecordedZone refuses a zone that comes too late: the times are converted once.
 func (m *migrator) checkRecordedZone(ctx context.Context) error {
+	if m.opt.LegacyTimezone == "" {
+		return nil
+	}
 	var zone string
 	err := m.db.QueryRowContext(ctx, "select value from adoption_facts where name = 'legacy_timezone'").Scan(&zone)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil // there were no old times
+	}
 	if err != nil {
 		return wrap("read the recorded time zone", err)
 	}
-	if m.opt.LegacyTimezone != "" && m.opt.LegacyTimezone != zone {
+	if m.opt.LegacyTimezone != zone {
 		return ErrTimezoneRecorded.WithHint("it is " + zone + "; to convert in another one, restore the backup and migrate again")
 	}
 	return nil

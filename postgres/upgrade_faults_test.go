@@ -258,6 +258,14 @@ func TestTheServersZoneCountsNotTheCallers(t *testing.T) {
 	}
 }
 
+func TestAFreshDatabaseHasNoZoneToKeep(t *testing.T) {
+	t.Parallel()
+	dsn := postgrestest.DSN(t)
+	for _, zone := range []string{"Europe/Paris", "", newYork} {
+		migrate(t, dsn, postgres.MigrateOptions{Rolling: true, LegacyTimezone: zone})
+	}
+}
+
 func TestANewerSchemaIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for _, table := range []string{"goose_db_version", "goose_contract_version"} {

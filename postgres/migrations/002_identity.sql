@@ -23,9 +23,13 @@ CREATE TABLE adoption_findings (
 
 -- rootstream.legacy_timezone is set by the migrator when the operator names the old writers' zone;
 -- otherwise it is what a plain connection to this database gets, which is what now() was stored in.
+-- A database without a row has no old times, and no zone that must be remembered.
 INSERT INTO adoption_facts (name, value)
-VALUES ('legacy_timezone',
-        coalesce(nullif(current_setting('rootstream.legacy_timezone', true), ''), current_setting('TimeZone')));
+SELECT 'legacy_timezone',
+       coalesce(nullif(current_setting('rootstream.legacy_timezone', true), ''), current_setting('TimeZone'))
+WHERE EXISTS (SELECT FROM users) OR EXISTS (SELECT FROM sessions) OR EXISTS (SELECT FROM streams)
+   OR EXISTS (SELECT FROM stream_sessions) OR EXISTS (SELECT FROM recordings) OR EXISTS (SELECT FROM usage_logs)
+   OR EXISTS (SELECT FROM billing_accounts) OR EXISTS (SELECT FROM event_log) OR EXISTS (SELECT FROM snapshots);
 
 ALTER TABLE users
     ADD COLUMN public_id uuid,
@@ -72,7 +76,7 @@ DECLARE
         WHEN %1$I < %2$I AND %1$I::timestamptz >= %2$I::timestamptz THEN %2$I::timestamptz - (%2$I - %1$I)
         ELSE %1$I::timestamptz END';
 BEGIN
-    PERFORM set_config('TimeZone', (SELECT value FROM adoption_facts WHERE name = 'legacy_timezone'), true);
+    PERFORM set_config('TimeZone', coalesce((SELECT value FROM adoption_facts WHERE name = 'legacy_timezone'), here), true);
     FOR tab, changes IN
         SELECT c.tab, string_agg(c.change, ', ')
         FROM (SELECT a.attrelid::regclass AS tab,
