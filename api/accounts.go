@@ -12,7 +12,6 @@ import (
 	"rootstream/auth"
 	"rootstream/errs"
 	"rootstream/event"
-	"rootstream/session"
 	"rootstream/user"
 )
 
@@ -63,8 +62,6 @@ type Paging struct {
 	Cursor string `query:"cursor" maxLength:"200"`
 }
 
-var anyUser = access{role: session.RoleUser} //nolint:gochecknoglobals // a constant
-
 func (s *Server) accountRoutes() {
 	tags := []string{"accounts"}
 	handle(s, huma.Operation{
@@ -72,13 +69,13 @@ func (s *Server) accountRoutes() {
 		Summary:     "Sign up",
 		Description: "Mails a link to verify the address. A taken user name is 409; a taken address gets the same 201, and its owner a mail.",
 		Errors:      []int{http.StatusConflict},
-	}, access{public: true}, func(ctx context.Context, in *registerInput) (*output[user.User], error) {
+	}, anybody, func(ctx context.Context, in *registerInput) (*output[user.User], error) {
 		return reply(s.deps.Auth.Register(ctx, auth.Registration(in.Body), client(ctx)))
 	})
 	handle(s, huma.Operation{
 		OperationID: "verify-email", Method: http.MethodPost, Path: "/v1/users/verify", DefaultStatus: http.StatusNoContent, Tags: tags,
 		Summary: "Verify an e-mail address", Errors: []int{http.StatusGone},
-	}, access{public: true}, func(ctx context.Context, in *tokenInput) (*empty, error) {
+	}, anybody, func(ctx context.Context, in *tokenInput) (*empty, error) {
 		return nothing(s.deps.Auth.VerifyEmail(ctx, in.Body.Token, client(ctx)))
 	})
 	handle(s, huma.Operation{
@@ -104,8 +101,8 @@ func (s *Server) accountRoutes() {
 	handle(s, huma.Operation{
 		OperationID: "delete-me", Method: http.MethodDelete, Path: "/v1/users/me", DefaultStatus: http.StatusNoContent, Tags: tags,
 		Summary: "Delete my account and all it has", Description: "Needs a fresh proof of identity: see reauthenticate.",
-	}, anyUser, func(ctx context.Context, _ *empty) (*empty, error) {
-		return nothing(s.deps.Auth.DeleteAccount(ctx, caller(ctx), client(ctx)))
+	}, anyUser, func(ctx context.Context, _ *empty) (*signedOut, error) {
+		return signOut(ctx, s.deps.Auth.DeleteAccount(ctx, caller(ctx), client(ctx)))
 	})
 	handle(s, huma.Operation{OperationID: "export-me", Method: http.MethodGet, Path: "/v1/users/me/export", Tags: tags, Summary: "Everything that is kept about me"},
 		anyUser, func(ctx context.Context, _ *empty) (*output[auth.Export], error) {
@@ -122,34 +119,50 @@ func (s *Server) recoveryRoutes(tags []string) {
 	handle(s, huma.Operation{
 		OperationID: "request-recovery", Method: http.MethodPost, Path: "/v1/auth/recovery", DefaultStatus: http.StatusAccepted, Tags: tags,
 		Summary: "Ask for a link to set a new password", Description: "Always 202, whether or not there is such an account.",
-	}, access{public: true}, func(ctx context.Context, in *recoveryInput) (*empty, error) {
+	}, anybody, func(ctx context.Context, in *recoveryInput) (*empty, error) {
 		return nothing(s.deps.Auth.RequestRecovery(ctx, in.Body.Login, client(ctx)))
 	})
 	handle(s, huma.Operation{
 		OperationID: "confirm-recovery", Method: http.MethodPost, Path: "/v1/auth/recovery/confirm", DefaultStatus: http.StatusNoContent, Tags: tags,
 		Summary: "Set a new password", Description: "Ends all sessions of the account. It does not sign in, and second factors stay.",
 		Errors: []int{http.StatusGone},
-	}, access{public: true}, func(ctx context.Context, in *recoverInput) (*empty, error) {
+	}, anybody, func(ctx context.Context, in *recoverInput) (*empty, error) {
 		return nothing(s.deps.Auth.ConfirmRecovery(ctx, in.Body.Token, in.Body.Password, client(ctx)))
 	})
 }
 
 // audit pages by time: the cursor is the microsecond before which to go on.
 func (s *Server) audit(ctx context.Context, in *Paging) (list[event.Event], error) {
-	before := time.Now().Add(time.Hour)
-	if in.Cursor != "" {
-		raw, err := base64.RawURLEncoding.DecodeString(in.Cursor)
-		micros, err2 := strconv.ParseInt(string(raw), 10, 64)
-		if err != nil || err2 != nil {
-			return list[event.Event]{}, errs.NewInvalid("cursor", "must be next_cursor of an earlier answer")
+	before, err := readAuditCursor(in.Cursor)
+	if err != nil {
+		return list[event.Event]{}, err
+	}
+	events, err := s.deps.Events.Audit(ctx, caller(ctx).UserID, before, in.Limit+1)
+	if err != nil || len(events) <= in.Limit {
+		return list[event.Event]{Items: events}, err
+	}
+	// What happened in one microsecond stays together: a cursor cannot point into it.
+	end := in.Limit
+	for end > 0 && events[end-1].At.Equal(events[in.Limit].At) {
+		end--
+	}
+	if end == 0 {
+		end = in.Limit
+	}
+	next := strconv.FormatInt(events[end-1].At.UnixMicro(), 10)
+	return list[event.Event]{Items: events[:end], NextCursor: base64.RawURLEncoding.EncodeToString([]byte(next))}, nil
+}
+
+func readAuditCursor(cursor string) (time.Time, error) {
+	if cursor == "" {
+		return time.Now().Add(time.Hour), nil
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err == nil {
+		var micros int64
+		if micros, err = strconv.ParseInt(string(raw), 10, 64); err == nil && micros > 0 {
+			return time.UnixMicro(micros), nil
 		}
-		before = time.UnixMicro(micros)
 	}
-	events, err := s.deps.Events.Audit(ctx, caller(ctx).UserID, before, in.Limit)
-	page := list[event.Event]{Items: events}
-	if len(events) == in.Limit {
-		last := strconv.FormatInt(events[len(events)-1].At.UnixMicro(), 10)
-		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(last))
-	}
-	return page, err
+	return time.Time{}, errs.NewInvalid("cursor", "must be next_cursor of an earlier answer")
 }

@@ -13,15 +13,6 @@ import (
 	"rootstream/user"
 )
 
-// The least role of each kind of administration; what changes accounts needs a fresh proof as well.
-//
-//nolint:gochecknoglobals // constants
-var (
-	anyOperator = access{role: session.RoleOperator}
-	freshAdmin  = access{role: session.RoleAdmin, fresh: true}
-	operating   = access{role: session.RoleOperator, fresh: true}
-)
-
 type adminUsersInput struct {
 	Paging
 	Role     user.Role `query:"role" enum:"user,operator,admin"`

@@ -7,118 +7,91 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"reflect"
+	"net/http"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// maxBody bounds a request's body.
-const maxBody = 64 << 10
+const (
+	maxBody      = 64 << 10  // bytes of a request's body
+	maxBatchBody = 256 << 10 // holds 1000 tokens of the longest kind that is still common
+	maxDrained   = 4 << 20   // of a body that is too large: who is still writing would not see the answer
+)
 
-// strictJSON is JSON that refuses what PostgreSQL could not store: bytes that
-// are not UTF-8, and NUL. encoding/json would replace the first in silence.
-func strictJSON() huma.Format {
+// jsonFormat is JSON for huma. What comes in has been inspected.
+func jsonFormat() huma.Format {
 	return huma.Format{
 		Marshal: func(w io.Writer, v any) error {
 			e := json.NewEncoder(w)
 			e.SetEscapeHTML(false)
 			return e.Encode(v)
 		},
-		Unmarshal: unmarshalStrict,
+		Unmarshal: unmarshal,
 	}
 }
 
-func unmarshalStrict(data []byte, v any) error {
-	if err := checkText(data); err != nil {
-		return err
-	}
-	if err := json.Unmarshal(data, v); err != nil {
-		if s, ok := errors.AsType[*json.SyntaxError](err); ok {
-			return fmt.Errorf("is not JSON at byte %d", s.Offset)
-		}
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return errors.New("ends too early to be JSON")
-		}
-		return errors.New("does not have the expected form")
-	}
-	return nil
-}
-
-// checkText finds the field that holds a text which cannot be stored.
-func checkText(data []byte) error {
-	badUTF8 := !utf8.Valid(data)
-	if !badUTF8 && !bytes.Contains(data, []byte(`\u0000`)) && bytes.IndexByte(data, 0) < 0 {
+// unmarshal names the field that does not fit: what a schema lets pass may
+// still be too large for what is kept.
+func unmarshal(data []byte, v any) error {
+	err := json.Unmarshal(data, v)
+	if err == nil {
 		return nil
 	}
-	var parsed any
-	if err := json.Unmarshal(data, &parsed); err != nil {
-		if badUTF8 {
-			return errors.New("is not UTF-8")
-		}
-		return nil // the caller's own parse says what is wrong
+	if t, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && t.Field != "" {
+		return errors.New(t.Field + fieldMark + "does not have the expected form or range")
 	}
-	field, found := findText(parsed, "", func(s string) bool {
-		return strings.ContainsRune(s, 0) || (badUTF8 && strings.ContainsRune(s, utf8.RuneError))
-	})
+	return errors.New("does not have the expected form")
+}
+
+// readJSON reads a request's body, strictly. No body at all is for the operation to judge.
+func readJSON(w http.ResponseWriter, r *http.Request, limit int) (io.Reader, error) {
+	ctx := r.Context()
+	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
+		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must not be compressed")
+	}
+	kind := r.Header.Get("Content-Type")
+	if kind != "" && !isJSON(kind) {
+		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must be application/json")
+	}
+	body, err := readBody(r, limit)
 	switch {
-	case found:
-		return fmt.Errorf("%s%smust be UTF-8 text without NUL", field, fieldMark)
-	case badUTF8:
-		return errors.New("is not UTF-8")
-	default:
-		return nil
+	case errors.Is(err, errTooLarge):
+		_, _ = io.CopyN(io.Discard, r.Body, maxDrained)
+		w.Header().Set("Connection", "close")
+		return nil, newProblem(ctx, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", limit))
+	case err != nil:
+		return nil, newProblem(ctx, http.StatusBadRequest, "the body could not be read")
+	case len(body) == 0:
+		return http.NoBody, nil
+	case kind == "":
+		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must be application/json, and say so in Content-Type")
 	}
+	if f := inspect(body); f != nil {
+		return nil, newProblem(ctx, f.status, "the body cannot be taken", f.Fault)
+	}
+	return bytes.NewReader(body), nil
 }
 
-// findText returns the path of the first key or text that is bad.
-func findText(v any, path string, bad func(string) bool) (string, bool) {
-	switch x := v.(type) {
-	case string:
-		return path, bad(x)
-	case []any:
-		for i, item := range x {
-			if at, found := findText(item, fmt.Sprintf("%s[%d]", path, i), bad); found {
-				return at, true
-			}
-		}
-	case map[string]any:
-		for k, item := range x {
-			if bad(k) {
-				return strings.TrimPrefix(path+".", "."), true
-			}
-			if at, found := findText(item, strings.TrimPrefix(path+"."+k, "."), bad); found {
-				return at, true
-			}
-		}
+var errTooLarge = errors.New("too large")
+
+func readBody(r *http.Request, limit int) ([]byte, error) {
+	if r.Body == nil || r.ContentLength == 0 {
+		return nil, nil
 	}
-	return "", false
+	if r.ContentLength > int64(limit) {
+		return nil, errTooLarge
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, int64(limit)+1))
+	if err == nil && len(body) > limit {
+		return nil, errTooLarge
+	}
+	return body, err
 }
 
-// decodeStrict reads exactly one JSON value, without unknown fields.
-func decodeStrict(body []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(body))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("more than one JSON value")
-	}
-	return nil
-}
-
-// unknownField takes the name out of encoding/json's error, which has no type of its own.
-func unknownField(err error) (string, bool) {
-	name, ok := strings.CutPrefix(err.Error(), "json: unknown field ")
-	return strings.Trim(name, `"`), ok
-}
-
-// isJSON reports whether a content type is JSON, whatever its parameters.
+// isJSON reports whether a content type is JSON, in UTF-8.
 func isJSON(contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && media == "application/json"
+	media, params, err := mime.ParseMediaType(contentType)
+	charset := params["charset"]
+	return err == nil && media == "application/json" && (charset == "" || strings.EqualFold(charset, "utf-8"))
 }
-
-func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }

@@ -5,22 +5,53 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
+
+	"rootstream/auth"
 )
 
-type contextKey int
+// facts is what handlers may want to know of the request itself.
+type facts struct {
+	id        string // names the request in the log
+	peer      peer
+	token     string
+	device    string
+	userAgent string
+	principal auth.Principal // once the gate has let it in
+}
 
-const (
-	requestIDKey contextKey = iota
-	clientKey
-	principalKey
-	requestKey
-)
+type factsKey struct{}
 
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey).(string)
-	return id
+func newFacts(r *http.Request, p peer) *facts {
+	return &facts{id: newRequestID(r), peer: p, token: tokenOf(r, p), device: deviceOf(r, p), userAgent: r.UserAgent()}
+}
+
+// identified gives a request its id and its facts, for as long as it may take.
+func identified(w http.ResponseWriter, r *http.Request, p peer, longest time.Duration) (*http.Request, context.CancelFunc) {
+	f := newFacts(r, p)
+	w.Header().Set("X-Request-Id", f.id)
+	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), factsKey{}, f), longest)
+	return r.WithContext(ctx), cancel
+}
+
+func factsOf(ctx context.Context) *facts {
+	if f, ok := ctx.Value(factsKey{}).(*facts); ok {
+		return f
+	}
+	return &facts{}
+}
+
+func requestID(ctx context.Context) string { return factsOf(ctx).id }
+
+// caller is who made an authenticated request.
+func caller(ctx context.Context) auth.Principal { return factsOf(ctx).principal }
+
+// client describes where a request comes from, for limits and for the record.
+func client(ctx context.Context) auth.Client {
+	f := factsOf(ctx)
+	return auth.Client{IP: f.peer.addr, UserAgent: f.userAgent, DeviceID: f.device, RequestID: f.id}
 }
 
 // newRequestID takes the caller's X-Request-Id where it is harmless, else makes one.
@@ -39,20 +70,34 @@ func newRequestID(r *http.Request) string {
 
 // peer is who sent a request, proxies that we trust looked through.
 type peer struct {
-	addr     netip.Addr
-	loopback bool // the connection itself comes from this machine and no proxy stands between
-	https    bool
+	addr    netip.Addr // of the client
+	local   bool       // the connection itself comes from this machine
+	behind  bool       // a proxy stands between, trusted or not
+	https   bool       // all the way, as far as we can know
+	private bool       // nobody on a network can listen: https, or it never leaves the machine
 }
 
-// peerOf believes what trusted proxies say of the client, and nobody else.
+// onMachine reports whether a program on this machine speaks for itself. A page
+// that had its own name point here (DNS rebinding) does not.
+func (p *peer) onMachine(r *http.Request) bool { return p.local && !p.behind && localHost(r.Host) }
+
+// peerOf believes what trusted proxies say of the client, and nobody else. They
+// end TLS, unless they say themselves that the client came without.
 func peerOf(r *http.Request, trusted []netip.Prefix) peer {
 	addr := remoteAddr(r)
-	p := peer{addr: addr, loopback: addr.IsLoopback() && !forwarded(r), https: r.TLS != nil}
-	if !within(addr, trusted) {
-		return p
+	p := peer{addr: addr, local: addr.IsLoopback(), behind: forwarded(r.Header), https: r.TLS != nil}
+	if len(trusted) > 0 && within(addr, trusted) {
+		p.addr = clientBehind(addr, r.Header["X-Forwarded-For"], trusted)
+		switch r.Header.Get("X-Forwarded-Proto") {
+		case "https":
+			p.https = true
+		case "":
+			p.https = p.https || !p.addr.IsLoopback()
+		default:
+			p.https = false
+		}
 	}
-	p.addr = clientBehind(addr, r.Header.Values("X-Forwarded-For"), trusted)
-	p.https = p.https || r.Header.Get("X-Forwarded-Proto") == "https"
+	p.private = p.https || p.addr.IsLoopback()
 	return p
 }
 
@@ -74,13 +119,26 @@ func clientBehind(proxy netip.Addr, headers []string, trusted []netip.Prefix) ne
 
 // forwarded reports whether a proxy stands between: then the connection comes
 // from this machine, but who speaks may not, whether or not we trust the proxy.
-func forwarded(r *http.Request) bool {
-	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Forwarded", "Via"} {
-		if len(r.Header.Values(name)) > 0 {
+func forwarded(h http.Header) bool {
+	return h["X-Forwarded-For"] != nil || h["X-Forwarded-Host"] != nil || h["X-Forwarded-Proto"] != nil ||
+		h["X-Real-Ip"] != nil || h["Forwarded"] != nil || h["Via"] != nil
+}
+
+// localHost reports whether a Host header is an address or localhost: a name
+// could be anybody's.
+func localHost(host string) bool {
+	if host == "" {
+		return true // HTTP/1.0: no page can leave it out
+	}
+	if host[0] >= '0' && host[0] <= '9' || host[0] == '[' {
+		if _, err := netip.ParseAddrPort(host); err == nil {
 			return true
 		}
+		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		return err == nil
 	}
-	return false
+	name, _, _ := strings.Cut(host, ":")
+	return strings.EqualFold(name, "localhost")
 }
 
 func remoteAddr(r *http.Request) netip.Addr {

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"reflect"
 	"time"
 
 	"github.com/google/uuid"
@@ -119,7 +118,6 @@ type Streams interface {
 	Streams(ctx context.Context, a stream.Account, by stream.Filter) (stream.Page[stream.Stream], error)
 	Sessions(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Session], error)
 	Recordings(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Recording], error)
-	Usage(ctx context.Context, a stream.Account, l stream.List) (stream.Page[stream.Usage], error)
 	Viewers(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Figures, error)
 	Join(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Viewer, error)
 	Renew(ctx context.Context, a stream.Account, id, viewer uuid.UUID) (stream.Viewer, error)
@@ -136,9 +134,6 @@ type streamWrites interface {
 	UpdateStats(ctx context.Context, a stream.Account, id uuid.UUID, t stream.Stats) (stream.Stream, error)
 	AddRecording(ctx context.Context, a stream.Account, id uuid.UUID, r stream.File) (stream.Recording, error)
 }
-
-//nolint:gochecknoglobals // a constant
-var problemType = reflect.TypeFor[Problem]()
 
 // list is a page of things.
 type list[T any] struct {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"html/template"
+	"mime"
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -45,26 +46,28 @@ func (s *Server) pageRoutes() {
 		OperationID: "setup", Method: http.MethodPost, Path: "/v1/setup", DefaultStatus: http.StatusCreated, Tags: []string{"accounts"},
 		Summary: "Create the first administrator", Description: "Takes the single-use token of the link that `rootstream up` prints; works while there is no administrator.",
 		Errors: []int{http.StatusConflict, http.StatusGone},
-	}, access{public: true}, func(ctx context.Context, in *setupInput) (*output[user.User], error) {
+	}, anybody, func(ctx context.Context, in *setupInput) (*output[user.User], error) {
 		b := in.Body
 		return reply(s.deps.Auth.BootstrapAdmin(ctx, b.Token, auth.Registration{Username: b.Username, Email: b.Email, Password: b.Password}, client(ctx)))
 	})
-	s.page(page{Title: "First administrator", Path: "/setup", Button: "Create the account", WantsNames: true, WantsPassword: true,
-		Done: "The account is an administrator now. Sign in with it, then set up a second factor."},
-		func(r *http.Request, p page) error {
-			_, err := s.deps.Auth.BootstrapAdmin(r.Context(), p.Token,
-				auth.Registration{Username: p.Username, Email: p.Email, Password: r.PostFormValue("password")}, client(r.Context()))
-			return err
-		})
+	s.page(page{
+		Title: "First administrator", Path: "/setup", Button: "Create the account", WantsNames: true, WantsPassword: true,
+		Done: "The account is an administrator now. Sign in with it, then set up a second factor.",
+	}, func(r *http.Request, p page) error {
+		_, err := s.deps.Auth.BootstrapAdmin(r.Context(), p.Token,
+			auth.Registration{Username: p.Username, Email: p.Email, Password: r.PostFormValue("password")}, client(r.Context()))
+		return err
+	})
 	s.page(page{Title: "Verify your e-mail address", Path: "/verify", Button: "Verify", Done: "The address is verified."},
 		func(r *http.Request, p page) error {
 			return s.deps.Auth.VerifyEmail(r.Context(), p.Token, client(r.Context()))
 		})
-	s.page(page{Title: "Set a new password", Path: "/recover", Button: "Set the password", WantsPassword: true,
-		Done: "The password is set and every session has ended. Sign in with the new one."},
-		func(r *http.Request, p page) error {
-			return s.deps.Auth.ConfirmRecovery(r.Context(), p.Token, r.PostFormValue("password"), client(r.Context()))
-		})
+	s.page(page{
+		Title: "Set a new password", Path: "/recover", Button: "Set the password", WantsPassword: true,
+		Done: "The password is set and every session has ended. Sign in with the new one.",
+	}, func(r *http.Request, p page) error {
+		return s.deps.Auth.ConfirmRecovery(r.Context(), p.Token, r.PostFormValue("password"), client(r.Context()))
+	})
 }
 
 // page serves one form: GET shows it, POST does what it is for.
@@ -74,10 +77,9 @@ func (s *Server) page(form page, do func(*http.Request, page) error) {
 	s.mux.HandleFunc("GET "+form.Path, func(w http.ResponseWriter, _ *http.Request) { s.show(w, http.StatusOK, form) })
 	s.mux.HandleFunc("POST "+form.Path, func(w http.ResponseWriter, r *http.Request) {
 		filled := form
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		if err := r.ParseForm(); err != nil {
+		if status := readForm(w, r); status != 0 {
 			filled.Faults = []string{"The form could not be read."}
-			s.show(w, http.StatusBadRequest, filled)
+			s.show(w, status, filled)
 			return
 		}
 		filled.Token, filled.Username, filled.Email = r.PostFormValue("token"), r.PostFormValue("username"), r.PostFormValue("email")
@@ -90,6 +92,21 @@ func (s *Server) page(form page, do func(*http.Request, page) error) {
 		}
 		s.show(w, status, filled)
 	})
+}
+
+// readForm parses a posted form; it returns a status if there is none.
+func readForm(w http.ResponseWriter, r *http.Request) int {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/x-www-form-urlencoded" {
+		return http.StatusUnsupportedMediaType
+	}
+	if r.ContentLength > maxBody {
+		return http.StatusRequestEntityTooLarge
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	if err := r.ParseForm(); err != nil {
+		return http.StatusBadRequest
+	}
+	return 0
 }
 
 func faultLines(detail string, faults []errs.Fault) []string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,43 +23,64 @@ type readiness struct {
 	Parts  map[string]string `json:"parts" doc:"ok, or what is wrong."`
 }
 
+type health struct {
+	Status string `json:"status" enum:"ok"`
+}
+
 const probeTimeout = 2 * time.Second
 
+// plumbingRoutes are plain handlers: whoever probes may add what they like to the query.
 func (s *Server) plumbingRoutes() {
-	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-	})
-	s.document(huma.Operation{OperationID: "healthz", Method: http.MethodGet, Path: "/healthz", Tags: []string{"plumbing"}, Summary: "Is the process alive?"})
-	s.mux.HandleFunc("GET /readyz", s.readyz)
-	s.document(huma.Operation{OperationID: "readyz", Method: http.MethodGet, Path: "/readyz", Tags: []string{"plumbing"}, Summary: "Can requests be served?", Description: "503 when PostgreSQL or the schema is missing; 200 with status degraded when Redis is."})
-	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
-		b, err := s.OpenAPI()
-		if err != nil {
-			problemOf(r.Context(), s.log, err).write(w)
-			return
-		}
-		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
-		_, _ = w.Write(b)
-	})
-	s.document(huma.Operation{OperationID: "openapi", Method: http.MethodGet, Path: "/openapi.json", Tags: []string{"plumbing"}, Summary: "This description"})
+	s.plumbing(huma.Operation{OperationID: "healthz", Path: "/healthz", Summary: "Is the process alive?"}, "application/json", typeOf[health](),
+		func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, health{"ok"}) })
+	s.plumbing(huma.Operation{
+		OperationID: "readyz", Path: "/readyz", Summary: "Can requests be served?",
+		Description: "503 when PostgreSQL or the schema is missing; 200 with status degraded when Redis is.",
+	}, "application/json", typeOf[readiness](), s.readyz)
+	s.plumbing(huma.Operation{OperationID: "openapi", Path: "/openapi.json", Summary: "This description"}, openAPIType, nil, s.describe)
 	if s.cfg.Metrics != nil {
-		s.mux.HandleFunc("GET /metrics", s.metrics)
-		s.document(huma.Operation{OperationID: "metrics", Method: http.MethodGet, Path: "/metrics", Tags: []string{"plumbing"}, Summary: "Prometheus metrics", Description: "From this machine, or with a service token."})
+		s.plumbing(huma.Operation{
+			OperationID: "metrics", Path: "/metrics", Summary: "Prometheus metrics",
+			Description: "From this machine, or with a service token.", Security: []map[string][]string{{"service": {}}},
+		}, "text/plain", nil, s.metrics)
 	}
+}
+
+// plumbing registers and describes one plain GET.
+func (s *Server) plumbing(op huma.Operation, mediaType string, answer reflect.Type, handler http.HandlerFunc) {
+	op.Method, op.Tags = http.MethodGet, []string{"plumbing"}
+	media := &huma.MediaType{}
+	if answer != nil {
+		media.Schema = s.api.OpenAPI().Components.Schemas.Schema(answer, true, op.OperationID)
+	}
+	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{mediaType: media}}}
+	s.mux.HandleFunc(op.Method+" "+op.Path, handler)
+	s.document(op)
+}
+
+const openAPIType = "application/vnd.oai.openapi+json;version=3.1"
+
+func (s *Server) describe(w http.ResponseWriter, r *http.Request) {
+	b, err := s.described()
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", openAPIType)
+	_, _ = w.Write(b)
 }
 
 // metrics tell much about a platform, so strangers do not see them.
 func (s *Server) metrics(w http.ResponseWriter, r *http.Request) {
-	p, _ := r.Context().Value(clientKey).(peer)
-	if !s.services.admits(r, p) {
-		problemOf(r.Context(), s.log, errService).write(w)
+	if !s.services.admit(r, &factsOf(r.Context()).peer) {
+		s.fail(w, r, errService)
 		return
 	}
 	s.cfg.Metrics.ServeHTTP(w, r)
 }
 
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	answer := s.Ready(r.Context())
+	answer := s.ready(r.Context())
 	status := http.StatusOK
 	if answer.Status == "unavailable" {
 		status = http.StatusServiceUnavailable
@@ -67,8 +89,8 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, status, answer)
 }
 
-// Ready asks every part whether it works.
-func (s *Server) Ready(ctx context.Context) readiness { //nolint:revive // a plain answer, marshalled and forgotten
+// ready asks every part whether it works.
+func (s *Server) ready(ctx context.Context) readiness {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	answer := readiness{Status: "ready", Parts: map[string]string{}}
@@ -78,8 +100,7 @@ func (s *Server) Ready(ctx context.Context) readiness { //nolint:revive // a pla
 			answer.Parts[c.Name] = "ok"
 			continue
 		}
-		p := problemOf(ctx, s.log, err)
-		answer.Parts[c.Name] = p.Detail
+		answer.Parts[c.Name] = problemOf(ctx, s.log, err).Detail
 		if c.Required {
 			answer.Status = "unavailable"
 		} else if answer.Status == "ready" {
@@ -90,7 +111,7 @@ func (s *Server) Ready(ctx context.Context) readiness { //nolint:revive // a pla
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {
-	w.Header().Set("Content-Type", "application/json")
+	w.Header()["Content-Type"] = jsonType
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v)
 }
@@ -101,7 +122,7 @@ func (s *Server) document(op huma.Operation) {
 		op.Responses = map[string]*huma.Response{"200": {Description: "OK"}}
 	}
 	op.Responses["default"] = &huma.Response{Description: "A problem", Content: map[string]*huma.MediaType{
-		"application/problem+json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(problemType, true, "Problem")},
+		"application/problem+json": {Schema: s.api.OpenAPI().Components.Schemas.Schema(typeOf[Problem](), true, "Problem")},
 	}}
 	s.api.OpenAPI().AddOperation(&op)
 }

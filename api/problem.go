@@ -2,9 +2,9 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"strconv"
@@ -13,11 +13,14 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"rootstream/errs"
 )
 
 // Problem is an error answer: RFC 9457, with a stable code and the request's id.
+//
+//nolint:errname // the name of the schema that clients see
 type Problem struct {
 	Type      string       `json:"type" doc:"Always about:blank; code tells problems apart."`
 	Title     string       `json:"title" doc:"The status in words."`
@@ -29,6 +32,14 @@ type Problem struct {
 	Errors    []errs.Fault `json:"errors,omitempty" doc:"The fields that are wrong."`
 	after     time.Duration
 	header    http.Header
+}
+
+// newProblem is a problem of the transport.
+func newProblem(ctx context.Context, status int, detail string, faults ...errs.Fault) *Problem {
+	return &Problem{
+		Type: "about:blank", Title: http.StatusText(status), Status: status, Code: codeOf(status),
+		Detail: detail, RequestID: requestID(ctx), Errors: faults,
+	}
 }
 
 // Error is the detail.
@@ -43,9 +54,7 @@ func (p *Problem) GetHeaders() http.Header {
 	if p.after > 0 {
 		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(p.after.Seconds()))))
 	}
-	for k, v := range p.header {
-		h[k] = v
-	}
+	maps.Copy(h, p.header)
 	return h
 }
 
@@ -83,31 +92,34 @@ func statusOf(kind errs.Kind) int {
 
 // problemOf turns an error into the answer a client may see. What an internal
 // error says goes to the log only.
-func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
+func problemOf(ctx context.Context, logger *slog.Logger, err error) *Problem {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
-	kind := errs.KindOf(err)
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		kind = errs.Unavailable
+	kind, e := errs.KindOf(err), errs.Of(err)
+	if kind == errs.Internal && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		kind, e = errs.Unavailable, errTimeout
 	}
-	p := &Problem{Type: "about:blank", Status: statusOf(kind), RequestID: requestID(ctx), Code: errs.CodeOf(err)}
-	p.Title = http.StatusText(p.Status)
-	if e := errs.Of(err); e != nil {
-		p.Detail, p.Hint, p.Errors, p.after = e.Message, e.Hint, e.Faults, e.After
+	if kind == errs.Unauthenticated && e.Code == errSignIn.Code {
+		e = errSignIn // one body, whatever is wrong with a token
+	}
+	p := newProblem(ctx, statusOf(kind), "")
+	if e != nil {
+		p.Code, p.Detail, p.Hint, p.Errors, p.after = e.Code, e.Message, e.Hint, e.Faults, e.After
 	}
 	switch kind { //nolint:exhaustive // the others need nothing more
 	case errs.Internal:
-		log.ErrorContext(ctx, "request failed", "err", err, "request_id", p.RequestID)
-		p.Detail, p.Code = "something went wrong on our side", "internal"
+		logger.ErrorContext(ctx, "request failed", "err", err, "request_id", p.RequestID)
+		p.Code, p.Detail, p.Hint, p.Errors = errPanic.Code, errPanic.Message, "", nil
 	case errs.Unavailable:
-		log.WarnContext(ctx, "request refused", "err", err, "request_id", p.RequestID)
+		logger.WarnContext(ctx, "request refused", "err", err, "request_id", p.RequestID)
 		p.after = max(p.after, time.Second)
-		if p.Detail == "" {
-			p.Detail, p.Code = "this took too long, try again", "timeout"
-		}
 	case errs.RateLimited:
 		p.after = max(p.after, time.Second)
+	case errs.Invalid:
+		if p.Detail == "" {
+			p.Detail = "some fields are not valid"
+		}
 	case errs.Unauthenticated:
 		p.header = http.Header{"Www-Authenticate": {"Bearer"}}
 	case errs.Forbidden:
@@ -118,28 +130,23 @@ func problemOf(ctx context.Context, log *slog.Logger, err error) *Problem {
 	return p
 }
 
-// write sends a problem outside huma.
-func (p *Problem) write(w http.ResponseWriter) {
-	for k, v := range p.GetHeaders() {
-		w.Header()[k] = v
-	}
-	w.Header().Set("Content-Type", p.ContentType(""))
-	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p)
-}
+var errTimeout = errs.New(errs.Unavailable, "timeout", "this took too long, try again")
 
-//nolint:gochecknoglobals // huma keeps its error constructor in a package variable
+//nolint:gochecknoglobals // huma keeps its error constructor and its texts in package variables
 var teachHuma sync.Once
 
 // useProblems makes huma answer its own findings in our form. Values are never
 // echoed: they may be passwords.
 func useProblems() {
 	teachHuma.Do(func() {
-		huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, found ...error) huma.StatusError {
-			p := &Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Code: codeOf(status), Detail: msg}
-			if ctx != nil {
-				p.RequestID = requestID(ctx.Context())
+		validation.MsgExpectedRequiredProperty = "%s" + fieldMark + "is required"
+		validation.MsgUnexpectedProperty = "is not a field of this request"
+		huma.NewErrorWithContext = func(hc huma.Context, status int, msg string, found ...error) huma.StatusError {
+			ctx := context.Background()
+			if hc != nil {
+				ctx = hc.Context()
 			}
+			p := newProblem(ctx, status, msg)
 			for _, err := range found {
 				p.Errors = append(p.Errors, faultOf(err))
 			}
@@ -151,6 +158,7 @@ func useProblems() {
 	})
 }
 
+// codeOf is the code of problems that the transport or huma finds.
 func codeOf(status int) string {
 	switch status {
 	case http.StatusUnprocessableEntity:
@@ -161,8 +169,6 @@ func codeOf(status int) string {
 		return "too_large"
 	case http.StatusUnsupportedMediaType:
 		return "unsupported_media_type"
-	case http.StatusNotFound:
-		return "not_found"
 	case http.StatusMethodNotAllowed:
 		return "method_not_allowed"
 	default:
@@ -173,14 +179,24 @@ func codeOf(status int) string {
 // fieldMark separates the field from the message in errors that cross huma as text.
 const fieldMark = "\x1f"
 
+// faultOf names a field as the client knows it, wherever it stood.
 func faultOf(err error) errs.Fault {
 	d, ok := errors.AsType[*huma.ErrorDetail](err)
 	if !ok {
 		return errs.Fault{Field: "body", Message: "cannot be read"}
 	}
-	field, message := strings.TrimPrefix(d.Location, "body."), d.Message
-	if at, rest, marked := strings.Cut(message, fieldMark); marked {
+	place, field, _ := strings.Cut(d.Location, ".")
+	message := d.Message
+	switch at, rest, marked := strings.Cut(message, fieldMark); {
+	case marked && field != "":
+		field, message = field+"."+at, rest
+	case marked:
 		field, message = at, rest
+	case field == "":
+		field = place
 	}
-	return errs.Fault{Field: field, Message: message}
+	if place == "path" {
+		message = "must be a UUID"
+	}
+	return errs.Fault{Field: clip(field), Message: message}
 }

@@ -25,3 +25,5 @@ func schemaName(t reflect.Type, hint string) string {
 	}
 	return room + name
 }
+
+func typeOf[T any]() reflect.Type { return reflect.TypeFor[T]() }

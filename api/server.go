@@ -1,14 +1,15 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"path"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -31,14 +32,16 @@ type Config struct {
 
 // Server is the API as an http.Handler.
 type Server struct {
-	cfg      Config
-	deps     Deps
-	log      *slog.Logger
-	mux      *http.ServeMux
-	api      huma.API
-	handler  http.Handler
-	services serviceTokens
-	requests *prometheus.HistogramVec
+	cfg         Config
+	deps        Deps
+	log         *slog.Logger
+	mux         *http.ServeMux
+	api         huma.API
+	services    serviceTokens
+	crossOrigin *http.CrossOriginProtection
+	requests    *prometheus.HistogramVec
+	hotSeen     map[string]prometheus.Observer // by path; what the short way answered
+	described   func() ([]byte, error)
 }
 
 // Errors of the transport.
@@ -58,7 +61,12 @@ func New(deps Deps, cfg Config) *Server {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	s := &Server{cfg: cfg, deps: deps, log: cfg.Logger, mux: http.NewServeMux(), services: newServiceTokens(cfg.ServiceTokens)}
+	s := &Server{
+		cfg: cfg, deps: deps, log: cfg.Logger, mux: http.NewServeMux(), services: newServiceTokens(cfg.ServiceTokens),
+		crossOrigin: http.NewCrossOriginProtection(), hotSeen: map[string]prometheus.Observer{},
+	}
+	s.crossOrigin.AddInsecureBypassPattern(forwardPath)       // changes nothing, and carries
+	s.crossOrigin.AddInsecureBypassPattern(forwardPath + "/") // the headers of somebody else's request
 	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name: "rootstream_http_request_seconds", Help: "Time of HTTP requests by route and status.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5},
@@ -66,23 +74,31 @@ func New(deps Deps, cfg Config) *Server {
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(s.requests)
 	}
-	hc := huma.DefaultConfig("RootStream", cfg.Version)
-	hc.Info.Description = "Accounts, sessions with a second factor, streams and their history."
-	hc.DocsPath, hc.SchemasPath, hc.OpenAPIPath = "", "", ""
-	hc.Formats = map[string]huma.Format{"application/json": strictJSON(), "json": strictJSON()}
-	hc.DefaultFormat = "application/json"
-	hc.RejectUnknownQueryParameters = true
-	hc.CreateHooks = nil // no $schema in answers
-	hc.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
-	hc.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"bearer": {Type: "http", Scheme: "bearer", Description: "A session token (sst_…), or a service token where that is said."},
-		"cookie": {Type: "apiKey", In: "cookie", Name: hostCookie},
+	for _, p := range []string{validatePath, batchPath} {
+		s.hotSeen[p] = s.requests.WithLabelValues(routeOf(p), statusClass(http.StatusOK))
 	}
-	s.api = humago.New(s.mux, hc)
+	s.api = humago.New(s.mux, humaConfig(cfg.Version))
+	s.described = sync.OnceValues(s.OpenAPI)
 	s.routes()
 	s.mux.HandleFunc("/", s.noRoute)
-	s.handler = s.chain()
 	return s
+}
+
+func humaConfig(version string) huma.Config {
+	c := huma.DefaultConfig("RootStream", version)
+	c.Info.Description = "Accounts, sessions with a second factor, streams and their history."
+	c.DocsPath, c.SchemasPath, c.OpenAPIPath = "", "", ""
+	c.Formats = map[string]huma.Format{"application/json": jsonFormat(), "json": jsonFormat()}
+	c.DefaultFormat = "application/json"
+	c.RejectUnknownQueryParameters = true
+	c.CreateHooks = nil // no $schema in answers
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer":  {Type: "http", Scheme: "bearer", Description: "A session token (sst_…)."},
+		"cookie":  {Type: "apiKey", In: "cookie", Name: hostCookie},
+		"service": {Type: "http", Scheme: "bearer", Description: "A service token of the configuration; callers on the same machine need none."},
+	}
+	return c
 }
 
 // routes registers every part of the API.
@@ -98,9 +114,6 @@ func (s *Server) routes() {
 	s.plumbingRoutes()
 }
 
-// ServeHTTP answers one request.
-func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
-
 // OpenAPI returns the description of the API, version 3.1.
 func (s *Server) OpenAPI() ([]byte, error) {
 	b, err := s.api.OpenAPI().MarshalJSON()
@@ -110,59 +123,75 @@ func (s *Server) OpenAPI() ([]byte, error) {
 	return b, nil
 }
 
-// chain wraps the routes in what every request goes through.
-func (s *Server) chain() http.Handler {
-	crossOrigin := http.NewCrossOriginProtection()
-	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		problemOf(r.Context(), s.log, errCrossOrigin).write(w)
-	}))
-	inner := crossOrigin.Handler(s.mux)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begun := time.Now()
-		h := w.Header()
-		h["Cache-Control"] = noStore
-		h["X-Content-Type-Options"] = noSniff
-		p := peerOf(r, s.cfg.TrustedProxies)
-		ctx := context.WithValue(r.Context(), clientKey, p)
-		ctx = context.WithValue(ctx, requestIDKey, newRequestID(r))
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.RequestTimeout)
-		defer cancel()
-		r = r.WithContext(ctx)
-		rec := &recorder{ResponseWriter: w}
-		defer s.finish(rec, r, begun)
-		if !p.https && !remoteAddr(r).IsLoopback() {
-			problemOf(ctx, s.log, errHTTPS).write(rec)
-			return
-		}
-		if r.Body != nil {
-			r.Body = http.MaxBytesReader(rec, r.Body, maxBatchBody)
-		}
-		inner.ServeHTTP(rec, r)
-	})
-}
-
 //nolint:gochecknoglobals // header values that never change, so that setting them allocates nothing
 var (
-	noStore = []string{"no-store"}
-	noSniff = []string{"nosniff"}
+	noStore  = []string{"no-store"}
+	noSniff  = []string{"nosniff"}
+	jsonType = []string{"application/json"}
 )
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
+	p := peerOf(r, s.cfg.TrustedProxies)
+	if s.hot(w, r, &p) {
+		return
+	}
+	begun := time.Now()
+	r, cancel := identified(w, r, p, s.cfg.RequestTimeout)
+	defer cancel()
+	rec := &recorder{ResponseWriter: w}
+	defer s.finish(rec, r, begun)
+	s.transport(rec, r, p)
+}
+
+// transport applies what holds for every route, then routes.
+func (s *Server) transport(w http.ResponseWriter, r *http.Request, p peer) {
+	switch {
+	case !p.private:
+		s.fail(w, r, errHTTPS)
+	case s.crossOrigin.Check(r) != nil:
+		s.fail(w, r, errCrossOrigin)
+	case r.Method == http.MethodOptions, r.URL.Path != cleanPath(r.URL.Path): // the mux would redirect
+		s.noRoute(w, r)
+	default:
+		s.mux.ServeHTTP(w, r)
+	}
+}
+
+// cleanPath is p without what means nothing in a path.
+func cleanPath(p string) string {
+	clean := path.Clean("/" + p)
+	if len(p) > 1 && p[len(p)-1] == '/' && clean != "/" {
+		clean += "/"
+	}
+	return clean
+}
 
 // finish answers for a handler that panicked and counts the request.
 func (s *Server) finish(w *recorder, r *http.Request, begun time.Time) {
 	if v := recover(); v != nil {
-		if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-			panic(v)
-		}
-		s.log.ErrorContext(r.Context(), "handler panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
-		if w.status == 0 {
-			problemOf(r.Context(), s.log, errPanic).write(w)
-		}
+		s.panicked(w, r, v)
 	}
 	route := r.Pattern
 	if route == "" || route == "/" {
 		route = "other"
 	}
 	s.requests.WithLabelValues(route, statusClass(w.status)).Observe(time.Since(begun).Seconds())
+}
+
+// panicked says nothing about a panic but that there was one. An answer that
+// was begun is broken off, so that nobody takes it for a whole one.
+func (s *Server) panicked(w *recorder, r *http.Request, v any) {
+	if err, ok := v.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(v)
+	}
+	s.log.ErrorContext(r.Context(), "handler panicked", "panic", fmt.Sprint(v), "request_id", requestID(r.Context()), "stack", string(debug.Stack()))
+	if w.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	s.fail(w, r, errPanic)
 }
 
 func statusClass(status int) string {
@@ -191,24 +220,46 @@ func (r *recorder) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
+func (r *recorder) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	return r.ResponseWriter.Write(b)
+}
+
 // Unwrap lets http.ResponseController reach the connection.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
-// noRoute tells a wrong method from a wrong path.
+// noRoute tells a wrong method from a wrong path, and answers OPTIONS.
 func (s *Server) noRoute(w http.ResponseWriter, r *http.Request) {
+	allowed := s.allowed(r)
+	switch {
+	case len(allowed) == 0:
+		s.fail(w, r, errNoRoute)
+	case r.Method == http.MethodOptions:
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		list := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", list)
+		s.fail(w, r, newProblem(r.Context(), http.StatusMethodNotAllowed, "this path takes "+list))
+	}
+}
+
+// allowed are the methods of a path.
+func (s *Server) allowed(r *http.Request) []string {
+	if r.URL.Path != cleanPath(r.URL.Path) {
+		return nil
+	}
 	var allowed []string
-	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
-		probe := r.Clone(r.Context())
-		probe.Method = method
+	for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		probe := &http.Request{Method: method, URL: r.URL, Host: r.Host}
 		if _, pattern := s.mux.Handler(probe); pattern != "/" && pattern != "" {
 			allowed = append(allowed, method)
 		}
 	}
-	p := problemOf(r.Context(), s.log, errNoRoute)
 	if len(allowed) > 0 {
-		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		p.Status, p.Title, p.Code = http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed), "method_not_allowed"
-		p.Detail, p.Hint = "this path takes "+strings.Join(allowed, ", "), ""
+		allowed = append(allowed, http.MethodOptions)
 	}
-	p.write(w)
+	return allowed
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
@@ -59,10 +58,8 @@ func (s *Server) sessionRoutes() {
 				_, err := s.deps.Auth.RevokeOtherSessions(ctx, caller(ctx))
 				return nil, err
 			}
-			if _, err := s.deps.Auth.RevokeAllSessions(ctx, caller(ctx)); err != nil {
-				return nil, err
-			}
-			return &signedOut{sessionCookies(ctx, "", "", time.Time{})}, nil
+			_, err := s.deps.Auth.RevokeAllSessions(ctx, caller(ctx))
+			return signOut(ctx, err)
 		})
 	s.validateRoutes(tags)
 }

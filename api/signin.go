@@ -10,6 +10,7 @@ import (
 	"rootstream/auth"
 	"rootstream/mfa"
 	"rootstream/session"
+	"rootstream/user"
 )
 
 type loginInput struct {
@@ -23,27 +24,34 @@ type loginInput struct {
 
 // loginBody is a token and its session, or the challenge for a second factor.
 type loginBody struct {
-	Token       string           `json:"token,omitempty" doc:"Shown this once."`
-	Session     *session.Session `json:"session,omitempty"`
-	MFARequired bool             `json:"mfa_required,omitempty"`
-	ChallengeID string           `json:"challenge_id,omitempty"`
-	Methods     []mfa.Method     `json:"methods,omitempty"`
-	ExpiresAt   *time.Time       `json:"challenge_expires_at,omitempty"`
+	Token       string          `json:"token,omitempty" doc:"Shown this once."`
+	Session     *grantedSession `json:"session,omitempty"`
+	MFARequired bool            `json:"mfa_required,omitempty"`
+	ChallengeID string          `json:"challenge_id,omitempty"`
+	Methods     []mfa.Method    `json:"methods,omitempty"`
+	ExpiresAt   *time.Time      `json:"challenge_expires_at,omitempty"`
 }
 
 // grantBody is a token and its session.
 type grantBody struct {
-	Token   string          `json:"token" doc:"Shown this once."`
-	Session session.Session `json:"session"`
+	Token   string         `json:"token" doc:"Shown this once."`
+	Session grantedSession `json:"session"`
+}
+
+// grantedSession is a new session, with what matters of its account.
+type grantedSession struct {
+	session.Session
+	Role     user.Role `json:"role"`
+	Verified bool      `json:"verified" doc:"The account's e-mail address is."`
+}
+
+func sessionOf(g auth.Grant) grantedSession {
+	return grantedSession{g.Session, g.User.Role, g.User.IsVerified}
 }
 
 type signedIn[T any] struct {
 	SetCookie []http.Cookie `header:"Set-Cookie"`
 	Body      T
-}
-
-type signedOut struct {
-	SetCookie []http.Cookie `header:"Set-Cookie"`
 }
 
 type answerInput struct {
@@ -67,15 +75,7 @@ func granted(ctx context.Context, g auth.Grant, err error) (*signedIn[grantBody]
 		return nil, err
 	}
 	token := g.Token.Reveal()
-	return &signedIn[grantBody]{cookiesOf(ctx, token, g.Session), grantBody{token, g.Session}}, nil
-}
-
-func cookiesOf(ctx context.Context, token string, s session.Session) []http.Cookie {
-	until := time.Time{} // ends with the browser
-	if s.Remembered {
-		until = s.ExpiresAt
-	}
-	return sessionCookies(ctx, token, s.Device.ID, until)
+	return &signedIn[grantBody]{signInCookies(ctx, token, g.Session), grantBody{token, sessionOf(g)}}, nil
 }
 
 func (s *Server) signInRoutes() {
@@ -84,11 +84,11 @@ func (s *Server) signInRoutes() {
 		OperationID: "login", Method: http.MethodPost, Path: "/v1/auth/login", Tags: tags, Summary: "Sign in",
 		Description: "Answers a token, or mfa_required with a challenge for /v1/auth/mfa/verify. Whatever is wrong, the answer is one 401.",
 		Errors:      []int{http.StatusUnauthorized, http.StatusConflict},
-	}, access{public: true}, s.login)
+	}, anybody, s.login)
 	handle(s, huma.Operation{
 		OperationID: "verify-mfa", Method: http.MethodPost, Path: "/v1/auth/mfa/verify", Tags: tags, Summary: "Finish signing in with a code",
 		Errors: []int{http.StatusUnauthorized, http.StatusConflict, http.StatusGone},
-	}, access{public: true}, func(ctx context.Context, in *answerInput) (*signedIn[grantBody], error) {
+	}, anybody, func(ctx context.Context, in *answerInput) (*signedIn[grantBody], error) {
 		g, err := s.deps.Auth.VerifyMFA(ctx, auth.MFAAnswer(in.Body), client(ctx))
 		return granted(ctx, g, err)
 	})
@@ -96,7 +96,7 @@ func (s *Server) signInRoutes() {
 		OperationID: "refresh", Method: http.MethodPost, Path: "/v1/auth/refresh", Tags: tags, Summary: "Replace the token of this session",
 		Description: "For 10 s the old token goes on working and a repeated refresh gives the same new one; used here later, it ends the session.",
 		Errors:      []int{http.StatusUnauthorized}, Security: []map[string][]string{{"bearer": {}}, {"cookie": {}}},
-	}, access{public: true}, func(ctx context.Context, _ *empty) (*signedIn[grantBody], error) {
+	}, anybody, func(ctx context.Context, _ *empty) (*signedIn[grantBody], error) {
 		token := factsOf(ctx).token
 		if token == "" {
 			return nil, errSignIn
@@ -107,10 +107,7 @@ func (s *Server) signInRoutes() {
 	handle(s, huma.Operation{
 		OperationID: "logout", Method: http.MethodPost, Path: "/v1/auth/logout", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "Sign out",
 	}, anyUser, func(ctx context.Context, _ *empty) (*signedOut, error) {
-		if err := s.deps.Auth.Logout(ctx, factsOf(ctx).token); err != nil {
-			return nil, err
-		}
-		return &signedOut{sessionCookies(ctx, "", "", time.Time{})}, nil
+		return signOut(ctx, s.deps.Auth.Logout(ctx, factsOf(ctx).token))
 	})
 	handle(s, huma.Operation{
 		OperationID: "reauthenticate", Method: http.MethodPost, Path: "/v1/auth/reauthenticate", Tags: tags, Summary: "Prove again that it is you",
@@ -129,6 +126,6 @@ func (s *Server) login(ctx context.Context, in *loginInput) (*signedIn[loginBody
 	if c := l.Challenge; c != nil {
 		return &signedIn[loginBody]{Body: loginBody{MFARequired: true, ChallengeID: c.ID, Methods: c.Methods, ExpiresAt: &c.ExpiresAt}}, nil
 	}
-	token := l.Grant.Token.Reveal()
-	return &signedIn[loginBody]{cookiesOf(ctx, token, l.Grant.Session), loginBody{Token: token, Session: &l.Grant.Session}}, nil
+	token, opened := l.Grant.Token.Reveal(), sessionOf(*l.Grant)
+	return &signedIn[loginBody]{signInCookies(ctx, token, l.Grant.Session), loginBody{Token: token, Session: &opened}}, nil
 }
