@@ -57,63 +57,76 @@ func (s *Service) administer(ctx context.Context, by Actor, id uuid.UUID, fn fun
 	})
 }
 
-// SetRole changes what an account may do. Its sessions go on with the new role.
-func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user.Role) (user.User, error) {
-	var changed user.User
-	err := s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
-		if role != user.RoleAdmin {
-			if err = s.keepAnAdmin(ctx, tx, u); err != nil {
-				return err
-			}
-		}
-		changed, err = s.users.SetRole(ctx, tx, id, role, by.id)
+// change is administer for what leaves another account behind.
+func (s *Service) change(ctx context.Context, by Actor, id uuid.UUID, fn func(*postgres.Tx, user.User) (user.User, error)) (changed user.User, err error) {
+	err = s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
+		changed, err = fn(tx, u)
 		return err
 	})
 	return changed, err
+}
+
+// SetRole changes what an account may do. Its sessions go on with the new role.
+func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user.Role) (user.User, error) {
+	return s.change(ctx, by, id, func(tx *postgres.Tx, u user.User) (user.User, error) {
+		if role != user.RoleAdmin {
+			if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+				return user.User{}, err
+			}
+		}
+		return s.users.SetRole(ctx, tx, id, role, by.id)
+	})
 }
 
 // Disable bars an account and ends its sessions.
 func (s *Service) Disable(ctx context.Context, by Actor, id uuid.UUID) (user.User, error) {
-	var changed user.User
-	err := s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
-		if err = s.keepAnAdmin(ctx, tx, u); err != nil {
-			return err
+	return s.change(ctx, by, id, func(tx *postgres.Tx, u user.User) (user.User, error) {
+		if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+			return user.User{}, err
 		}
-		if err = s.endAll(ctx, tx, u, session.Cause{Reason: becauseDisabled, Actor: by.id}); err != nil {
-			return err
+		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseDisabled, Actor: by.id}); err != nil {
+			return user.User{}, err
 		}
-		if changed, err = s.users.SetActive(ctx, tx, id, false, by.id); err != nil || !u.IsActive {
-			return err
+		if u.IsActive {
+			if err := s.notice(tx, TopicDisabled, id); err != nil {
+				return user.User{}, err
+			}
 		}
-		return s.mail(tx, TopicDisabled, letter{UserID: id, At: s.cfg.Now().UTC()})
+		return s.users.SetActive(ctx, tx, id, false, by.id)
 	})
-	return changed, err
 }
 
 // Enable lets an account in again.
 func (s *Service) Enable(ctx context.Context, by Actor, id uuid.UUID) (user.User, error) {
-	var changed user.User
-	err := s.administer(ctx, by, id, func(tx *postgres.Tx, _ user.User) (err error) {
-		changed, err = s.users.SetActive(ctx, tx, id, true, by.id)
-		return err
+	return s.change(ctx, by, id, func(tx *postgres.Tx, _ user.User) (user.User, error) {
+		return s.users.SetActive(ctx, tx, id, true, by.id)
 	})
-	return changed, err
 }
 
 // VerifyUser takes an account's address as its owner's.
 func (s *Service) VerifyUser(ctx context.Context, by Actor, id uuid.UUID) (user.User, error) {
-	var changed user.User
-	err := s.administer(ctx, by, id, func(tx *postgres.Tx, _ user.User) (err error) {
-		changed, err = s.users.MarkVerified(ctx, tx, id, by.id)
-		return err
+	return s.change(ctx, by, id, func(tx *postgres.Tx, _ user.User) (user.User, error) {
+		return s.users.MarkVerified(ctx, tx, id, by.id)
 	})
-	return changed, err
 }
 
 // DeleteUser erases an account. Its sessions end first, so that each end is on record.
 func (s *Service) DeleteUser(ctx context.Context, by Actor, id uuid.UUID) error {
 	return s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) error {
-		return s.erase(ctx, tx, u, by.id)
+		if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+			return err
+		}
+		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseDeleted, Actor: by.id}); err != nil {
+			return err
+		}
+		// The one mail that rests with its address: there will be nobody to look it up from.
+		err := s.enqueue(tx, notify.Message{
+			Channel: notify.ChannelMail, Topic: TopicDeleted, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
+		})
+		if err != nil {
+			return err
+		}
+		return s.users.Delete(ctx, tx, u.PublicID, by.id)
 	})
 }
 
@@ -122,40 +135,16 @@ func (s *Service) DeleteAccount(ctx context.Context, p Principal, _ Client) erro
 	if err := s.RequireFresh(ctx, p); err != nil {
 		return err
 	}
-	return signedOut(s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		if err := lockAdmins(ctx, tx); err != nil {
-			return err
-		}
-		u, err := readAccount(ctx, tx, p.UserID)
-		if err != nil {
-			return err
-		}
-		return s.erase(ctx, tx, u, uuid.Nil)
-	}))
+	return signedOut(s.DeleteUser(ctx, Actor{id: p.UserID, role: session.RoleAdmin}, p.UserID)) // over oneself
 }
 
-func (s *Service) erase(ctx context.Context, tx *postgres.Tx, u user.User, actor uuid.UUID) error {
-	if err := s.keepAnAdmin(ctx, tx, u); err != nil {
-		return err
-	}
-	if err := s.endAll(ctx, tx, u, session.Cause{Reason: becauseDeleted, Actor: actor}); err != nil {
-		return err
-	}
-	// The one mail that rests with its address: there will be nobody to look it up from.
-	err := s.enqueue(tx, notify.Message{
-		Channel: notify.ChannelMail, Topic: TopicDeleted, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
-	})
+// end ends an account's sessions but one, and sign-ins that are half done.
+func (s *Service) end(ctx context.Context, tx *postgres.Tx, userID int64, but uuid.UUID, why session.Cause) (int, error) {
+	n, err := s.sessions.RevokeOthers(ctx, tx, userID, but, why)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return s.users.Delete(ctx, tx, u.PublicID, actor)
-}
-
-func (s *Service) endAll(ctx context.Context, tx *postgres.Tx, u user.User, why session.Cause) error {
-	if _, err := s.sessions.RevokeAll(ctx, tx, u.ID, why); err != nil {
-		return err
-	}
-	return dropChallenges(ctx, tx, u.ID)
+	return n, dropChallenges(ctx, tx, userID)
 }
 
 // ResetMFA removes an account's factors and its suspension, and ends its
@@ -165,10 +154,10 @@ func (s *Service) ResetMFA(ctx context.Context, by Actor, id uuid.UUID) error {
 		if err := s.mfa.Reset(ctx, tx, factorAccount(u), by.id); err != nil {
 			return err
 		}
-		if err := s.endAll(ctx, tx, u, session.Cause{Reason: becauseAdmin, Actor: by.id}); err != nil {
+		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseAdmin, Actor: by.id}); err != nil {
 			return err
 		}
-		return s.mail(tx, notify.TopicFactorRemoved, letter{UserID: id, At: s.cfg.Now().UTC()})
+		return s.notice(tx, notify.TopicFactorRemoved, id)
 	})
 }
 
@@ -183,10 +172,8 @@ func (s *Service) ResumeMFA(ctx context.Context, by Actor, id uuid.UUID) error {
 func (s *Service) RevokeSessions(ctx context.Context, by Actor, id uuid.UUID) (int, error) {
 	ended := 0
 	err := s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) (err error) {
-		if ended, err = s.sessions.RevokeAll(ctx, tx, u.ID, session.Cause{Reason: becauseAdmin, Actor: by.id}); err != nil {
-			return err
-		}
-		return dropChallenges(ctx, tx, u.ID)
+		ended, err = s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseAdmin, Actor: by.id})
+		return err
 	})
 	return ended, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"sync"
 	"time"
@@ -69,8 +70,8 @@ type backoff struct {
 const maxTallies = 65536
 
 // backoffScript does what ARGV[1] says with the tally {n, u}: failures, and µs
-// on Redis' clock before which there is no further try. It answers n and the
-// µs to wait: those of a refusal if the third value is 0.
+// on Redis' clock before which there is no further try. It answers n, the µs to
+// wait, and 0 if the try was refused.
 const backoffScript = `
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -90,7 +91,7 @@ else
 end
 redis.call('HSET', KEYS[1], 'n', n, 'u', string.format('%.0f', u))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return {n, string.format('%.0f', u - now), admitted}`
+return string.format('%d %.0f %d', n, u - now, admitted)`
 
 func newBackoff(redis *cache.Client, now func() time.Time) *backoff {
 	return &backoff{redis: redis, now: now, script: cache.NewScript(backoffScript), local: map[string]tally{}}
@@ -160,18 +161,12 @@ func (b *backoff) ask(ctx context.Context, what, key string, p policy) (n int, w
 	if err != nil {
 		return 0, 0, false, false
 	}
-	var values [3]int64
-	list, err := r.List()
-	for i := 0; err == nil && i < len(values); i++ {
-		if len(list) != len(values) {
-			return 0, 0, false, false
-		}
-		values[i], err = list[i].Int()
-	}
-	if err != nil {
+	var left, passed int64
+	text, _ := r.Text()
+	if _, err = fmt.Sscan(text, &n, &left, &passed); err != nil {
 		return 0, 0, false, false
 	}
-	return int(values[0]), time.Duration(values[1]) * time.Microsecond, values[2] == 1, true
+	return n, time.Duration(left) * time.Microsecond, passed == 1, true
 }
 
 func (b *backoff) mirror(key string, n int, wait time.Duration) {

@@ -46,7 +46,7 @@ func newChallengeID() string {
 // challengeHash is what a challenge is looked up by; false for what is none.
 func challengeHash(id string) ([]byte, bool) {
 	random, ok := strings.CutPrefix(id, challengePrefix)
-	if raw, err := base64.RawURLEncoding.DecodeString(random); !ok || err != nil || len(raw) != 32 {
+	if _, err := base64.RawURLEncoding.Strict().DecodeString(random); !ok || err != nil || len(random) != 43 || strings.ContainsAny(random, "\r\n") {
 		return nil, false
 	}
 	sum := sha256.Sum256([]byte(id))
@@ -74,21 +74,19 @@ func (s *Service) pending(ctx context.Context, id string) (pendingLogin, error) 
 		return pendingLogin{}, ErrChallengeGone
 	}
 	var p pendingLogin
-	var user int64
-	err := s.db.QueryRow(ctx, `select user_id, detail from auth_challenges
+	err := s.db.QueryRow(ctx, `select detail, user_id from auth_challenges
 		where token_hash = $1 and purpose = $2 and consumed_at is null and expires_at > clock_timestamp()`,
-		hash, purposeLogin).Scan(&user, &p)
+		hash, purposeLogin).Scan(&p, &p.UserID)
 	if errors.Is(err, postgres.ErrNoRows) {
 		return pendingLogin{}, ErrChallengeGone
 	}
 	if err != nil {
 		return pendingLogin{}, fmt.Errorf("read a challenge: %w", err)
 	}
-	p.UserID = user
 	return p, nil
 }
 
-// consume uses a challenge up; whoever comes second finds it gone.
+// consumeChallenge uses a challenge up; whoever comes second finds it gone.
 func consumeChallenge(ctx context.Context, tx *postgres.Tx, id string) error {
 	hash, _ := challengeHash(id)
 	tag, err := tx.Exec(ctx, `update auth_challenges set consumed_at = clock_timestamp()

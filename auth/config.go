@@ -70,19 +70,15 @@ func (r *Rates) counts() map[*int]int {
 
 func (c Config) validate() error {
 	var f errs.Fields
-	for field, d := range map[string]time.Duration{
-		"challenge_for": c.ChallengeFor, "fresh_for": c.FreshFor, "setup_for": c.SetupFor,
-		"keep": c.Keep, "sweep_every": c.SweepEvery, "rate.max_wait": c.Rate.MaxWait,
-	} {
-		if d < 0 {
-			f.Add(field, "must not be negative")
-		}
+	if min(c.ChallengeFor, c.FreshFor, c.SetupFor, c.Keep, c.SweepEvery) < 0 {
+		f.Add("auth", "must not hold a negative time")
 	}
+	least := int(c.Rate.MaxWait)
 	for n := range c.Rate.counts() {
-		if *n < 0 {
-			f.Add("rate", "must not hold a negative count")
-			break
-		}
+		least = min(least, *n)
+	}
+	if least < 0 {
+		f.Add("auth.rate", "must not hold a negative number")
 	}
 	return f.Err()
 }

@@ -12,7 +12,7 @@
 // are judged: per client network and account by cache.Limiter, and per account
 // by a back-off kept in Redis and in process.
 //
-// The one loop is [Service.Run], which drops old challenges. Mails are named
-// by topic; [Renderers] writes them when they are sent, so no token and no
-// address ever rests in the outbox.
+// The one loop is [Service.Run], which drops old challenges and tokens. Mails
+// are named by topic; [Renderers] writes them when they are sent, so no token
+// rests in the outbox, and an address only where its account is gone.
 package auth

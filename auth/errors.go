@@ -23,6 +23,4 @@ var (
 	// ErrLastAdmin says that nobody could administer the system any more.
 	ErrLastAdmin = errs.New(errs.Conflict, "last_admin", "this is the last administrator").
 			WithHint("make another account an administrator first")
-	// ErrBusy says that the queue for checking passwords is too long.
-	ErrBusy = errs.New(errs.Unavailable, "login_busy", "too many people are signing in at once")
 )

@@ -38,9 +38,10 @@ func (s *Service) ConfirmTOTP(ctx context.Context, p Principal, factor uuid.UUID
 	if err != nil {
 		return nil, signedOut(err)
 	}
-	confirm := mfa.Confirmation{UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP}
-	codes, err := s.mfa.ConfirmTOTP(ctx, confirm, func(_ context.Context, tx *postgres.Tx) error {
-		return s.mail(tx, notify.TopicFactorAdded, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+	codes, err := s.mfa.ConfirmTOTP(ctx, mfa.Confirmation{
+		UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP,
+	}, func(_ context.Context, tx *postgres.Tx) error {
+		return s.notice(tx, notify.TopicFactorAdded, u.PublicID)
 	})
 	return codes, s.afterCode(ctx, u, err)
 }
@@ -68,7 +69,7 @@ func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID,
 		if err != nil || before == after {
 			return err
 		}
-		return s.mail(tx, notify.TopicFactorRemoved, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+		return s.notice(tx, notify.TopicFactorRemoved, u.PublicID)
 	})
 }
 
@@ -79,7 +80,7 @@ func (s *Service) RegenerateBackupCodes(ctx context.Context, p Principal, _ Clie
 		return nil, err
 	}
 	return s.mfa.GenerateBackupCodes(ctx, factorAccount(u), func(_ context.Context, tx *postgres.Tx) error {
-		return s.mail(tx, TopicBackupCodesNew, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
+		return s.notice(tx, TopicBackupCodesNew, u.PublicID)
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/errs"
+	"rootstream/user"
 )
 
 // hands is a clock that a test moves.
@@ -201,7 +202,7 @@ func TestTurnsGoOneAfterTheOtherByKey(t *testing.T) {
 	defer next()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := turns.Take(ctx, "ada"); !errors.Is(err, auth.ErrBusy) {
+	if _, err := turns.Take(ctx, "ada"); !errors.Is(err, user.ErrBusy) {
 		t.Errorf("waiting in vain: %v", err)
 	}
 	if other, err := turns.Take(t.Context(), "bob"); err != nil {

@@ -139,14 +139,11 @@ func (s *Service) tellLocked(tx *postgres.Tx, u user.User, v verdict) error {
 		if !locked {
 			continue
 		}
-		everywhere := i > 0
-		if err := tell(tx, u.PublicID, "user.locked", map[string]any{"everywhere": everywhere}); err != nil {
-			return err
+		err := tell(tx, u.PublicID, "user.locked", map[string]any{"everywhere": i > 0})
+		if err == nil && i > 0 {
+			err = s.notice(tx, notify.TopicLockout, u.PublicID)
 		}
-		if !everywhere {
-			continue
-		}
-		if err := s.mail(tx, notify.TopicLockout, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()}); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -278,12 +275,11 @@ func (s *Service) grant(ctx context.Context, tx *postgres.Tx, u user.User, e ent
 
 // classOf is how long sessions of a role live.
 func classOf(r user.Role) string {
-	switch r {
-	case user.RoleAdmin:
+	if r == user.RoleAdmin {
 		return session.ClassAdmin
-	case user.RoleOperator:
+	}
+	if r == user.RoleOperator {
 		return session.ClassCreator
-	case user.RoleUser:
 	}
 	return session.ClassUser
 }

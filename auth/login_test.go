@@ -2,17 +2,13 @@ package auth_test
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"rootstream/auth"
 	"rootstream/errs"
@@ -98,123 +94,10 @@ func TestRegisteringATakenAddressLooksLikeSuccess(t *testing.T) {
 	}
 }
 
-func TestWrongUnknownDisabledAndUnusableAreOneAnswer(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	ada, bob, old := w.register("ada"), w.register("bob"), w.register("old")
-	if _, err := w.Disable(t.Context(), auth.Console(), bob.PublicID); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.db.Exec(t.Context(), `update users set password_hash = 'md5:whatever' where public_id = $1`, old.PublicID); err != nil {
-		t.Fatal(err)
-	}
-	answers := map[string]string{}
-	for _, in := range []auth.Credentials{
-		{Login: "ada", Password: "wrong"},
-		{Login: "ada", Password: ""},
-		{Login: "nobody", Password: password},
-		{Login: "nobody@example.org", Password: password},
-		{Login: "bob", Password: password},
-		{Login: "old", Password: password},
-		{Login: "ada", Password: strings.Repeat("x", 1<<20)},
-	} {
-		_, err := w.Login(t.Context(), in, from(1))
-		wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
-		answers[fmt.Sprint(err)] = in.Login
-	}
-	if len(answers) != 1 {
-		t.Errorf("answers differ: %v", answers)
-	}
-	for _, id := range []uuid.UUID{ada.PublicID, bob.PublicID, old.PublicID} {
-		if w.heard(id, "user.login_failed") == 0 {
-			t.Errorf("no failure in the audit trail %v", w.audit(id))
-		}
-	}
-}
-
 // Both kinds of account are slowed down after the same number of failures.
-func TestPitfall30UnknownAccountsTakeTheSamePath(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, stillClock)
-	u := w.register("ada")
-	for _, login := range []string{"ada", "nobody"} {
-		for i := range 7 {
-			_, err := w.Login(t.Context(), auth.Credentials{Login: login, Password: "wrong"}, from(3))
-			want := "invalid_credentials"
-			if i >= 5 {
-				want = "rate_limited"
-			}
-			if errs.CodeOf(err) != want {
-				t.Errorf("%s, try %d: %v, want %s", login, i+1, err, want)
-			}
-			if wait := errs.RetryAfter(err); i >= 5 && wait != 2*time.Second {
-				t.Errorf("%s, try %d: retry after %v", login, i+1, wait)
-			}
-		}
-	}
-	if w.heard(u.PublicID, "user.locked") != 1 {
-		t.Errorf("audit trail %v lacks user.locked", w.audit(u.PublicID))
-	}
-	w.clock.advance(2 * time.Second)
-	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(3)); err != nil {
-		t.Errorf("after the wait: %v", err)
-	}
-}
-
 // The work itself is compared, not the clock: a failed sign-in costs the same
 // statements and one committed transaction, whoever it is for.
-func TestPitfall30FailuresCostTheSameStatements(t *testing.T) {
-	t.Parallel()
-	registry := prometheus.NewRegistry()
-	w := newWorld(t, func(o *option) {
-		o.registry = registry
-		o.session.PollInterval, o.session.FlushInterval = 29*time.Second, time.Minute // nobody else asks
-	})
-	w.register("ada")
-	w.login("ada")
-	cost := func(what func() error) map[string]uint64 {
-		before := statements(t, registry)
-		if err := what(); err != nil && !errors.Is(err, auth.ErrInvalidCredentials) {
-			t.Fatal(err)
-		}
-		after := statements(t, registry)
-		for kind, n := range before {
-			if after[kind] -= n; after[kind] == 0 {
-				delete(after, kind)
-			}
-		}
-		return after
-	}
-	login := func(name string) func() error {
-		return func() error {
-			_, err := w.Login(t.Context(), auth.Credentials{Login: name, Password: "wrong"}, from(3))
-			return err
-		}
-	}
-	known, unknown := cost(login("ada")), cost(login("nobody"))
-	if known["commit"] != 1 || !maps.Equal(known, unknown) {
-		t.Errorf("a known account costs %v, an unknown one %v", known, unknown)
-	}
-}
-
 // statements counts what a database was asked, by the first word.
-func statements(t *testing.T, registry *prometheus.Registry) map[string]uint64 {
-	t.Helper()
-	families, err := registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	counts := map[string]uint64{}
-	for _, f := range families {
-		for _, m := range f.GetMetric() {
-			if f.GetName() == "rootstream_database_query_seconds" {
-				counts[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
-			}
-		}
-	}
-	return counts
-}
-
 func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -240,69 +123,6 @@ func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
 		t.Errorf("after a sign-in: %+v, %v", v, err)
 	}
 	w.login("ada")
-}
-
-func TestPitfall08BotnetsMeetALimitByAccount(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, func(o *option) {
-		o.config.Rate = auth.Rates{FreeAccount: 24, LoginAccount: 1000, LoginAnywhere: 1000}
-		stillClock(o)
-	})
-	u := w.register("ada")
-	known := from(100)
-	known.DeviceID = w.login("ada").Session.Device.ID
-	judged := 0
-	for n := range 40 {
-		_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(byte(n)))
-		if errors.Is(err, auth.ErrInvalidCredentials) {
-			judged++
-		}
-	}
-	if judged != 12 {
-		t.Errorf("%d guesses from 40 networks were judged, want 12", judged)
-	}
-	if w.mails(notify.TopicLockout, u.PublicID) != 1 {
-		t.Errorf("%d mails to the owner, want 1", w.mails(notify.TopicLockout, u.PublicID))
-	}
-	_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(99))
-	wantCode(t, err, errs.RateLimited, "rate_limited")
-	// The owner's own device has a budget of its own.
-	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, known); err != nil {
-		t.Errorf("a known device is locked out: %v", err)
-	}
-	for i := range 6 {
-		_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, known)
-		if limited := errors.Is(err, auth.ErrRateLimited); limited != (i >= 5) {
-			t.Errorf("known device, try %d: %v", i+1, err)
-		}
-	}
-}
-
-func TestPitfall04ParallelWrongPasswords(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	w.register("ada")
-	var judged, limited atomic.Int32
-	var wg sync.WaitGroup
-	began := time.Now()
-	for range 60 {
-		wg.Go(func() {
-			_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(9))
-			switch {
-			case errors.Is(err, auth.ErrInvalidCredentials):
-				judged.Add(1)
-			case errors.Is(err, auth.ErrRateLimited):
-				limited.Add(1)
-			default:
-				t.Errorf("answer %v", err)
-			}
-		})
-	}
-	wg.Wait()
-	most := permitted(5, time.Since(began))
-	if n := int(judged.Load()); n < 5 || n > most || n+int(limited.Load()) != 60 {
-		t.Errorf("%d judged, %d refused; want at most %d judged", n, limited.Load(), most)
-	}
 }
 
 func TestHundredParallelLoginsNeverPassTheSessionLimit(t *testing.T) {
@@ -337,35 +157,6 @@ func TestHundredParallelLoginsNeverPassTheSessionLimit(t *testing.T) {
 	if n, err := w.sessions.Count(t.Context(), u.ID); err != nil || n != 3 {
 		t.Errorf("%d sessions live in the end, want 3: %v", n, err)
 	}
-}
-
-func TestPitfall38LimitsHoldWhileRedisIsDown(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, func(o *option) { o.patience = 500 * time.Millisecond })
-	w.register("ada")
-	w.redis.Kill()
-	limited := 0
-	for range 8 {
-		if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(4)); errors.Is(err, auth.ErrRateLimited) {
-			limited++
-		}
-	}
-	if limited < 5 {
-		t.Errorf("%d of 8 wrong passwords were refused, want at least 5", limited)
-	}
-	w.login("ada")
-}
-
-func TestWithoutRedisLimitsAreKeptInProcess(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, func(o *option) { o.noRedis = true; o.config.Rate.RegisterNetwork = 1 })
-	w.register("ada")
-	_, err := w.Register(t.Context(), auth.Registration{Username: "bob", Email: "bob@example.org", Password: password}, from(1))
-	wantCode(t, err, errs.RateLimited, "rate_limited")
-	if errs.RetryAfter(err) < time.Second {
-		t.Errorf("retry after %v", errs.RetryAfter(err))
-	}
-	w.login("ada")
 }
 
 func TestSessionsBelongToTheClassOfTheRole(t *testing.T) {
@@ -464,33 +255,5 @@ func TestReusedTokenEndsTheSessionAndTellsTheOwner(t *testing.T) {
 	w.refused(next)
 	if w.mails(notify.TopicTokenReused, u.PublicID) != 1 {
 		t.Error("the owner was not told")
-	}
-}
-
-func TestRatesByClientNetwork(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, func(o *option) {
-		o.config.Rate = auth.Rates{LoginNetwork: 1, MFANetwork: 1, RefreshNetwork: 1, TokenNetwork: 1, RecoveryNetwork: 1}
-	})
-	calls := map[string]func(c auth.Client) error{
-		"login": func(c auth.Client) error {
-			_, err := w.Login(t.Context(), auth.Credentials{Login: "x", Password: "y"}, c)
-			return err
-		},
-		"mfa":     func(c auth.Client) error { _, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{}, c); return err },
-		"refresh": func(c auth.Client) error { _, err := w.Refresh(t.Context(), "sst_", c); return err },
-		"verify":  func(c auth.Client) error { return w.VerifyEmail(t.Context(), "x", c) },
-		"recover": func(c auth.Client) error { return w.RequestRecovery(t.Context(), "x", c) },
-	}
-	for name, call := range calls {
-		if err := call(from(1)); errors.Is(err, auth.ErrRateLimited) {
-			t.Errorf("%s: the first is refused", name)
-		}
-		if err := call(from(1)); !errors.Is(err, auth.ErrRateLimited) {
-			t.Errorf("%s: the second is let through: %v", name, err)
-		}
-		if err := call(from(2)); errors.Is(err, auth.ErrRateLimited) {
-			t.Errorf("%s: another network is refused", name)
-		}
 	}
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,11 @@ func (s *Service) mail(tx *postgres.Tx, topic string, l letter) error {
 	return s.enqueue(tx, notify.Message{Channel: notify.ChannelMail, Topic: topic, Payload: l})
 }
 
+// notice is mail about what happened just now.
+func (s *Service) notice(tx *postgres.Tx, topic string, id uuid.UUID) error {
+	return s.mail(tx, topic, letter{UserID: id, At: s.cfg.Now().UTC()})
+}
+
 // MailConfig says what mails carry. Zero values mean the defaults.
 type MailConfig struct {
 	Product    string        // the name mails speak of; "" means RootStream
@@ -48,15 +54,9 @@ type MailConfig struct {
 
 // Renderers write this room's mails when they are sent.
 func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
-	if cfg.Product == "" {
-		cfg.Product = "RootStream"
-	}
-	if cfg.VerifyFor == 0 {
-		cfg.VerifyFor = 48 * time.Hour
-	}
-	if cfg.RecoverFor == 0 {
-		cfg.RecoverFor = 30 * time.Minute
-	}
+	cfg.Product = cmp.Or(cfg.Product, "RootStream")
+	cfg.VerifyFor = cmp.Or(cfg.VerifyFor, 48*time.Hour)
+	cfg.RecoverFor = cmp.Or(cfg.RecoverFor, 30*time.Minute)
 	w := writer{users: users, cfg: cfg}
 	all := map[string]notify.Renderer{
 		notify.TopicVerifyEmail: w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),

@@ -24,7 +24,7 @@ const (
 
 // ChangePassword replaces the password of somebody who knows it and ends the
 // account's other sessions. With a second factor, that must be fresh as well.
-func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next string, c Client) error {
+func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next string, _ Client) error {
 	if err := s.allowProof(ctx, p); err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 	if err = s.rules.Password(next, u, enrolled || s.cfg.FactorRequired); err != nil {
 		return err
 	}
-	proof, err := s.provePassword(ctx, p, current, c)
+	proof, err := s.provePassword(ctx, p, current)
 	if err != nil {
 		return err
 	}
@@ -53,25 +53,17 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 		return err
 	}
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		if err := s.stillProven(ctx, tx, u.ID, proof); err != nil {
-			return ErrWrongPassword
-		}
-		if err := s.users.SetPassword(ctx, tx, u.PublicID, hash, uuid.Nil); err != nil {
+		if err = s.stillProven(ctx, tx, u.ID, proof); err != nil {
 			return err
 		}
-		if _, err := s.sessions.RevokeOthers(ctx, tx, u.ID, p.SessionID, session.Cause{Reason: becausePassword}); err != nil {
+		if err = s.users.SetPassword(ctx, tx, u.PublicID, hash, uuid.Nil); err != nil {
 			return err
 		}
-		return s.afterPassword(ctx, tx, u)
+		if _, err = s.end(ctx, tx, u.ID, p.SessionID, session.Cause{Reason: becausePassword}); err != nil {
+			return err
+		}
+		return s.notice(tx, notify.TopicPasswordChanged, u.PublicID)
 	})
-}
-
-// afterPassword ends what the old password began and tells the owner.
-func (s *Service) afterPassword(ctx context.Context, tx *postgres.Tx, u user.User) error {
-	if err := dropChallenges(ctx, tx, u.ID); err != nil {
-		return err
-	}
-	return s.mail(tx, notify.TopicPasswordChanged, letter{UserID: u.PublicID, At: s.cfg.Now().UTC()})
 }
 
 // RequestRecovery mails a recovery token to the owner of a name or address. The
@@ -129,10 +121,10 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		if _, err := s.users.MarkVerified(ctx, tx, u.PublicID, uuid.Nil); err != nil { // the mail arrived
 			return err
 		}
-		if _, err := s.sessions.RevokeAll(ctx, tx, u.ID, session.Cause{Reason: becauseRecovered}); err != nil {
+		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseRecovered}); err != nil {
 			return err
 		}
-		return s.afterPassword(ctx, tx, u)
+		return s.notice(tx, notify.TopicPasswordChanged, u.PublicID)
 	})
 }
 

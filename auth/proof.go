@@ -1,9 +1,12 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
+
+	"github.com/google/uuid"
 
 	"rootstream/errs"
 	"rootstream/mfa"
@@ -90,21 +93,20 @@ func (s *Service) afterCode(ctx context.Context, u user.User, err error) error {
 	if !errors.Is(err, mfa.ErrInvalidCode) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	status, readErr := s.mfa.Status(ctx, u.ID)
-	if readErr == nil && status.SuspendedAt == nil {
-		return err
-	}
-	if readErr == nil {
-		readErr = s.db.InTx(ctx, func(tx *postgres.Tx) error {
-			return s.mail(tx, notify.TopicFactorSuspended, letter{UserID: u.PublicID, At: status.SuspendedAt.UTC()})
-		})
-	}
-	if readErr != nil {
-		s.log.WarnContext(ctx, "an owner could not be told about suspended factors", "user_id", u.PublicID, "err", readErr)
+	ctx = context.WithoutCancel(ctx)
+	if status, readErr := s.mfa.Status(ctx, u.ID); readErr == nil && status.SuspendedAt != nil {
+		s.noticeNow(ctx, notify.TopicFactorSuspended, u.PublicID)
 	}
 	return err
+}
+
+// noticeNow mails somebody about what is done already and does not depend on the mail.
+func (s *Service) noticeNow(ctx context.Context, topic string, id uuid.UUID) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := s.db.InTx(ctx, func(tx *postgres.Tx) error { return s.notice(tx, topic, id) }); err != nil {
+		s.log.WarnContext(ctx, "an owner could not be told", "topic", topic, "user_id", id, "err", err)
+	}
 }
 
 // Proof is what somebody who is signed in proves again: the password, a code, or both.
@@ -121,9 +123,7 @@ func (s *Service) Reauthenticate(ctx context.Context, p Principal, in Proof, c C
 	if in.Password == "" && in.Code == "" {
 		return Grant{}, errs.NewInvalid("password", "or method and code must be given")
 	}
-	if in.Method == "" {
-		in.Method = mfa.TOTP
-	}
+	in.Method = cmp.Or(in.Method, mfa.TOTP)
 	if err := s.allowProof(ctx, p); err != nil {
 		return Grant{}, err
 	}
@@ -134,7 +134,7 @@ func (s *Service) Reauthenticate(ctx context.Context, p Principal, in Proof, c C
 	aal, amr := uint8(1), []string(nil) // a session keeps what it has reached
 	var proof []byte
 	if in.Password != "" {
-		if proof, err = s.provePassword(ctx, p, in.Password, c); err != nil {
+		if proof, err = s.provePassword(ctx, p, in.Password); err != nil {
 			return Grant{}, err
 		}
 		amr = append(amr, "pwd")
@@ -169,7 +169,7 @@ func (s *Service) allowProof(ctx context.Context, p Principal) error {
 // provePassword checks the password of somebody who is signed in and returns
 // its fingerprint. Failures count by session, so that who holds a stolen one
 // cannot hold up the owner, and softly by account.
-func (s *Service) provePassword(ctx context.Context, p Principal, password string, _ Client) ([]byte, error) {
+func (s *Service) provePassword(ctx context.Context, p Principal, password string) ([]byte, error) {
 	stored, err := s.users.PasswordHash(ctx, p.UserID)
 	if err != nil {
 		return nil, signedOut(err)
@@ -214,7 +214,7 @@ func (s *Service) Refresh(ctx context.Context, token string, c Client) (Grant, e
 	}
 	made, err := s.sessions.Refresh(ctx, token)
 	if reused, ok := errors.AsType[*session.ReusedError](err); ok {
-		s.tellReuse(ctx, reused)
+		s.noticeNow(ctx, notify.TopicTokenReused, reused.UserID)
 	}
 	if err != nil {
 		return Grant{}, err
@@ -224,17 +224,6 @@ func (s *Service) Refresh(ctx context.Context, token string, c Client) (Grant, e
 		return Grant{}, signedOut(err)
 	}
 	return Grant{Token: made.Token, Session: made.Session, User: u}, nil
-}
-
-func (s *Service) tellReuse(ctx context.Context, r *session.ReusedError) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err := s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		return s.mail(tx, notify.TopicTokenReused, letter{UserID: r.UserID, At: s.cfg.Now().UTC()})
-	})
-	if err != nil {
-		s.log.WarnContext(ctx, "an owner could not be told about a reused token", "user_id", r.UserID, "session_id", r.SessionID, "err", err)
-	}
 }
 
 // Logout ends the session of a token.

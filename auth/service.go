@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,12 +77,9 @@ func New(d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, users: d.Users, rules: d.Rules, hasher: d.Hasher, sessions: d.Sessions, mfa: d.MFA,
-		pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, cfg: d.Config.withDefaults(), log: d.Logger,
+		pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, cfg: d.Config.withDefaults(),
+		log: cmp.Or(d.Logger, slog.Default()).With("component", "auth"),
 	}
-	if s.log == nil {
-		s.log = slog.Default()
-	}
-	s.log = s.log.With("component", "auth")
 	if s.rules == nil {
 		if s.rules, err = user.NewRules(user.RulesConfig{}); err != nil {
 			return nil, err

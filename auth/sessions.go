@@ -16,23 +16,21 @@ func (s *Service) RevokeSession(ctx context.Context, p Principal, id uuid.UUID) 
 	})
 }
 
-// RevokeOtherSessions ends all of the principal's sessions but this one and returns how many.
-func (s *Service) RevokeOtherSessions(ctx context.Context, p Principal) (n int, err error) {
-	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		n, err = s.sessions.RevokeOthers(ctx, tx, p.DBUserID, p.SessionID, session.Cause{Reason: "user"})
-		return err
-	})
-	return n, err
+// RevokeOtherSessions ends all of the principal's sessions but this one, and
+// sign-ins that are half done, and returns how many sessions.
+func (s *Service) RevokeOtherSessions(ctx context.Context, p Principal) (int, error) {
+	return s.endOwn(ctx, p, p.SessionID)
 }
 
-// RevokeAllSessions ends all of the principal's sessions, this one included, and returns how many.
-// Sign-ins that are half done end with them.
-func (s *Service) RevokeAllSessions(ctx context.Context, p Principal) (n int, err error) {
+// RevokeAllSessions does the same and spares not even this session.
+func (s *Service) RevokeAllSessions(ctx context.Context, p Principal) (int, error) {
+	return s.endOwn(ctx, p, uuid.Nil)
+}
+
+func (s *Service) endOwn(ctx context.Context, p Principal, but uuid.UUID) (n int, err error) {
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		if n, err = s.sessions.RevokeAll(ctx, tx, p.DBUserID, session.Cause{Reason: "user"}); err != nil {
-			return err
-		}
-		return dropChallenges(ctx, tx, p.DBUserID)
+		n, err = s.end(ctx, tx, p.DBUserID, but, session.Cause{Reason: "user"})
+		return err
 	})
 	return n, err
 }

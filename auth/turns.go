@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"rootstream/user"
 )
 
 // turns lets tries at one key go one after the other, so that many right
@@ -43,7 +45,7 @@ func (t *turns) take(ctx context.Context, key string) (func(), error) {
 		return func() { q.free <- struct{}{}; t.leave(key, q) }, nil
 	case <-ctx.Done():
 		t.leave(key, q)
-		return nil, ErrBusy.WithCause(ctx.Err()).WithRetryAfter(2 * time.Second)
+		return nil, user.ErrBusy.WithCause(ctx.Err()).WithRetryAfter(2 * time.Second)
 	}
 }
 

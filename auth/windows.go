@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -48,17 +49,13 @@ func (w *windows) Allow(_ context.Context, key string, limit cache.Limit) (ok bo
 	return true, 0
 }
 
-// sweep drops what has ended, or everything if nothing has: the memory is bounded either way.
+// sweep drops what has ended, and any one if nothing has: the memory is bounded either way.
 func (w *windows) sweep(now time.Time) {
-	for k, at := range w.open {
-		if !now.Before(at.ends) {
+	maps.DeleteFunc(w.open, func(_ string, at window) bool { return !now.Before(at.ends) })
+	for k := range w.open {
+		if len(w.open) >= maxWindows {
 			delete(w.open, k)
 		}
-	}
-	for k := range w.open {
-		if len(w.open) < maxWindows {
-			return
-		}
-		delete(w.open, k)
+		return
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"rootstream/errs"
 	"rootstream/event"
 	"rootstream/mfa"
+	"rootstream/notify"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/secret"
@@ -56,6 +57,7 @@ type option struct {
 	noRedis  bool
 	patience time.Duration // with Redis; 0 means long
 	registry prometheus.Registerer
+	still    bool // no loop runs
 }
 
 func newWorld(t *testing.T, opts ...func(*option)) *world {
@@ -96,7 +98,9 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	if w.sessions, err = session.NewManager(o.session); err != nil {
 		t.Fatal(err)
 	}
-	w.run(w.sessions.Run)
+	if !o.still {
+		w.run(w.sessions.Run)
+	}
 	o.config.Now = w.clock.now
 	w.Service, err = auth.New(auth.Deps{
 		DB: w.db, Users: w.users, Hasher: w.hasher, Sessions: w.sessions, MFA: w.mfa, Limiter: limiter, Cache: client,
@@ -290,19 +294,24 @@ func (w *world) mails(topic string, id uuid.UUID) int {
 // letter renders the newest mail of a topic, as the sender would.
 func (w *world) letter(topic string) (to, text string) {
 	w.t.Helper()
-	var payload json.RawMessage
-	if err := w.db.QueryRow(w.t.Context(), `select payload from outbox where topic = $1 order by created_at desc, id desc limit 1`, topic).Scan(&payload); err != nil {
-		w.t.Fatalf("no mail %s: %v", topic, err)
-	}
-	err := w.db.InTx(w.t.Context(), func(tx *postgres.Tx) error {
-		m, err := auth.Renderers(w.users, auth.MailConfig{PublicURL: "https://example.org/"})[topic](w.t.Context(), tx, payload)
-		to, text = m.To, m.Subject+"\n"+m.Text
-		return err
-	})
+	m, err := w.render(topic)
 	if err != nil {
 		w.t.Fatalf("render %s: %v", topic, err)
 	}
-	return to, text
+	return m.To, m.Subject + "\n" + m.Text
+}
+
+func (w *world) render(topic string) (m notify.Mail, err error) {
+	w.t.Helper()
+	var payload json.RawMessage
+	if err = w.db.QueryRow(w.t.Context(), `select payload from outbox where topic = $1 order by created_at desc, id desc limit 1`, topic).Scan(&payload); err != nil {
+		w.t.Fatalf("no mail %s: %v", topic, err)
+	}
+	err = w.db.InTx(w.t.Context(), func(tx *postgres.Tx) (err error) {
+		m, err = auth.Renderers(w.users, auth.MailConfig{PublicURL: "https://example.org/"})[topic](w.t.Context(), tx, payload)
+		return err
+	})
+	return m, err
 }
 
 // mailed is the token in the newest mail of a topic.
