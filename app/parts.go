@@ -64,6 +64,9 @@ func Open(ctx context.Context, cfg Config, opt Options) (*Parts, error) {
 	if cfg.Postgres.DSN.IsZero() {
 		return nil, ErrNoDatabase
 	}
+	if opt.OneShot && cfg.Log.Level == "info" {
+		cfg.Log.Level = "warn" // a command's own output says what it did
+	}
 	p := &Parts{Config: cfg, Log: newLogger(cfg.Log, opt.Stderr), Registry: prometheus.NewRegistry()}
 	p.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if opt.OneShot {
