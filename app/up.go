@@ -61,6 +61,9 @@ func stackEnv(env []string, l devstack.Layout) []string {
 		name, ours := strings.CutPrefix(name, envPrefix)
 		return ours && slices.Contains(mine, strings.TrimSuffix(name, "_FILE"))
 	})
+	if _, err := os.Stat(l.PostgresDSNFile); err != nil {
+		return env // the node is about to write it; what comes after the node finds it
+	}
 	return append(env, envPrefix+"POSTGRES_DSN_FILE="+l.PostgresDSNFile, envPrefix+"REDIS_URL_FILE="+l.RedisURLFile)
 }
 
