@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,9 @@ func (c caller) do(ctx context.Context, method, path string, body any) answer {
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	if httptrace.ContextClientTrace(ctx) != nil {
+		req.Header.Set("Expect", "100-continue")
 	}
 	a.began = time.Now()
 	defer func() { a.took = time.Since(a.began) }()
