@@ -111,15 +111,15 @@ func TestIdleSessionsEndAndActiveOnesDoNot(t *testing.T) {
 		m.DropNear()
 		strongly := strong(m, token)
 		_, err := m.Validate(t.Context(), token, session.ClientHint{})
-		for _, err := range []error{err, strongly} {
-			if (err == nil) != tt.want || err != nil && !errors.Is(err, session.ErrInvalid) {
-				t.Errorf("after %v: %v", tt.idle, err)
+		for _, got := range []error{err, strongly} {
+			if (got == nil) != tt.want || got != nil && !errors.Is(got, session.ErrInvalid) {
+				t.Errorf("after %v: %v", tt.idle, got)
 			}
 		}
 		if tt.want {
 			continue
 		}
-		if _, err := m.Refresh(t.Context(), token); !errors.Is(err, session.ErrInvalid) {
+		if _, err = m.Refresh(t.Context(), token); !errors.Is(err, session.ErrInvalid) {
 			t.Errorf("an idle session was refreshed: %v", err)
 		}
 		list, err := m.List(t.Context(), id)

@@ -151,7 +151,7 @@ func TestPlacesComeFromAnOperatorsFile(t *testing.T) {
 		"81.2.69.0/24": place("Lisbon", "PT"), "2a02:c7f::/32": place("", "GB"), "81.2.70.0/24": mmdbtype.String("not a place"),
 	} {
 		_, n, _ := net.ParseCIDR(network)
-		if err := tree.Insert(n, record); err != nil {
+		if err = tree.Insert(n, record); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,10 +160,10 @@ func TestPlacesComeFromAnOperatorsFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tree.WriteTo(out); err != nil {
+	if _, err = tree.WriteTo(out); err != nil {
 		t.Fatal(err)
 	}
-	if err := out.Close(); err != nil {
+	if err = out.Close(); err != nil {
 		t.Fatal(err)
 	}
 	geo, err := session.OpenGeo(file)

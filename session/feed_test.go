@@ -151,12 +151,11 @@ func TestPitfall22RestartForgetsNothingAndEndsNothing(t *testing.T) {
 // Whoever cannot read revocations refuses, with a retryable answer, and heals by itself.
 func TestPitfall38BlindInstancesRefuse(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, true)
 	for name, fault := range map[string]func(*proxy, bool){"cut": (*proxy).Cut, "stalled": (*proxy).Stall} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
 			db, p := w.behindProxy()
-			w := &world{t: t, db: w.db, dsn: w.dsn, redis: w.redis, keys: w.keys}
-			w.users.Store(int64(len(name)) * 1000)
 			bound := time.Second
 			reg := prometheus.NewRegistry()
 			m := w.instance(func(c *session.Config) {

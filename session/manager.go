@@ -18,6 +18,7 @@ type Manager struct {
 	negative *near.Map[struct{}]
 	marks    *marks
 	shared   *shared
+	loader   *loader
 	flights  flights
 	activity *activity
 	feed     feed
@@ -44,6 +45,7 @@ func NewManager(cfg Config) (*Manager, error) {
 		marks: newMarks(maxMarks), loaded: func() {},
 	}
 	m.shared = newShared(&cfg, m.clock)
+	m.loader = newLoader(cfg.DB)
 	m.activity = newActivity()
 	m.legacy.possible.Store(true)
 	if cfg.Registerer != nil {

@@ -35,11 +35,11 @@ func (w *world) behindProxy() (*postgres.DB, *proxy) {
 	return postgrestest.Open(w.t, postgres.Config{DSN: u.String()}), p
 }
 
-func newProxy(t testing.TB, target string) *proxy {
-	t.Helper()
+func newProxy(tb testing.TB, target string) *proxy {
+	tb.Helper()
 	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	p := &proxy{listener: l, target: target, conns: map[net.Conn]bool{}}
 	p.gate = sync.NewCond(&p.mu)
@@ -66,7 +66,7 @@ func newProxy(t testing.TB, target string) *proxy {
 			wg.Go(func() { p.pump(c, s) })
 		}
 	})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = l.Close()
 		p.Stall(false)
 		p.Cut(true)
@@ -76,8 +76,10 @@ func newProxy(t testing.TB, target string) *proxy {
 }
 
 func (p *proxy) pump(to, from net.Conn) {
-	defer to.Close()
-	defer from.Close()
+	defer func() {
+		_ = to.Close()
+		_ = from.Close()
+	}()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
@@ -87,7 +89,7 @@ func (p *proxy) pump(to, from net.Conn) {
 		}
 		p.mu.Unlock()
 		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
+			if _, e := to.Write(buf[:n]); e != nil {
 				return
 			}
 		}

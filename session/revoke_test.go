@@ -35,17 +35,17 @@ func TestOwnersSeeAndEndTheirOwnSessionsOnly(t *testing.T) {
 	for name, f := range map[string]func(*postgres.Tx) error{
 		"revoke":  func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, bob, all[0].ID, session.Cause{}) },
 		"rename":  func(tx *postgres.Tx) error { return m.Rename(ctx, tx, bob, all[0].ID, "mine") },
-		"read":    func(tx *postgres.Tx) error { _, err := m.ByPublicID(ctx, tx, bob, all[0].ID); return err },
+		"read":    func(tx *postgres.Tx) error { _, e := m.ByPublicID(ctx, tx, bob, all[0].ID); return e },
 		"unknown": func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, ann, uuid.New(), session.Cause{}) },
 		"nobody":  func(tx *postgres.Tx) error { return m.Revoke(ctx, tx, 0, all[0].ID, session.Cause{}) },
 	} {
-		if err := w.db.InTx(ctx, f); !errors.Is(err, session.ErrNotFound) {
+		if err = w.db.InTx(ctx, f); !errors.Is(err, session.ErrNotFound) {
 			t.Errorf("%s of a foreign session: %v", name, err)
 		}
 	}
 	w.tx(func(tx *postgres.Tx) error { return m.Rename(ctx, tx, ann, all[0].ID, "Laptop") })
-	if s, err := m.ByPublicID(ctx, w.db, ann, all[0].ID); err != nil || s.Device.Name != "Laptop" {
-		t.Errorf("%+v %v", s, err)
+	if s, e := m.ByPublicID(ctx, w.db, ann, all[0].ID); e != nil || s.Device.Name != "Laptop" {
+		t.Errorf("%+v %v", s, e)
 	}
 	err = w.db.InTx(ctx, func(tx *postgres.Tx) error { return m.Rename(ctx, tx, ann, all[0].ID, strings.Repeat("x", 101)) })
 	if errs.KindOf(err) != errs.Invalid {

@@ -119,7 +119,7 @@ func TestRefreshWithinGraceFollowsTheKeyset(t *testing.T) {
 	if err != nil || second.Token.Reveal() == first.Token.Reveal() {
 		t.Fatalf("%v", err)
 	}
-	if _, err := m.Refresh(t.Context(), token); !errors.Is(err, session.ErrInvalid) {
+	if _, err = m.Refresh(t.Context(), token); !errors.Is(err, session.ErrInvalid) {
 		t.Errorf("the grandparent: %v", err)
 	}
 	if !valid(m, second.Token.Reveal()) {

@@ -36,23 +36,23 @@ type world struct {
 	users atomic.Int64
 }
 
-func newWorld(t testing.TB, withRedis bool) *world {
-	t.Helper()
-	dsn := postgrestest.DSN(t)
-	w := &world{t: t, dsn: dsn, db: postgrestest.Open(t, postgres.Config{DSN: dsn})}
+func newWorld(tb testing.TB, withRedis bool) *world {
+	tb.Helper()
+	dsn := postgrestest.DSN(tb)
+	w := &world{t: tb, dsn: dsn, db: postgrestest.Open(tb, postgres.Config{DSN: dsn})}
 	if withRedis {
-		w.redis = cachetest.Server(t)
+		w.redis = cachetest.Server(tb)
 	}
-	file := filepath.Join(t.TempDir(), "master.key")
+	file := filepath.Join(tb.TempDir(), "master.key")
 	if err := os.WriteFile(file, []byte("0123456789abcdef0123456789abcdef0123456789"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	master, err := secret.LoadMasterKey(file)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if w.keys, err = secret.Open(t.Context(), w.db, master, "sessions"); err != nil {
-		t.Fatal(err)
+	if w.keys, err = secret.Open(tb.Context(), w.db, master, "sessions"); err != nil {
+		tb.Fatal(err)
 	}
 	return w
 }
@@ -186,12 +186,12 @@ func strong(m *session.Manager, token string) error {
 }
 
 // eventually waits until ok, and fails after the bound.
-func eventually(t testing.TB, bound time.Duration, ok func() bool) time.Duration {
-	t.Helper()
+func eventually(tb testing.TB, bound time.Duration, ok func() bool) time.Duration {
+	tb.Helper()
 	start := time.Now()
 	for !ok() {
 		if time.Since(start) > bound {
-			t.Fatalf("not so after %v", bound)
+			tb.Fatalf("not so after %v", bound)
 		}
 		<-time.After(time.Millisecond)
 	}
@@ -206,10 +206,6 @@ func sum(token string) []byte {
 // viewKey is where Redis holds the view of a token.
 func viewKey(token string) string {
 	return cache.SessionView(sha256.Sum256([]byte(token)))
-}
-
-func leaseKey(token string) string {
-	return cache.SessionLease(sha256.Sum256([]byte(token)))
 }
 
 func redisConfig() cache.Config { return cache.Config{} }

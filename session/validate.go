@@ -175,8 +175,6 @@ func (m *Manager) fresh(ctx context.Context, c *credential) (View, bool, error) 
 }
 
 func (m *Manager) loadOne(ctx context.Context, c *credential) (View, bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
 	m.counts.dbLoads.Add(1)
-	return load(ctx, m.cfg.DB, c.hash)
+	return m.loader.load(ctx, c.hash)
 }

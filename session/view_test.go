@@ -38,7 +38,7 @@ func TestViewSurvivesTheCodec(t *testing.T) {
 		if diff := cmp.Diff(v, got); !ok || diff != "" {
 			t.Fatalf("decoded %t (-want +got):\n%s", ok, diff)
 		}
-		if binary.BigEndian.Uint64(b[1:]) != uint64(v.Version) { //nolint:gosec // the bits are what counts
+		if binary.BigEndian.Uint64(b[1:]) != uint64(v.Version) {
 			t.Fatal("the version is not where the scripts look for it")
 		}
 		cut := rapid.IntRange(0, len(b)-1).Draw(t, "cut")
@@ -132,7 +132,7 @@ func TestMarksBeyondTheirRoomBecomeAFloor(t *testing.T) {
 	const room = 1000
 	m := session.NewMarks(room)
 	key := func(n int) (k near.Key) {
-		binary.BigEndian.PutUint64(k[:], uint64(n)+1) //nolint:gosec // small
+		binary.BigEndian.PutUint64(k[:], uint64(n)+1)
 		return k
 	}
 	m.Add(key(0), 1, 500, 1e6, 100) // ends later than the overflow
