@@ -142,8 +142,8 @@ func TestADeadlockIsRunAgain(t *testing.T) {
 	if err := db.QueryRow(t.Context(), "select array_agg(revision) from keysets").Scan(&revisions); err != nil || revisions[0] != 3 || revisions[1] != 3 {
 		t.Errorf("revisions = %v, %v; want both changes once on each row", revisions, err)
 	}
-	if runs[0]+runs[1] != 3 {
-		t.Errorf("the transactions ran %v times, want three in all", runs)
+	if runs[0]+runs[1] < 3 { // on a slow machine both may be chosen
+		t.Errorf("the transactions ran %v times: there was no deadlock", runs)
 	}
 }
 

@@ -143,8 +143,12 @@ func waitReady(at address, dir string) error {
 	}
 }
 
-// Binaries finds the folder of the newest PostgreSQL on this machine, Debian's versioned ones first.
+// Binaries finds the folder of the PostgreSQL to test with: what ROOTSTREAM_TEST_PGBIN
+// names, else the newest on this machine, Debian's versioned ones first.
 func Binaries() (string, error) {
+	if dir := os.Getenv("ROOTSTREAM_TEST_PGBIN"); dir != "" {
+		return dir, nil
+	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/postgres")
 	sort.Slice(found, func(i, j int) bool { return majorOf(found[i]) > majorOf(found[j]) })
 	if len(found) > 0 {
