@@ -1,0 +1,445 @@
+package app_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"maps"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rootstream/app"
+	"rootstream/cache/cachetest"
+	"rootstream/postgres"
+	"rootstream/postgres/postgrestest"
+)
+
+type settings = map[string]string
+
+// diagnosis is what the doctor found, by name.
+type diagnosis map[string]app.Finding
+
+func diagnose(t *testing.T, flags settings) diagnosis {
+	t.Helper()
+	found := diagnosis{}
+	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: flags}}) {
+		if f.Detail == "" || f.OK != (f.Remedy == "") {
+			t.Errorf("a finding must say what it saw, and a failed one what to do: %+v", f)
+		}
+		found[f.Name] = f
+	}
+	return found
+}
+
+// failed returns the names of what is wrong.
+func (d diagnosis) failed() string {
+	var names []string
+	for name, f := range d {
+		if !f.OK {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// expect checks that name, and nothing else, is wrong, and that its finding says so.
+func (d diagnosis) expect(t *testing.T, name, detail, remedy string) {
+	t.Helper()
+	f := d[name]
+	if d.failed() != name {
+		t.Errorf("wrong is %q, want %q: %+v", d.failed(), name, d)
+	}
+	if !strings.Contains(f.Detail, detail) || !strings.Contains(f.Remedy, remedy) {
+		t.Errorf("%+v\nwant a detail with %q and a remedy with %q", f, detail, remedy)
+	}
+}
+
+// system is a database, a Redis and a master key that fit together.
+func system(t *testing.T) settings {
+	t.Helper()
+	flags := settings{
+		"postgres.dsn": postgrestest.DSN(t), "redis.url": cachetest.Server(t).URL(),
+		"keys.master_key_file": write(t, "master.key", strings.Repeat("k", 40)), "http.listen": freeAddress(t),
+	}
+	makeKeyset(t, flags)
+	return flags
+}
+
+func with(flags settings, more settings) settings {
+	flags = maps.Clone(flags)
+	maps.Copy(flags, more)
+	return flags
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
+}
+
+// makeKeyset does what the first server does.
+func makeKeyset(t *testing.T, flags settings) {
+	t.Helper()
+	cfg, err := app.Load(app.Source{Flags: flags})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := app.Open(t.Context(), cfg, app.Options{Stderr: io.Discard, OneShot: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+}
+
+func run(t *testing.T, dsn string, statements ...string) {
+	t.Helper()
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn, MaxConns: 1})
+	for _, sql := range statements {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+}
+
+func TestDoctorFindsNothingWrongWithASystemThatWorks(t *testing.T) {
+	t.Parallel()
+	d := diagnose(t, system(t))
+	if d.failed() != "" {
+		t.Errorf("wrong is %s: %+v", d.failed(), d)
+	}
+	for _, name := range []string{
+		"configuration", "postgresql", "postgresql_writes", "postgresql_connections", "schema", "master_key", "keyset",
+		"redis", "redis_password", "redis_eviction", "redis_memory", "clocks", "tls_certificate", "api", "outbox",
+	} {
+		if _, ok := d[name]; !ok {
+			t.Errorf("nothing was said about %s", name)
+		}
+	}
+}
+
+func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	good := system(t)
+	t.Run("it cannot be reached", func(t *testing.T) {
+		t.Parallel()
+		diagnose(t, with(good, settings{"postgres.dsn": "postgres://ada:s3cret@" + freeAddress(t) + "/rs"})).
+			expect(t, "postgresql", "cannot be reached", "start PostgreSQL at ada@127.0.0.1:")
+	})
+	t.Run("the address is nonsense", func(t *testing.T) {
+		t.Parallel()
+		diagnose(t, with(good, settings{"postgres.dsn": "postgres://ada:s3cret@:x/"})).expect(t, "postgresql", "cannot be read", "postgres.dsn")
+	})
+	t.Run("there is no such database", func(t *testing.T) {
+		t.Parallel()
+		diagnose(t, with(good, settings{"postgres.dsn": good["postgres.dsn"] + "&database=no_such_database"})).
+			expect(t, "postgresql", "no_such_database", "does not exist")
+	})
+	t.Run("it is read-only", func(t *testing.T) {
+		t.Parallel()
+		server := postgrestest.Server(t)
+		flags := with(good, settings{"postgres.dsn": server.DSN()})
+		makeKeyset(t, flags)
+		server.ReadOnly(true)
+		diagnose(t, flags).expect(t, "postgresql_writes", "default_transaction_read_only", "ALTER SYSTEM RESET")
+	})
+	t.Run("it is a standby", func(t *testing.T) {
+		t.Parallel()
+		server := postgrestest.Server(t, "wal_level=replica")
+		flags := with(good, settings{"postgres.dsn": server.DSN()})
+		makeKeyset(t, flags)
+		server.Kill()
+		if err := os.WriteFile(filepath.Join(server.Dir(), "standby.signal"), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		server.Restart()
+		diagnose(t, flags).expect(t, "postgresql_writes", "is a standby", "name the primary")
+	})
+	t.Run("the schema is missing", func(t *testing.T) {
+		t.Parallel()
+		diagnose(t, with(good, settings{"postgres.dsn": postgrestest.Empty(t)})).
+			expect(t, "schema", "not applied", "rootstream migrate up --rolling")
+	})
+	t.Run("the schema is newer than this program", func(t *testing.T) {
+		t.Parallel()
+		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
+		run(t, flags["postgres.dsn"], "insert into goose_db_version (version_id, is_applied) values (9000, true)")
+		diagnose(t, flags).expect(t, "schema", "newer version", "update this program")
+	})
+	t.Run("mail does not leave", func(t *testing.T) {
+		t.Parallel()
+		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
+		run(t, flags["postgres.dsn"], "insert into outbox (channel, topic, created_at) values ('mail', 'user.verify', now() - interval '1 h')")
+		diagnose(t, flags).expect(t, "outbox", "1 messages wait", "mail.smtp_host")
+	})
+	t.Run("its clock is wrong", func(t *testing.T) {
+		t.Parallel()
+		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
+		run(t, flags["postgres.dsn"],
+			"create function public.clock_timestamp() returns timestamptz language sql as 'select pg_catalog.clock_timestamp() - interval ''5 s'''",
+			"do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$")
+		diagnose(t, flags).expect(t, "clocks", "PostgreSQL -", "timedatectl set-ntp true")
+	})
+}
+
+func TestDoctorFindsFaultsOfKeys(t *testing.T) {
+	t.Parallel()
+	good := system(t)
+	missing := filepath.Join(t.TempDir(), "master.key")
+	fresh := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
+	exposed := write(t, "exposed.key", strings.Repeat("k", 40))
+	if err := os.Chmod(exposed, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name           string
+		system         settings
+		file           string
+		detail, remedy string
+	}{
+		{"none is configured", good, "", "keyset_missing", "keys.master_key_file"},
+		{"the file is missing and there is a keyset", good, missing, "no master key file", "put the master key file back"},
+		{"the file is missing and there is none yet", fresh, missing, "no master key file", "openssl rand -hex 32 > " + missing},
+		{"the file is short", fresh, write(t, "short.key", "short"), "shorter than 32 bytes", "openssl rand"},
+		{"others can read the file", good, exposed, "read by others", "chmod 600 " + exposed},
+		{"it is another key", good, write(t, "other.key", strings.Repeat("o", 40)), "does not open the keyset", "first started with"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			flags := with(tt.system, settings{"keys.master_key_file": tt.file})
+			if tt.file == "" {
+				delete(flags, "keys.master_key_file")
+			}
+			diagnose(t, flags).expect(t, "master_key", tt.detail, tt.remedy)
+		})
+	}
+}
+
+func TestDoctorNoticesALostKeyset(t *testing.T) {
+	t.Parallel()
+	flags := system(t)
+	run(t, flags["postgres.dsn"],
+		"insert into users (username, email, password_hash) values ('ada', 'ada@example.org', '')",
+		"insert into user_mfa (user_id, method, secret, created_at) select id, 'totp', 'sealed', now() - interval '1 day' from users",
+		"delete from keysets")
+	diagnose(t, flags).expect(t, "keyset", "1 second factors are sealed with it", "rootstream mfa reset")
+	makeKeyset(t, flags) // a server that was started before anybody noticed
+	diagnose(t, flags).expect(t, "keyset", "the one that sealed them is gone", "restore the table keysets")
+}
+
+func TestDoctorChangesNothing(t *testing.T) {
+	t.Parallel()
+	flags := settings{
+		"postgres.dsn": postgrestest.DSN(t), "redis.url": cachetest.Server(t).URL(),
+		"keys.master_key_file": write(t, "master.key", strings.Repeat("k", 40)), "http.listen": freeAddress(t),
+	}
+	if d := diagnose(t, flags); d.failed() != "" || !strings.Contains(d["keyset"].Detail, "none yet") {
+		t.Errorf("a database before its first server: %+v", d)
+	}
+	db := postgrestest.Open(t, postgres.Config{DSN: flags["postgres.dsn"]})
+	if facts, err := postgres.InspectContent(t.Context(), db); err != nil || len(facts.Keysets) != 0 {
+		t.Errorf("the doctor made a keyset: %v, %v", facts.Keysets, err)
+	}
+}
+
+func TestDoctorFindsFaultsOfRedis(t *testing.T) {
+	t.Parallel()
+	good := system(t)
+	for _, tt := range []struct {
+		name, finding, detail, remedy string
+		url                           func() string
+	}{
+		{"it is down", "redis", "not available", "redis.url", func() string { return "redis://:x@" + freeAddress(t) + "/0" }},
+		{"it wants no password", "redis_password", "without a password", "requirepass", func() string {
+			return cachetest.Server(t, cachetest.NoPassword).URL()
+		}},
+		{"it evicts", "redis_eviction", "allkeys-lru", "CONFIG SET maxmemory-policy noeviction", func() string {
+			return cachetest.Server(t, "maxmemory-policy allkeys-lru").URL()
+		}},
+		{"it is full", "redis_memory", "will soon be refused", "maxmemory", func() string {
+			s := cachetest.Server(t)
+			s.Do("CONFIG", "SET", "maxmemory", "1000000")
+			return s.URL()
+		}},
+		{"it is a replica", "redis", "is a replica", "redis.sentinel_master", func() string {
+			s, host, port := cachetest.Server(t), "127.0.0.1", fmt.Sprint(cachetest.FreePort(t))
+			s.Do("REPLICAOF", host, port)
+			return s.URL()
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			diagnose(t, with(good, settings{"redis.url": tt.url()})).expect(t, tt.finding, tt.detail, tt.remedy)
+		})
+	}
+	none := maps.Clone(good)
+	delete(none, "redis.url")
+	if d := diagnose(t, none); d.failed() != "" || !strings.Contains(d["redis"].Detail, "none is configured") {
+		t.Errorf("without Redis: %+v", d)
+	}
+}
+
+// certificate writes a self-signed certificate for rs.example.org and its key.
+func certificate(t *testing.T, from, until time.Time) (certFile, keyFile string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{"rs.example.org"}, NotBefore: from, NotAfter: until,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return write(t, "a.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		write(t, "a.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})))
+}
+
+func TestDoctorFindsFaultsOfTheCertificate(t *testing.T) {
+	t.Parallel()
+	good := system(t)
+	const day = 24 * time.Hour
+	now := time.Now()
+	cert, key := certificate(t, now.Add(-day), now.Add(90*day))
+	_, otherKey := certificate(t, now.Add(-day), now.Add(90*day))
+	expired, expiredKey := certificate(t, now.Add(-9*day), now.Add(-day))
+	soon, soonKey := certificate(t, now.Add(-9*day), now.Add(3*day))
+	future, futureKey := certificate(t, now.Add(day), now.Add(90*day))
+	for _, tt := range []struct{ name, cert, key, url, detail, remedy string }{
+		{"it is fine", cert, key, "https://rs.example.org", "", ""},
+		{"it expired", expired, expiredKey, "", "expired at", "renew"},
+		{"it expires soon", soon, soonKey, "", "expires in 2 days", "renew"},
+		{"it is not valid yet", future, futureKey, "", "not valid before", "clock"},
+		{"the key is another's", cert, otherKey, "", "does not belong to", "one certificate"},
+		{"it is missing", "/no/such.crt", key, "", "no such file", "http.tls_cert"},
+		{"it is no certificate", key, key, "", "tls:", "PEM"},
+		{"it is for another name", cert, key, "https://other.example.org", "is not for other.example.org", "http.public_url"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			flags := with(good, settings{"http.tls_cert": tt.cert, "http.tls_key": tt.key})
+			d := diagnose(t, flags)
+			if tt.url != "" { // nothing answers under that name, which is not the question here
+				flags["http.public_url"] = tt.url
+				d = diagnose(t, flags)
+				delete(d, "api")
+			}
+			if tt.detail == "" {
+				if d.failed() != "" {
+					t.Errorf("wrong is %s: %+v", d.failed(), d)
+				}
+				return
+			}
+			d.expect(t, "tls_certificate", tt.detail, tt.remedy)
+		})
+	}
+	diagnose(t, with(good, settings{"http.listen": "0.0.0.0:8443"})).expect(t, "listen_address", "loopback only", "--tls-cert")
+}
+
+func TestDoctorFindsFaultsOfTheAPI(t *testing.T) {
+	t.Parallel()
+	good := system(t)
+	answer := func(status int, body string) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, body)
+		}))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	diagnose(t, with(good, settings{"http.public_url": answer(200, `{"status":"degraded","parts":{"redis":"it is gone","postgresql":"ok"}}`)})).
+		expect(t, "api", "degraded: redis: it is gone", "recovers by itself")
+	diagnose(t, with(good, settings{"http.public_url": answer(404, "nothing here")})).expect(t, "api", "is not RootStream", "http.public_url")
+	if d := diagnose(t, with(good, settings{"http.public_url": answer(200, `{"status":"ready","parts":{}}`)})); d.failed() != "" {
+		t.Errorf("a server that is ready: %+v", d)
+	}
+}
+
+func TestDoctorTellsANewcomerHowToBegin(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "nothing")
+	found := diagnosis{}
+	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: settings{"http.listen": freeAddress(t)}}, DataDir: dir}) {
+		found[f.Name] = f
+	}
+	found.expect(t, "stack", "no stack was ever started in "+dir, "rootstream up --data "+dir)
+	for _, name := range []string{"postgres_binaries", "redis_binary", "data_folder", "data_folder_lock", "http_port", "disk_space"} {
+		if _, ok := found[name]; !ok {
+			t.Errorf("nothing was said about %s", name)
+		}
+	}
+}
+
+func TestDoctorMakesEachFaultOfTheConfigurationAFinding(t *testing.T) {
+	t.Parallel()
+	file := write(t, "c.yaml", "htp: 1\nlog: {level: loud}\n")
+	o := app.DoctorOptions{Source: app.Source{File: file, Flags: settings{"postgres.dsn": postgrestest.DSN(t)}}}
+	var faults []string
+	for _, f := range app.Doctor(t.Context(), o) {
+		if f.Name == "configuration" {
+			faults = append(faults, strings.TrimPrefix(f.Detail, file))
+		}
+	}
+	if len(faults) != 2 || !strings.HasPrefix(faults[0], ":1:1: htp") || !strings.HasPrefix(faults[1], ":2:14: log.level") {
+		t.Errorf("faults %q", faults)
+	}
+}
+
+func TestStatusSaysHowEveryPartIs(t *testing.T) {
+	t.Parallel()
+	flags := system(t)
+	parts := statusOf(t, flags)
+	want := map[string]string{"postgresql": "up", "redis": "up", "api": "off", "keyset": "up", "schema": "up", "sessions": "up", "outbox": "up"}
+	for name, state := range want {
+		if parts[name].State != state || parts[name].Detail == "" {
+			t.Errorf("%s: %+v, want %s", name, parts[name], state)
+		}
+	}
+	if facts := parts["postgresql"].Facts; facts["role"] != "primary" || facts["connections"].(int) < 1 {
+		t.Errorf("facts %v", facts)
+	}
+	flags["postgres.dsn"] = "postgres://ada@" + freeAddress(t) + "/rs"
+	delete(flags, "redis.url")
+	parts = statusOf(t, flags)
+	want = map[string]string{"postgresql": "down", "redis": "off", "api": "off", "keyset": "down", "schema": "down", "sessions": "down", "outbox": "down"}
+	for name, state := range want {
+		if parts[name].State != state || parts[name].Down() != (state == "down") {
+			t.Errorf("with PostgreSQL away, %s: %+v, want %s", name, parts[name], state)
+		}
+	}
+	if _, err := app.Status(t.Context(), app.Target{}); err == nil {
+		t.Error("without a database there is nothing to ask")
+	}
+}
+
+func statusOf(t *testing.T, flags settings) map[string]app.PartStatus {
+	t.Helper()
+	target, err := app.Find(app.Source{Flags: flags}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := app.Status(context.WithoutCancel(t.Context()), target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string]app.PartStatus{}
+	for _, p := range list {
+		parts[p.Name] = p
+	}
+	return parts
+}
