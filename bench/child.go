@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// child is a process that ends with this one.
+type child struct {
+	cmd    *exec.Cmd
+	ended  chan struct{}
+	line   string // what it said when it was ready
+	stdout io.ReadCloser
+}
+
+// startChild runs cmd and waits until a line of its output begins with ready; "" does not wait.
+func startChild(ctx context.Context, cmd *exec.Cmd, ready string) (*child, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	c := &child{cmd: cmd, ended: make(chan struct{})}
+	var err error
+	if c.stdout, err = cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	started := make(chan error, 1)
+	go func() {
+		// The kernel sends Pdeathsig when the starting thread ends, so this one is kept until the child has ended.
+		runtime.LockOSThread()
+		defer close(c.ended)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_, _ = cmd.Process.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
+	}
+	if ready == "" {
+		go func() { _, _ = io.Copy(io.Discard, c.stdout) }()
+		return c, nil
+	}
+	lines := make(chan string, 1)
+	go func() {
+		sc := bufio.NewScanner(c.stdout)
+		for sc.Scan() {
+			if strings.HasPrefix(sc.Text(), ready) {
+				select {
+				case lines <- sc.Text():
+				default:
+				}
+			}
+		}
+	}()
+	select {
+	case c.line = <-lines:
+		return c, nil
+	case <-c.ended:
+		return nil, fmt.Errorf("%s ended before it was ready", cmd.Path)
+	case <-ctx.Done():
+		err = ctx.Err()
+	case <-time.After(time.Minute):
+		err = fmt.Errorf("%s was not ready within a minute", cmd.Path)
+	}
+	return nil, errors.Join(err, c.kill())
+}
+
+// kill ends the process at once.
+func (c *child) kill() error {
+	err := c.cmd.Process.Kill()
+	<-c.ended
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
+
+// usage is what the kernel says a process has used.
+type usage struct {
+	cpu      time.Duration
+	rss, hwm int64 // bytes
+}
+
+// usageOf reads /proc of a process.
+func usageOf(pid int) (usage, error) {
+	var u usage
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return u, err
+	}
+	_, after, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(after)
+	for _, at := range []int{11, 12} { // utime, stime
+		ticks, err := strconv.ParseInt(fields[at], 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("read the CPU time of %d: %w", pid, err)
+		}
+		u.cpu += time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux we know
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return u, err
+	}
+	for line := range strings.Lines(string(status)) {
+		name, value, _ := strings.Cut(line, ":")
+		kb, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		switch name {
+		case "VmRSS":
+			u.rss = kb << 10
+		case "VmHWM":
+			u.hwm = kb << 10
+		}
+	}
+	return u, nil
+}

@@ -1,0 +1,289 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/metrics"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/postgres"
+	"rootstream/session"
+)
+
+const nearNote = `
+One session.Manager in this process, room for all tokens. What is cached in the process lives for at most 5 s, so each
+round reads all tokens from Redis, which takes most of that life, and measures in what is left of it: windows of one and
+of two goroutines over all distinct tokens, in an order no cache can guess, while another instance revokes sessions.
+A window that would outlive an entry is cut short. "Per CPU second" divides by the CPU time this process used, loops and
+garbage collection included. The steady state lets entries die and be read again from Redis, one token a call.`
+
+// warm makes Redis hold the views of all tokens, as they are minutes after a start.
+func (s *stack) warm(ctx context.Context) error {
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	if time.Since(s.data.warm) < 100*time.Second {
+		return nil
+	}
+	if err := s.activityDone(ctx); err != nil {
+		return err
+	}
+	in, err := s.instance(ctx, func(c *session.Config) { c.NearCapacity = 1 })
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	if _, err := in.cache.Do(ctx, flushAll()); err != nil {
+		return errors.Join(err, in.stop())
+	}
+	if err := validateAll(ctx, in, s.data.tokens, 4); err != nil {
+		return errors.Join(err, in.stop())
+	}
+	s.data.warm = begun
+	s.say("Redis holds the views of all tokens after %.1f s", time.Since(begun).Seconds())
+	return in.stop()
+}
+
+// validateAll validates every token in batches of 1000.
+func validateAll(ctx context.Context, in *instance, tokens []string, workers int) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var next atomic.Int64
+	for range workers {
+		g.Go(func() error {
+			for {
+				to := int(next.Add(session.MaxBatch))
+				from := to - session.MaxBatch
+				if from >= len(tokens) {
+					return nil
+				}
+				results, err := in.ValidateBatch(ctx, tokens[from:min(to, len(tokens))])
+				if err != nil {
+					return err
+				}
+				for i, r := range results {
+					if !r.Valid {
+						return fmt.Errorf("token %d is not valid", from+i)
+					}
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// window is what was measured in one stretch.
+type window struct{ perSecond, perCPUSecond, allocs float64 }
+
+// hits validates from n goroutines until end, each token in turn.
+func hits(ctx context.Context, in *instance, tokens []string, n int, end time.Time) (window, error) {
+	samples := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}}
+	metrics.Read(samples)
+	before, cpu, begun := samples[0].Value.Uint64(), ownCPU(), time.Now()
+	var calls atomic.Int64
+	var g errgroup.Group
+	for worker := range n {
+		g.Go(func() error {
+			at := newStride(len(tokens), worker*len(tokens)/n)
+			mine := int64(0)
+			for time.Now().Before(end) {
+				for range 512 {
+					if _, err := in.Validate(ctx, tokens[at.next()], session.ClientHint{}); err != nil {
+						return err
+					}
+				}
+				mine += 512
+			}
+			calls.Add(mine)
+			return nil
+		})
+	}
+	err := g.Wait()
+	took, used := time.Since(begun), ownCPU()-cpu
+	metrics.Read(samples)
+	total := float64(calls.Load())
+	return window{
+		perSecond: total / took.Seconds(), perCPUSecond: total / used.Seconds(),
+		allocs: float64(samples[0].Value.Uint64()-before) / total,
+	}, err
+}
+
+// ownCPU is the CPU time of this process.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// revoker ends sessions of accounts that are there for it, ten at a time, until stopped.
+type revoker struct {
+	ended  atomic.Int64
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	err    error
+}
+
+func (s *stack) revoke(ctx context.Context, every time.Duration) (*revoker, error) {
+	in, err := s.instance(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(ctx)
+	r := &revoker{cancel: cancel}
+	r.wg.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for run.Err() == nil && len(s.data.owners) > 1 {
+			owner := s.data.owners[0]
+			s.data.owners = s.data.owners[1:]
+			n := 0
+			err := in.db.InTx(run, func(tx *postgres.Tx) (err error) {
+				n, err = in.RevokeAll(run, tx, owner, session.Cause{Reason: "bench"})
+				return err
+			})
+			if err != nil && run.Err() == nil {
+				r.err = err
+				break
+			}
+			r.ended.Add(int64(n))
+			select {
+			case <-run.Done():
+			case <-tick.C:
+			}
+		}
+		r.err = errors.Join(r.err, in.stop())
+	})
+	return r, nil
+}
+
+func (r *revoker) stop() error {
+	r.cancel()
+	r.wg.Wait()
+	return r.err
+}
+
+const nearLife = 5 * time.Second
+
+func measureNear(ctx context.Context, s *stack) ([]row, error) {
+	if err := s.load(ctx); err != nil {
+		return nil, err
+	}
+	in, err := s.instance(ctx, func(c *session.Config) { c.NearCapacity = len(s.data.tokens) * 9 / 8 })
+	if err != nil {
+		return nil, err
+	}
+	revokers, err := s.revoke(ctx, 50*time.Millisecond)
+	if err != nil {
+		return nil, errors.Join(err, in.stop())
+	}
+	rows, err := s.nearRows(ctx, in, revokers)
+	return rows, errors.Join(err, revokers.stop(), in.stop())
+}
+
+func (s *stack) nearRows(ctx context.Context, in *instance, revokers *revoker) ([]row, error) {
+	cores := min(2, runtime.GOMAXPROCS(0))
+	byCores := map[int][]window{}
+	var fills, shares []float64
+	for range s.scale.rounds {
+		for _, n := range []int{1, cores} {
+			if err := s.warm(ctx); err != nil {
+				return nil, err
+			}
+			began := time.Now()
+			if err := validateAll(ctx, in, s.data.tokens, 2*cores); err != nil {
+				return nil, err
+			}
+			fills = append(fills, float64(len(s.data.tokens))/time.Since(began).Seconds())
+			end := time.Now().Add(time.Duration(s.seconds * float64(time.Second)))
+			if dies := began.Add(nearLife - 100*time.Millisecond); dies.Before(end) {
+				end = dies
+			}
+			misses, hit := in.counter(nearMisses), in.counter(nearHits)
+			w, err := hits(ctx, in, s.data.tokens, n, end)
+			if err != nil {
+				return nil, err
+			}
+			hit = in.counter(nearHits) - hit
+			shares = append(shares, 100*hit/(hit+in.counter(nearMisses)-misses))
+			byCores[n] = append(byCores[n], w)
+			if err := pause(ctx, time.Until(end.Add(nearLife))); err != nil { // till all entries are dead
+				return nil, err
+			}
+		}
+	}
+	steady, share, err := s.steady(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	one, all := byCores[1], byCores[cores]
+	rows := []row{
+		atLeast("validate, one goroutine", "/s", pick(one, func(w window) float64 { return w.perSecond }), 1e6).
+			with("%.1f %% of the calls were answered in the process; filling it took %s tokens/s from Redis", middle(shares), number(middle(fills))),
+		atLeast(fmt.Sprintf("validate, %d goroutines", cores), "/s", pick(all, func(w window) float64 { return w.perSecond }), 1e6*float64(cores)).
+			with("%d sessions were revoked meanwhile", revokers.ended.Load()),
+		atLeast("validate, per CPU second", "/s", pick(append(one, all...), func(w window) float64 { return w.perCPUSecond }), 1e6),
+		atMost("allocations of a call, all loops included", "", pick(append(one, all...), func(w window) float64 { return w.allocs }), 0.05),
+		atMost("allocations of a hit by itself", "", []float64{s.allocsOfAHit(ctx, in)}, 0),
+		about("steady state, refilled from Redis", "/s", steady...).with("%.0f %% of the calls were answered in the process", share),
+	}
+	return rows, nil
+}
+
+const (
+	nearHits   = "rootstream_session_near_hits_total"
+	nearMisses = "rootstream_session_near_misses_total"
+)
+
+// steady validates all tokens again and again, one a call, while entries die.
+func (s *stack) steady(ctx context.Context, in *instance) (rates []float64, share float64, err error) {
+	const workers = 64
+	at := make([]stride, workers)
+	for i := range at {
+		at[i] = newStride(len(s.data.tokens), i*len(s.data.tokens)/workers)
+	}
+	if err := s.warm(ctx); err != nil {
+		return nil, 0, err
+	}
+	misses, hit := in.counter(nearMisses), in.counter(nearHits)
+	for range s.scale.rounds {
+		rate, err := closed(ctx, workers, s.round(), func(ctx context.Context, worker int) error {
+			_, err := in.Validate(ctx, s.data.tokens[at[worker].next()], session.ClientHint{})
+			return err
+		})
+		if err != nil {
+			return nil, 0, err
+		}
+		rates = append(rates, rate)
+	}
+	hit = in.counter(nearHits) - hit
+	return rates, 100 * hit / (hit + in.counter(nearMisses) - misses), nil
+}
+
+func (s *stack) round() time.Duration { return time.Duration(s.seconds * float64(time.Second)) }
+
+// allocsOfAHit counts what one goroutine allocates on the hit path; the least
+// of some tries, since loops of the process allocate meanwhile.
+func (s *stack) allocsOfAHit(ctx context.Context, in *instance) float64 {
+	token, least := s.data.tokens[0], 1.0
+	for range 10 {
+		least = min(least, testing.AllocsPerRun(500, func() { _, _ = in.Validate(ctx, token, session.ClientHint{}) }))
+	}
+	return least
+}
+
+func pick[T any](list []T, f func(T) float64) []float64 {
+	out := make([]float64, len(list))
+	for i, v := range list {
+		out[i] = f(v)
+	}
+	return out
+}

@@ -1,0 +1,103 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/postgres"
+)
+
+// sent returns the statements that do really sends, in order, as the server has
+// them: what is asked of pgbench is never a copy that grows old.
+func (s *stack) sent(ctx context.Context, do func(db *postgres.DB) error) ([]string, error) {
+	db, err := postgres.Open(ctx, postgres.Config{DSN: s.dsn, MaxConns: 1, Logger: quiet()})
+	if err != nil {
+		return nil, err
+	}
+	defer db.Close()
+	if err := do(db); err != nil {
+		return nil, err
+	}
+	conn, err := db.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	rows, err := conn.Query(ctx, `select statement from pg_prepared_statements
+		where statement not like '%set_config%' and statement not like '%pg_prepared_statements%' order by prepare_time`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// filled puts expressions in the place of a statement's parameters.
+func filled(statement string, args ...string) string {
+	for i := len(args); i > 0; i-- {
+		statement = strings.ReplaceAll(statement, "$"+strconv.Itoa(i), args[i-1])
+	}
+	return strings.TrimSpace(statement) + ";\n"
+}
+
+var progressLine = regexp.MustCompile(`progress: [0-9.]+ s, ([0-9.]+) tps`)
+
+const benchClients = 20 // connections, of the pool as of pgbench
+
+// pgbench runs a script and returns transactions a second. Its first second,
+// in which it connects and prepares, does not count.
+func (s *stack) pgbench(ctx context.Context, script string, d time.Duration) (float64, error) {
+	file := filepath.Join(s.dir, "pgbench.sql")
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		return 0, err
+	}
+	bin, err := s.pgbenchPath()
+	if err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, bin, "-n", "-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
+		"-T", strconv.Itoa(2+int(max(1, math.Round(d.Seconds())))), "-P", "1", "-f", file)
+	cmd.Env = append(os.Environ(), "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(s.pg.Port()), "PGUSER=postgres",
+		"PGPASSWORD="+s.password, "PGDATABASE="+database,
+		"PGOPTIONS=-c rootstream.writer=on -c timezone=UTC -c statement_timeout=30s -c lock_timeout=5s")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("pgbench: %w\n%s\n%s", err, script, out)
+	}
+	var rates []float64
+	for i, m := range progressLine.FindAllSubmatch(out, -1) {
+		rate, err := strconv.ParseFloat(string(m[1]), 64)
+		if err != nil {
+			return 0, fmt.Errorf("pgbench said %s: %w", m[0], err)
+		}
+		if i > 0 {
+			rates = append(rates, rate)
+		}
+	}
+	if len(rates) == 0 || middle(rates) == 0 {
+		return 0, fmt.Errorf("pgbench made no progress:\n%s", out)
+	}
+	return mean(rates), nil
+}
+
+func (s *stack) pgbenchPath() (string, error) {
+	bin := s.pg.Installation().Bin("pgbench")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
+	bin, err := exec.LookPath("pgbench")
+	if err != nil {
+		return "", errors.New("pgbench is needed: it comes with Debian's PostgreSQL (apt-get install postgresql-contrib)")
+	}
+	return bin, nil
+}
