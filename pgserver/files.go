@@ -1,6 +1,7 @@
 package pgserver
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"rootstream/internal/proc"
 )
 
 const maxSocketPath = 107 // sun_path without its closing NUL, unix(7)
@@ -271,4 +274,17 @@ func parseStatus(text string) (Status, error) {
 	}
 	st.Port, _ = strconv.Atoi(line(3))
 	return st, nil
+}
+
+// awaitBurial gives init the moment it needs to take leave of a killed postmaster: until then PostgreSQL believes the
+// lock file that it left.
+func awaitBurial(ctx context.Context, dataDir string) {
+	st, err := ReadStatus(dataDir)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, orphanWait)
+	defer cancel()
+	for proc.Unburied(st.PID) && pause(ctx, pollEvery) == nil {
+	}
 }

@@ -64,6 +64,7 @@ func (s *Server) Start(ctx context.Context) error {
 			return orphaned(s.Orphans(), nil)
 		}
 	}
+	awaitBurial(ctx, s.cfg.DataDir)
 	return s.startOnce(ctx)
 }
 

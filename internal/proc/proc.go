@@ -56,6 +56,13 @@ func (id ID) Alive() bool {
 	return err == nil && !st.dead() && st.start == id.Start
 }
 
+// Unburied reports whether process pid has ended but its parent has not asked how: to those who only try to signal it,
+// it still looks alive.
+func Unburied(pid int) bool {
+	st, err := readStat(pid)
+	return err == nil && st.dead()
+}
+
 // Signal sends sig to the process, and to no later owner of its number.
 func (id ID) Signal(sig syscall.Signal) error {
 	fd, err := id.open()

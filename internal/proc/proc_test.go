@@ -232,3 +232,22 @@ func TestAnAccessListLetsOneUserIn(t *testing.T) {
 		t.Error("another user is let in")
 	}
 }
+
+func TestAProcessIsUnburiedUntilItsParentWaitsForIt(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !proc.Unburied(cmd.Process.Pid); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it has ended, nobody waited for it, and it is not unburied")
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if proc.Unburied(cmd.Process.Pid) || proc.Unburied(os.Getpid()) {
+		t.Error("a process that was waited for, or one that lives, is unburied")
+	}
+}
