@@ -137,7 +137,7 @@ func TestAnOpenLoopCountsFromTheMomentACallWasDue(t *testing.T) {
 
 func TestNumbersAreWrittenForPeople(t *testing.T) {
 	t.Parallel()
-	for v, want := range map[float64]string{0: "0", 1234567: "1,234,567", 0.004: "0.0040", 3.14159: "3.14", 42.55: "42.5", 999.7: "1000", 100: "100"} {
+	for v, want := range map[float64]string{0: "0", 1234567: "1,234,567", 0.004: "0.0040", 3.14159: "3.14", 42.55: "42.5", 999.7: "1,000", 100: "100"} {
 		if got := number(v); got != want {
 			t.Errorf("%v: %s, want %s", v, got, want)
 		}

@@ -36,13 +36,13 @@ func startChild(ctx context.Context, cmd *exec.Cmd, ready string) (*child, error
 		// The kernel sends Pdeathsig when the starting thread ends, so this one is kept until the child has ended.
 		runtime.LockOSThread()
 		defer close(c.ended)
-		err := cmd.Start()
-		started <- err
-		if err == nil {
+		failure := cmd.Start()
+		started <- failure
+		if failure == nil {
 			_, _ = cmd.Process.Wait()
 		}
 	}()
-	if err := <-started; err != nil {
+	if err = <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
 	if ready == "" {
@@ -93,20 +93,20 @@ type usage struct {
 // usageOf reads /proc of a process.
 func usageOf(pid int) (usage, error) {
 	var u usage
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)) //nolint:gosec // a number
 	if err != nil {
 		return u, err
 	}
 	_, after, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(after)
 	for _, at := range []int{11, 12} { // utime, stime
-		ticks, err := strconv.ParseInt(fields[at], 10, 64)
-		if err != nil {
-			return u, fmt.Errorf("read the CPU time of %d: %w", pid, err)
+		ticks, bad := strconv.ParseInt(fields[at], 10, 64)
+		if bad != nil {
+			return u, fmt.Errorf("read the CPU time of %d: %w", pid, bad)
 		}
 		u.cpu += time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux we know
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) //nolint:gosec // a number
 	if err != nil {
 		return u, err
 	}

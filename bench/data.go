@@ -177,7 +177,9 @@ func (r *sessionRows) Values() ([]any, error) {
 	owner := r.user + int64((r.row-1)/perUser)
 	made := r.now.Add(-3 * time.Hour)
 	return []any{
-		owner, "h1:" + hex.EncodeToString(r.hash[:]), r.hash[:], uuid.New(), "user", int16(1), []string{"pwd"}, made,
+		owner, "h1:" + hex.EncodeToString(r.hash[:]), r.hash[:], uuid.New(), "user", int16(1),
+		[]string{"pwd"},
+		made,
 		"chrome/linux/desktop", userAgent, made, r.now.Add(-2 * time.Hour), made.Add(24 * time.Hour),
 	}, nil
 }

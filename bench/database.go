@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
@@ -71,18 +72,18 @@ func measurePostgres(ctx context.Context, s *stack) ([]row, error) {
 	}
 	rates, err := alternate(
 		ctx, s,
-		side{"validate", func(ctx context.Context, d time.Duration) (float64, error) {
+		side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
 			return closed(ctx, benchClients, d, func(ctx context.Context, worker int) error {
-				_, err := in.Validate(ctx, s.data.tokens[at[worker].next()*twinEvery+twinEvery-1], session.ClientHint{Strong: true})
-				return err
+				_, failure := in.Validate(ctx, s.data.tokens[at[worker].next()*twinEvery+twinEvery-1], session.ClientHint{Strong: true})
+				return failure
 			})
 		}},
-		side{"pgbench", func(ctx context.Context, d time.Duration) (float64, error) { return s.pgbench(ctx, script, d) }},
+		s.pgbenchSide(script),
 	)
 	if err = errors.Join(err, in.stop()); err != nil {
 		return nil, err
 	}
-	return []row{compared("validate from PostgreSQL, to pgbench", "/s", rates[0], rates[1], 0.7)}, nil
+	return []row{compared("validate from PostgreSQL, to pgbench", rates[0], rates[1], 0.7)}, nil
 }
 
 // newSession is one sign-in of an account that has none yet.
@@ -144,21 +145,21 @@ func measureCreate(ctx context.Context, s *stack) ([]row, error) {
 	var next atomic.Int64
 	rates, err := alternate(
 		ctx, s,
-		side{"create", func(ctx context.Context, d time.Duration) (float64, error) {
+		side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
 			return closed(ctx, benchClients, d, func(ctx context.Context, _ int) error {
 				return in.db.InTx(ctx, func(tx *postgres.Tx) error {
-					_, err := in.Create(ctx, tx, s.newSession(int(next.Add(1))*7919))
-					return err
+					_, failure := in.Create(ctx, tx, s.newSession(int(next.Add(1))*7919))
+					return failure
 				})
 			})
 		}},
-		side{"pgbench", func(ctx context.Context, d time.Duration) (float64, error) { return s.pgbench(ctx, script, d) }},
+		s.pgbenchSide(script),
 	)
 	if err = errors.Join(err, in.stop()); err != nil {
 		return nil, err
 	}
 	return []row{
-		compared("create a session, to pgbench", "/s", rates[0], rates[1], 0.7),
+		compared("create a session, to pgbench", rates[0], rates[1], 0.7),
 		atLeast("create a session", "/s", rates[0], 1000),
 	}, nil
 }
@@ -168,9 +169,7 @@ const entities = 20_000
 func measureEvent(ctx context.Context, s *stack) ([]row, error) {
 	append1 := func(ctx context.Context, db *postgres.DB, n uint64) error {
 		var id uuid.UUID
-		for i := range 8 {
-			id[15-i] = byte(n >> (8 * i))
-		}
+		binary.BigEndian.PutUint64(id[8:], n)
 		return db.InTx(ctx, func(tx *postgres.Tx) error {
 			return event.Append(tx, event.New{
 				Aggregate: event.Ref{Type: "stream", ID: id}, Name: "stream.updated",
@@ -194,15 +193,15 @@ func measureEvent(ctx context.Context, s *stack) ([]row, error) {
 	var next atomic.Uint64
 	rates, err := alternate(
 		ctx, s,
-		side{"append", func(ctx context.Context, d time.Duration) (float64, error) {
+		side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
 			return closed(ctx, benchClients, d, func(ctx context.Context, _ int) error {
 				return append1(ctx, s.db, 1<<32+(next.Add(1)*7919)%entities)
 			})
 		}},
-		side{"pgbench", func(ctx context.Context, d time.Duration) (float64, error) { return s.pgbench(ctx, script, d) }},
+		s.pgbenchSide(script),
 	)
 	if err != nil {
 		return nil, err
 	}
-	return []row{compared("append an event, to pgbench", "/s", rates[0], rates[1], 0.7)}, nil
+	return []row{compared("append an event, to pgbench", rates[0], rates[1], 0.7)}, nil
 }

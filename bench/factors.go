@@ -58,15 +58,15 @@ func (s *stack) enrolled(ctx context.Context, n, withCodes int) ([]*account, err
 	}
 	err = each(ctx, accounts, func(ctx context.Context, a *account) error {
 		return in.db.InTx(ctx, func(tx *postgres.Tx) error {
-			made, err := in.Create(ctx, tx, session.New{UserID: a.id, AMR: []string{"pwd"}, Device: session.Device{UserAgent: userAgent}})
+			made, failure := in.Create(ctx, tx, session.New{UserID: a.id, AMR: []string{"pwd"}, Device: session.Device{UserAgent: userAgent}})
 			a.token = made.Token.Reveal()
-			return err
+			return failure
 		})
 	})
 	if err = errors.Join(err, in.stop()); err != nil {
 		return nil, err
 	}
-	if err := s.enrol(ctx, accounts); err != nil {
+	if err = s.enrol(ctx, accounts); err != nil {
 		return nil, err
 	}
 	hasher, err := user.NewHasher(user.HasherConfig{QueueTimeout: patience, Concurrency: 2})
@@ -107,7 +107,7 @@ func (s *stack) accounts(ctx context.Context, name string, n int) ([]*account, e
 	for i := range n {
 		login := fmt.Sprintf("%s%d", name, i)
 		line := user.Imported{Username: login, Email: login + "@example.org", PasswordHash: hash, Verified: true}
-		if err := json.NewEncoder(&lines).Encode(line); err != nil {
+		if err = json.NewEncoder(&lines).Encode(line); err != nil {
 			return nil, err
 		}
 	}

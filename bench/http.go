@@ -199,7 +199,7 @@ func (s *stack) build(ctx context.Context) error {
 	}
 	s.say("building rootstream")
 	bin := filepath.Join(s.dir, "rootstream")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "rootstream/cmd/rootstream")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin, "rootstream/cmd/rootstream") //nolint:gosec // into a folder of ours
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build rootstream: %w\n%s", err, out)
 	}
@@ -223,7 +223,7 @@ func (s *stack) serve(ctx context.Context) (*server, error) {
 	if err := s.build(ctx); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, s.bin, "serve", "--listen", "127.0.0.1:0")
+	cmd := exec.CommandContext(ctx, s.bin, "serve", "--listen", "127.0.0.1:0") //nolint:gosec // what we built, or the caller names
 	cmd.Env = append(os.Environ(), "ROOTSTREAM_POSTGRES_DSN="+s.dsn, "ROOTSTREAM_REDIS_URL="+s.redisURL,
 		"ROOTSTREAM_KEYS_MASTER_KEY_FILE="+s.key, "ROOTSTREAM_MAIL_DIR="+filepath.Join(s.dir, "mail"), "ROOTSTREAM_LOG_LEVEL=warn")
 	cmd.Env = append(cmd.Env, raised()...)
@@ -243,7 +243,7 @@ func (s *stack) floor(ctx context.Context) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self)
+	cmd := exec.CommandContext(ctx, self) //nolint:gosec // this program
 	cmd.Env = append(os.Environ(), floorEnv+"=1")
 	cmd.Stderr = s.stderr
 	c, err := startChild(ctx, cmd, floorLine)

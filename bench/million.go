@@ -128,8 +128,8 @@ func (s *stack) inProcess(ctx context.Context) ([]row, error) {
 	}
 	loads, found := in.counter("rootstream_session_database_loads_total"), in.counter("rootstream_session_redis_hits_total")
 	took, err := open(ctx, perSecond, span, func(ctx context.Context, i int) error {
-		_, err := in.Validate(ctx, s.data.tokens[order[i]], session.ClientHint{})
-		return err
+		_, failure := in.Validate(ctx, s.data.tokens[order[i]], session.ClientHint{})
+		return failure
 	})
 	loads, found = in.counter("rootstream_session_database_loads_total")-loads, in.counter("rootstream_session_redis_hits_total")-found
 	if err = errors.Join(err, in.stop()); err != nil {

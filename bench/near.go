@@ -64,19 +64,28 @@ func validateAll(ctx context.Context, in *instance, tokens []string, workers int
 				if from >= len(tokens) {
 					return nil
 				}
-				results, err := in.ValidateBatch(ctx, tokens[from:min(to, len(tokens))])
-				if err != nil {
+				if err := allValid(ctx, in, tokens[from:min(to, len(tokens))]); err != nil {
 					return err
-				}
-				for i, r := range results {
-					if !r.Valid {
-						return fmt.Errorf("token %d is not valid", from+i)
-					}
 				}
 			}
 		})
 	}
 	return g.Wait()
+}
+
+var errNotValid = errors.New("a live session was refused")
+
+func allValid(ctx context.Context, in *instance, tokens []string) error {
+	results, err := in.ValidateBatch(ctx, tokens)
+	if err != nil {
+		return err
+	}
+	for _, r := range results {
+		if !r.Valid {
+			return errNotValid
+		}
+	}
+	return nil
 }
 
 // window is what was measured in one stretch.

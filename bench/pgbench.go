@@ -26,7 +26,7 @@ func (s *stack) sent(ctx context.Context, do func(db *postgres.DB) error) ([]str
 		return nil, err
 	}
 	defer db.Close()
-	if err := do(db); err != nil {
+	if err = do(db); err != nil {
 		return nil, err
 	}
 	conn, err := db.Acquire(ctx)
@@ -58,14 +58,15 @@ const benchClients = 20 // connections, of the pool as of pgbench
 // in which it connects and prepares, does not count.
 func (s *stack) pgbench(ctx context.Context, script string, d time.Duration) (float64, error) {
 	file := filepath.Join(s.dir, "pgbench.sql")
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil { //nolint:gosec // a file of ours
 		return 0, err
 	}
 	bin, err := s.pgbenchPath()
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, bin, "-n", "-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
+	cmd := exec.CommandContext(ctx, bin, "-n", //nolint:gosec // a program we looked for
+		"-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
 		"-T", strconv.Itoa(2+int(max(1, math.Round(d.Seconds())))), "-P", "1", "-f", file)
 	cmd.Env = append(os.Environ(), "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(s.pg.Port()), "PGUSER=postgres",
 		"PGPASSWORD="+s.password, "PGDATABASE="+database,
@@ -90,9 +91,14 @@ func (s *stack) pgbench(ctx context.Context, script string, d time.Duration) (fl
 	return mean(rates), nil
 }
 
+// pgbenchSide is pgbench with a script, to be measured by turns.
+func (s *stack) pgbenchSide(script string) side {
+	return side{ready: true, rate: func(ctx context.Context, d time.Duration) (float64, error) { return s.pgbench(ctx, script, d) }}
+}
+
 func (s *stack) pgbenchPath() (string, error) {
 	bin := s.pg.Installation().Bin("pgbench")
-	if _, err := os.Stat(bin); err == nil {
+	if _, err := os.Stat(bin); err == nil { //nolint:gosec // PostgreSQL's folder
 		return bin, nil
 	}
 	bin, err := exec.LookPath("pgbench")

@@ -68,15 +68,15 @@ func (s *stack) redisRows(ctx context.Context, in *instance) ([]row, error) {
 	}
 	rates, err := alternate(
 		ctx, s,
-		side{"validate", over(func(ctx context.Context, i int) error {
-			_, err := in.Validate(ctx, s.data.tokens[i], session.ClientHint{})
-			return err
+		side{rate: over(func(ctx context.Context, i int) error {
+			_, failure := in.Validate(ctx, s.data.tokens[i], session.ClientHint{})
+			return failure
 		})},
-		side{"cache", over(func(ctx context.Context, i int) error {
-			_, found, err := plain.GetBytes(ctx, keys[i])
-			return errors.Join(err, mustFind(found))
+		side{rate: over(func(ctx context.Context, i int) error {
+			_, found, failure := plain.GetBytes(ctx, keys[i])
+			return errors.Join(failure, mustFind(found))
 		})},
-		side{"rueidis", over(func(ctx context.Context, i int) error {
+		side{rate: over(func(ctx context.Context, i int) error {
 			return bare.Do(ctx, bare.B().Get().Key(keys[i]).Build()).Error()
 		})},
 	)
@@ -85,9 +85,9 @@ func (s *stack) redisRows(ctx context.Context, in *instance) ([]row, error) {
 	}
 	loads = in.counter("rootstream_session_database_loads_total") - loads
 	return []row{
-		compared("validate from Redis, to GETs of package cache", "/s", rates[0], rates[1], 0.7).
+		compared("validate from Redis, to GETs of package cache", rates[0], rates[1], 0.7).
 			with("%.0f of all calls had to read PostgreSQL", loads),
-		compared("validate from Redis, to GETs of the bare client", "/s", rates[0], rates[2], 0.7),
+		compared("validate from Redis, to GETs of the bare client", rates[0], rates[2], 0.7),
 	}, nil
 }
 

@@ -28,9 +28,9 @@ type row struct {
 	detail string
 }
 
-// compared is a figure that is judged by its ratio to the floor.
-func compared(what, unit string, ours, floor []float64, least float64) row {
-	r := row{what: what, unit: unit, ours: ours, floor: floor, ratios: ratios(ours, floor)}
+// compared is a rate that is judged by its ratio to the floor's.
+func compared(what string, ours, floor []float64, least float64) row {
+	r := row{what: what, unit: "/s", ours: ours, floor: floor, ratios: ratios(ours, floor)}
 	if least > 0 {
 		r.target, r.met = fmt.Sprintf("ratio ≥ %.1f", least), middle(r.ratios) >= least
 	}
@@ -127,7 +127,7 @@ func describe(ctx context.Context, s *stack) machine {
 		m.kernel = strings.TrimSpace(string(b))
 	}
 	if out, err := exec.CommandContext(ctx, "redis-server", "--version").Output(); err == nil {
-		for _, word := range strings.Fields(string(out)) {
+		for word := range strings.FieldsSeq(string(out)) {
 			if v, ok := strings.CutPrefix(word, "v="); ok {
 				m.redis = "Redis " + v
 			}
@@ -161,7 +161,7 @@ func flushTime(dir string) time.Duration {
 	if err != nil {
 		return 0
 	}
-	defer func() { _ = os.Remove(f.Name()); _ = f.Close() }()
+	defer func() { _ = os.Remove(f.Name()); _ = f.Close() }() //nolint:gosec // a file of ours
 	var took []time.Duration
 	for range 50 {
 		begun := time.Now()

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -38,7 +39,6 @@ type stack struct {
 	redis    *child
 	redisURL string
 	redisAt  string // host:port
-	redisKey string // password
 
 	db   *postgres.DB
 	keys *secret.Keyset
@@ -76,8 +76,8 @@ func (s *stack) say(format string, args ...any) {
 
 func (s *stack) close() error {
 	var all error
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		all = errors.Join(all, s.closers[i]())
+	for _, end := range slices.Backward(s.closers) {
+		all = errors.Join(all, end())
 	}
 	s.closers = nil
 	return all
@@ -126,7 +126,8 @@ func (s *stack) startRedis(ctx context.Context) error {
 	if err = os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		return err
 	}
-	if s.redis, err = startChild(ctx, exec.CommandContext(ctx, bin, file), ""); err != nil {
+	cmd := exec.CommandContext(ctx, bin, file) //nolint:gosec // the program we looked for
+	if s.redis, err = startChild(ctx, cmd, ""); err != nil {
 		return err
 	}
 	s.closers = append(s.closers, s.redis.kill)

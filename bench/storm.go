@@ -249,16 +249,16 @@ func measureClients(ctx context.Context, s *stack) ([]row, error) {
 	}
 	rate, err := closed(ctx, parallelClients, 2*s.round(), func(ctx context.Context, worker int) error {
 		n := next.Add(1)
-		_, err := in.Validate(ctx, s.data.tokens[at[worker].next()], session.ClientHint{Strong: true})
-		if err == nil && n%10 == 0 {
-			err = in.db.InTx(ctx, func(tx *postgres.Tx) error {
-				_, err := in.Create(ctx, tx, s.newSession(int(n)*7919))
+		_, failure := in.Validate(ctx, s.data.tokens[at[worker].next()], session.ClientHint{Strong: true})
+		if failure == nil && n%10 == 0 {
+			failure = in.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+				_, err = in.Create(ctx, tx, s.newSession(int(n)*7919))
 				return err
 			})
 		}
-		if err != nil {
+		if failure != nil {
 			failures.Add(1)
-			first.CompareAndSwap(nil, &err)
+			first.CompareAndSwap(nil, &failure)
 		}
 		return nil
 	})

@@ -141,11 +141,11 @@ func (s *stack) httpRow(ctx context.Context, ours, floor *server, tokens []strin
 		return row{}, err
 	}
 	defer b.close()
-	rates, err := alternate(ctx, s, side{"serve", a.rate}, side{"floor", b.rate})
+	rates, err := alternate(ctx, s, side{rate: a.rate}, side{rate: b.rate})
 	if err != nil {
 		return row{}, err
 	}
-	return compared("", "/s", rates[0], rates[1], 0.8).
+	return compared("", rates[0], rates[1], 0.8).
 		with("%.1f µs of CPU a request in serve, %.1f in the floor", middle(a.cpu), middle(b.cpu)), nil
 }
 
@@ -219,7 +219,7 @@ func (s *stack) batchRates(ctx context.Context, srv *server, bodies [][]byte) ([
 	if len(bodies) == 1 {
 		tokens = float64(bytes.Count(bodies[0], quotedToken))
 	}
-	rates, err := alternate(ctx, s, side{"batch", func(ctx context.Context, d time.Duration) (float64, error) {
+	rates, err := alternate(ctx, s, side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
 		rate, err := closed(ctx, batchConns, d, func(_ context.Context, worker int) error {
 			next[worker]++
 			return sendBatch(conns[worker], bodies[next[worker]%len(bodies)])
