@@ -54,10 +54,7 @@ func (m *Manager) DropNear() {
 func (m *Manager) LegacyPossible() bool { return m.legacy.possible.Load() }
 
 // FindLegacy looks for sessions of Phase 24.2 as the loop does, all through.
-func (m *Manager) FindLegacy() error {
-	m.legacy.proven = time.Time{}
-	return m.findLegacy(context.Background())
-}
+func (m *Manager) FindLegacy() error { return m.findLegacy(context.Background(), true) }
 
 // DatabaseNow is the database's time as this instance knows it.
 func (m *Manager) DatabaseNow() time.Time { return time.UnixMicro(m.clock.now()) }

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -10,6 +11,7 @@ import (
 // legacy knows whether there can be a token of Phase 24.2, so that garbage dies without I/O once there is none.
 type legacy struct {
 	possible atomic.Bool
+	mu       sync.Mutex
 	horizon  int64     // no live one has an id up to here
 	proven   time.Time // when all were last looked through
 }
@@ -32,7 +34,7 @@ func (m *Manager) runLegacy(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		if err := m.findLegacy(ctx); err != nil && ctx.Err() == nil {
+		if err := m.findLegacy(ctx, false); err != nil && ctx.Err() == nil {
 			m.cfg.Logger.DebugContext(ctx, "legacy sessions were not looked for", "err", err)
 		}
 		select {
@@ -43,8 +45,11 @@ func (m *Manager) runLegacy(ctx context.Context) error {
 	}
 }
 
-func (m *Manager) findLegacy(ctx context.Context) error {
-	whole := time.Since(m.legacy.proven) > legacyRecheck
+// findLegacy looks through what is new, or through all if that is due or asked for.
+func (m *Manager) findLegacy(ctx context.Context, whole bool) error {
+	m.legacy.mu.Lock()
+	defer m.legacy.mu.Unlock()
+	whole = whole || time.Since(m.legacy.proven) > legacyRecheck
 	if !whole && m.legacy.possible.Load() {
 		return nil
 	}

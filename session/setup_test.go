@@ -38,7 +38,11 @@ type world struct {
 
 func newWorld(tb testing.TB, withRedis bool) *world {
 	tb.Helper()
-	dsn := postgrestest.DSN(tb)
+	return newWorldOn(tb, postgrestest.DSN(tb), withRedis)
+}
+
+func newWorldOn(tb testing.TB, dsn string, withRedis bool) *world {
+	tb.Helper()
 	w := &world{t: tb, dsn: dsn, db: postgrestest.Open(tb, postgres.Config{DSN: dsn})}
 	if withRedis {
 		w.redis = cachetest.Server(tb)

@@ -174,8 +174,7 @@ func (m *Map[V]) Flush() {
 		s := &m.shards[i]
 		s.mu.Lock()
 		s.epoch++
-		clear(s.index)
-		clear(s.slab)
+		clear(s.index) // what is left in the slab cannot be found, and is overwritten before it can
 		s.slab, s.free, s.hand = s.slab[:0], s.free[:0], 0
 		s.mu.Unlock()
 	}
