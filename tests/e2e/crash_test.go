@@ -231,6 +231,16 @@ func slay(t *testing.T, dir string, which func(args string) bool) {
 func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			return
+		}
+		logs, _ := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
+		for _, name := range logs {
+			b, _ := os.ReadFile(name)
+			t.Logf("%s ends with:\n%s", filepath.Base(name), b[max(0, len(b)-3000):])
+		}
+	})
 	listen := fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
 	up := func() *program {
 		p := start(t, "up", []string{"up", "--data", dir, "--listen", listen}, generous())
@@ -272,9 +282,5 @@ func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 	}
 	if left := processes(dir); len(left) != 0 {
 		t.Errorf("a stopped stack left %v", left)
-	}
-	if t.Failed() {
-		b, _ := os.ReadFile(filepath.Join(dir, "logs", "serve.log"))
-		t.Logf("serve.log ends with:\n%s", b[max(0, len(b)-3000):])
 	}
 }
