@@ -130,7 +130,7 @@ func TestStrongerSourcesWin(t *testing.T) {
 	t.Parallel()
 	base := write(t, "base.yaml", "http: {listen: 'base:1', public_url: 'http://base'}\nlog: {level: debug, format: json}\n")
 	file := write(t, "c.yaml", "http: {listen: 'file:1', public_url: 'http://file'}\nlog: {level: warn}\n")
-	env := []string{"ROOTSTREAM_HTTP_LISTEN=env:1", "ROOTSTREAM_HTTP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.0.0/16", "ROOTSTREAM_DATA=/x", "PATH=/bin"}
+	env := []string{"ROOTSTREAM_HTTP_LISTEN=env:1", "ROOTSTREAM_HTTP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.0.0/16", "ROOTSTREAM_DATA=/x", "PATH=/bin", "ROOTSTREAM_LOG_FORMAT="}
 	cfg, err := app.Load(app.Source{Base: base, File: file, Env: env, Flags: map[string]string{"http.public_url": "http://flag"}})
 	if err != nil {
 		t.Fatal(err)

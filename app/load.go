@@ -95,6 +95,9 @@ func (l *loader) environment(env []string, root reflect.Value) {
 			continue
 		}
 		if k, ok := known[name]; ok {
+			if value == "" {
+				continue // as good as not set
+			}
 			l.setPath(root, k.Path, value, name)
 			continue
 		}
@@ -103,7 +106,7 @@ func (l *loader) environment(env []string, root reflect.Value) {
 		switch {
 		case !isFile || !ok || k.Type != "secret":
 			l.faults.Add(name, "is not a setting: see rootstream config explain")
-		case slices.ContainsFunc(env, func(p string) bool { return strings.HasPrefix(p, plain+"=") }):
+		case slices.ContainsFunc(env, func(p string) bool { return strings.HasPrefix(p, plain+"=") && p != plain+"=" }):
 			l.faults.Add(name, "and "+plain+" are both set: keep one")
 		default:
 			content, err := readSmall(value, maxSecretFile)

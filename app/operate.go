@@ -38,7 +38,6 @@ type (
 	StreamDraft   = stream.Draft
 	StreamAccount = stream.Account
 	StreamFilter  = stream.Filter
-	StreamList    = stream.List
 	StreamStats   = stream.Stats
 	StreamSession = stream.Session
 	Event         = event.Event
@@ -210,6 +209,22 @@ func (p *Parts) StreamOwner(ctx context.Context, name string) (StreamAccount, er
 	}
 	u, err := p.FindUser(ctx, name)
 	return StreamAccount{ID: u.ID, PublicID: u.PublicID}, err
+}
+
+// ListStreams lists the streams that f lets through, at most so many.
+func (p *Parts) ListStreams(ctx context.Context, a StreamAccount, f StreamFilter, most int) ([]Stream, error) {
+	var all []Stream
+	for {
+		f.Limit = min(200, most-len(all))
+		page, err := p.Streams.Streams(ctx, a, f)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.Items...)
+		if f.Cursor = page.NextCursor; f.Cursor == "" || len(all) >= most {
+			return all, nil
+		}
+	}
 }
 
 // AppendEvent appends one event; data is JSON.

@@ -55,7 +55,7 @@ func eventAppend(env *environment) *cobra.Command {
 
 func eventList(env *environment) *cobra.Command {
 	var user string
-	var limit int
+	var limit positive
 	c := &cobra.Command{
 		Use: "list [TYPE:ID]", Short: "List an entity's history, or an account's audit trail", Args: cobra.MaximumNArgs(1),
 		Example: "  rootstream event list --user ada\n  rootstream event list stream:0198c0de-0000-7000-8000-000000000000",
@@ -66,9 +66,9 @@ func eventList(env *environment) *cobra.Command {
 			return env.with(cmd.Context(), func(p *app.Parts) (err error) {
 				var events []app.Event
 				if user != "" {
-					events, err = p.AuditOf(cmd.Context(), user, limit)
+					events, err = p.AuditOf(cmd.Context(), user, int(limit))
 				} else {
-					events, err = p.EventsOf(cmd.Context(), args[0], 0, limit)
+					events, err = p.EventsOf(cmd.Context(), args[0], 0, int(limit))
 				}
 				if err != nil {
 					return err
@@ -78,7 +78,7 @@ func eventList(env *environment) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&user, "user", "", "the audit trail of this `account`, newest first")
-	c.Flags().IntVar(&limit, "limit", 1000, "at most so many")
+	limitFlag(c.Flags(), &limit, 1000)
 	return c
 }
 

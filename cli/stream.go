@@ -99,7 +99,7 @@ func streamCreate(env *environment) *cobra.Command {
 func streamList(env *environment) *cobra.Command {
 	var owner string
 	var live bool
-	var limit int
+	var limit positive
 	c := &cobra.Command{
 		Use: "list", Short: "List streams, newest first", Args: cobra.NoArgs, Example: "  rootstream stream list --live",
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -108,21 +108,21 @@ func streamList(env *environment) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				f := app.StreamFilter{List: app.StreamList{Limit: limit}, Mine: owner != ""}
+				f := app.StreamFilter{Mine: owner != ""}
 				if live {
 					f.Live = &live
 				}
-				page, err := p.Streams.Streams(cmd.Context(), a, f)
+				streams, err := p.ListStreams(cmd.Context(), a, f, int(limit))
 				if err != nil {
 					return err
 				}
-				return list(env, page.Items, streamColumns()...)
+				return list(env, streams, streamColumns()...)
 			})
 		},
 	}
 	c.Flags().StringVar(&owner, "owner", "", "only those of this `account`")
 	c.Flags().BoolVar(&live, "live", false, "only those that are live")
-	c.Flags().IntVar(&limit, "limit", 200, "at most so many, up to 200")
+	limitFlag(c.Flags(), &limit, 1000)
 	return c
 }
 

@@ -85,13 +85,13 @@ func (env *environment) password(file string) (string, error) {
 func userList(env *environment) *cobra.Command {
 	var f app.UserFilter
 	var role string
-	var limit int
+	var limit positive
 	c := &cobra.Command{
 		Use: "list", Short: "List accounts", Args: cobra.NoArgs, Example: "  rootstream user list --role admin",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			f.Role = app.Role(role)
 			return env.with(cmd.Context(), func(p *app.Parts) error {
-				users, err := p.ListUsers(cmd.Context(), f, limit)
+				users, err := p.ListUsers(cmd.Context(), f, int(limit))
 				if err != nil {
 					return err
 				}
@@ -101,7 +101,7 @@ func userList(env *environment) *cobra.Command {
 	}
 	c.Flags().StringVar(&role, "role", "", "only this `role`")
 	c.Flags().StringVar(&f.Search, "search", "", "only names and addresses that contain `text`")
-	c.Flags().IntVar(&limit, "limit", 1000, "at most so many")
+	limitFlag(c.Flags(), &limit, 1000)
 	return c
 }
 
