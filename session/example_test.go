@@ -24,7 +24,7 @@ func ExampleManager() {
 		return
 	}
 	var made session.Created
-	if err := db.InTx(ctx, func(tx *postgres.Tx) error {
+	if err = db.InTx(ctx, func(tx *postgres.Tx) error {
 		made, err = m.Create(ctx, tx, session.New{UserID: 1, AMR: []string{"pwd"}})
 		return err
 	}); err != nil {

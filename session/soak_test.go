@@ -72,7 +72,7 @@ func TestNoInstanceAcceptsBeyondTheBound(t *testing.T) {
 	if d, err := time.ParseDuration(os.Getenv("ROOTSTREAM_SOAK")); err == nil {
 		length = d
 	}
-	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any bits will do
+	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d, for %v", seed, length)
 	w := newWorld(t, true)
 	nodes := []*node{w.node(bound), w.node(bound), w.node(bound)}
@@ -91,7 +91,7 @@ func TestNoInstanceAcceptsBeyondTheBound(t *testing.T) {
 	for i, n := range nodes {
 		for range 2 {
 			wg.Go(func() {
-				r := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // a test's dice
+				r := rand.New(rand.NewPCG(seed, uint64(i)))
 				for ctx.Err() == nil {
 					mu.RLock()
 					l := lives[r.IntN(len(lives))]
@@ -117,7 +117,7 @@ func TestNoInstanceAcceptsBeyondTheBound(t *testing.T) {
 				}
 			})
 		}
-		wg.Go(func() { n.misfortune(ctx, rand.New(rand.NewPCG(seed, 100+uint64(i)))) }) //nolint:gosec // a test's dice
+		wg.Go(func() { n.misfortune(ctx, rand.New(rand.NewPCG(seed, 100+uint64(i)))) })
 	}
 	w.endAndBegin(ctx, writer, lives, &mu)
 	wg.Wait()
