@@ -8,6 +8,7 @@
 package postgrestest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -48,6 +49,7 @@ func New(tb testing.TB) *postgres.DB {
 // Open opens a pool as cfg says and closes it when the test ends.
 func Open(tb testing.TB, cfg postgres.Config) *postgres.DB {
 	tb.Helper()
+	cfg = patient(cfg)
 	db, err := postgres.Open(context.Background(), cfg)
 	if err != nil {
 		tb.Fatal(err)
@@ -92,6 +94,16 @@ func Clone(tb testing.TB, dsn string) string {
 		tb.Fatal(err)
 	}
 	return create(tb, running(tb), cfg.Database)
+}
+
+// patient gives what is left open more time than a server of one's own needs:
+// tests share few cores with many, and none of them is about that.
+func patient(cfg postgres.Config) postgres.Config {
+	cfg.AcquireTimeout = cmp.Or(cfg.AcquireTimeout, time.Minute)
+	cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 30*time.Second)
+	cfg.StatementTimeout = cmp.Or(cfg.StatementTimeout, 2*time.Minute)
+	cfg.LockTimeout = cmp.Or(cfg.LockTimeout, time.Minute)
+	return cfg
 }
 
 // AdminDSN returns the address of the server's maintenance database, as superuser.
