@@ -98,7 +98,7 @@ func TestOwnAccount(t *testing.T) {
 	other := w.login("ada").text("token")
 	w.do("PUT", "/v1/users/me/password", object{"current_password": "wrong horse battery staple", "new_password": "another long password"}, as(token)).
 		problem(401, "invalid_credentials")
-	w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "short"}, as(token)).problem(422, "invalid")
+	w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "short"}, as(token)).problem(422, "invalid").names("new_password")
 	w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "another long password"}, as(token)).want(204)
 	w.do("GET", "/v1/users/me", nil, as(other)).problem(401, "unauthenticated")
 	w.do("GET", "/v1/users/me", nil, as(token)).want(200)

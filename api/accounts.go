@@ -96,7 +96,8 @@ func (s *Server) accountRoutes() {
 		OperationID: "change-password", Method: http.MethodPut, Path: "/v1/users/me/password", DefaultStatus: http.StatusNoContent, Tags: tags,
 		Summary: "Change my password", Description: "Ends all my other sessions. With a second factor enrolled, it must have been used a short while ago.",
 	}, anyUser, func(ctx context.Context, in *passwordInput) (*empty, error) {
-		return nothing(s.deps.Auth.ChangePassword(ctx, caller(ctx), in.Body.Current, in.Body.New, client(ctx)))
+		err := s.deps.Auth.ChangePassword(ctx, caller(ctx), in.Body.Current, in.Body.New, client(ctx))
+		return nothing(renamed(err, "password", "new_password"))
 	})
 	handle(s, huma.Operation{
 		OperationID: "delete-me", Method: http.MethodDelete, Path: "/v1/users/me", DefaultStatus: http.StatusNoContent, Tags: tags,

@@ -93,7 +93,7 @@ func (s *Server) adminSessionRoutes(tags []string) {
 			return reply(list[session.Session]{Items: sessions}, err)
 		})
 	handle(s, huma.Operation{OperationID: "admin-revoke-sessions", Method: http.MethodDelete, Path: "/v1/admin/users/{id}/sessions", Tags: tags, Summary: "End all of somebody's sessions", Errors: []int{http.StatusNotFound}},
-		operating, func(ctx context.Context, in *PathID) (*output[revoked], error) {
+		freshAdmin, func(ctx context.Context, in *PathID) (*output[revoked], error) {
 			n, err := s.deps.Auth.RevokeSessions(ctx, caller(ctx).Actor(), in.ID)
 			return reply(revoked{n}, err)
 		})

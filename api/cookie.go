@@ -45,11 +45,20 @@ func tokenOf(r *http.Request, p peer) string {
 }
 
 func deviceOf(r *http.Request, p peer) string {
-	if id := r.Header.Get(deviceHeader); id != "" {
-		return id
+	id := r.Header.Get(deviceHeader)
+	if id == "" {
+		_, name := cookieNames(p)
+		id = cookieOf(r, name)
 	}
-	_, name := cookieNames(p)
-	return cookieOf(r, name)
+	if len(id) > 255 || strings.ContainsFunc(id, notOctet) {
+		return "" // could not go back in a cookie
+	}
+	return id
+}
+
+// notOctet reports what a cookie's value cannot hold; RFC 6265, 4.1.1.
+func notOctet(c rune) bool {
+	return c <= ' ' || c > '~' || c == '"' || c == ',' || c == ';' || c == '\\'
 }
 
 func cookieOf(r *http.Request, name string) string {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -130,15 +131,32 @@ func problemOf(ctx context.Context, logger *slog.Logger, err error) *Problem {
 	return p
 }
 
+// renamed is err with the field of a domain under the name that the request has for it.
+func renamed(err error, field, name string) error {
+	e := errs.Of(err)
+	if e == nil || len(e.Faults) == 0 {
+		return err
+	}
+	c := *e
+	c.Faults = slices.Clone(e.Faults)
+	for i := range c.Faults {
+		if c.Faults[i].Field == field {
+			c.Faults[i].Field = name
+		}
+	}
+	return &c
+}
+
 var errTimeout = errs.New(errs.Unavailable, "timeout", "this took too long, try again")
 
-//nolint:gochecknoglobals // huma keeps its error constructor and its texts in package variables
+//nolint:gochecknoglobals // huma keeps its error constructor, its texts and its strictness in package variables
 var teachHuma sync.Once
 
 // useProblems makes huma answer its own findings in our form. Values are never
 // echoed: they may be passwords.
 func useProblems() {
 	teachHuma.Do(func() {
+		huma.ValidateStrictCasing = true // else two spellings of one name could say two things
 		validation.MsgExpectedRequiredProperty = "%s" + fieldMark + "is required"
 		validation.MsgUnexpectedProperty = "is not a field of this request"
 		huma.NewErrorWithContext = func(hc huma.Context, status int, msg string, found ...error) huma.StatusError {

@@ -43,7 +43,7 @@ func (in *validateRequest) hint() (session.ClientHint, error) {
 
 // batchRequest is the body of /v1/sessions/validate-batch.
 type batchRequest struct {
-	Tokens []string `json:"tokens" maxItems:"1000" doc:"At most 1000."`
+	Tokens []string `json:"tokens" maxItems:"1000" nullable:"false" doc:"At most 1000."`
 }
 
 // verdict is one answer.

@@ -56,6 +56,7 @@ type world struct {
 	sessions *session.Manager
 	mfa      *mfa.Manager
 	auth     *auth.Service
+	streams  streams
 	clock    *hands // of codes, limits and freshness; sessions go by the database's
 	logged   *guarded
 }
@@ -113,9 +114,10 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	must(tb, err)
 	store, err := stream.New(db, redis, stream.Config{Logger: log})
 	must(tb, err)
+	w.streams = streams{store, db}
 	registry := prometheus.NewRegistry()
 	deps := api.Deps{
-		Auth: w.auth, Sessions: w.sessions, Factors: w.mfa, Users: w.users, Streams: streams{store, db}, Events: event.NewStore(db), MinPassword: 15,
+		Auth: w.auth, Sessions: w.sessions, Factors: w.mfa, Users: w.users, Streams: w.streams, Events: event.NewStore(db), MinPassword: 15,
 		Checks: []api.Check{
 			{Name: "postgresql", Required: true, Probe: func(ctx context.Context) error {
 				_, err := db.Exec(ctx, "select 1 from users limit 0")
@@ -278,6 +280,8 @@ func (w *world) do(method, path string, body any, tunes ...tune) answer {
 		reader = strings.NewReader(b)
 	case []byte:
 		reader = bytes.NewReader(b)
+	case io.Reader:
+		reader = b
 	default:
 		raw, err := json.Marshal(b)
 		must(w.tb, err)
@@ -438,9 +442,9 @@ func (a answer) cookie(name string) *http.Cookie {
 	return nil
 }
 
-func (w *world) register(name string) answer {
+func (w *world) register(name string) {
 	w.tb.Helper()
-	return w.do("POST", "/v1/users", object{"username": name, "email": name + "@example.org", "password": password}).want(201)
+	w.do("POST", "/v1/users", object{"username": name, "email": name + "@example.org", "password": password}).want(201)
 }
 
 // login signs in somebody without a second factor.
