@@ -202,6 +202,12 @@ func (p *Parts) ResetMFA(ctx context.Context, name string) error {
 	return err
 }
 
+// ResumeMFA lifts the suspension of an account's factors, which stay as they are.
+func (p *Parts) ResumeMFA(ctx context.Context, name string) error {
+	_, err := p.onUser(ctx, name, func(u User) (User, error) { return u, p.Auth.ResumeMFA(ctx, auth.Console(), u.PublicID) })
+	return err
+}
+
 // StreamOwner is the account a stream command acts for; "" is the operator of this machine.
 func (p *Parts) StreamOwner(ctx context.Context, name string) (StreamAccount, error) {
 	if name == "" {

@@ -11,7 +11,7 @@ import (
 
 func mfaCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{Use: "mfa", Short: "Look at, begin and reset second factors", Example: "  rootstream mfa status ada"}
-	c.AddCommand(mfaEnroll(env), mfaReset(env), &cobra.Command{
+	c.AddCommand(mfaEnroll(env), mfaReset(env), mfaResume(env), &cobra.Command{
 		Use: "status USER", Short: "Show what an account has set up", Args: cobra.ExactArgs(1), Example: "  rootstream mfa status ada",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return env.with(cmd.Context(), func(p *app.Parts) error {
@@ -72,6 +72,22 @@ func mfaReset(env *environment) *cobra.Command {
 					return err
 				}
 				env.say("the account has no second factor now")
+				return nil
+			})
+		},
+	}
+}
+
+func mfaResume(env *environment) *cobra.Command {
+	return &cobra.Command{
+		Use: "resume USER", Short: "Lift the suspension of an account's factors, which stay as they are", Args: cobra.ExactArgs(1),
+		Example: "  rootstream mfa resume ada",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				if err := p.ResumeMFA(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				env.say("the account's factors work again")
 				return nil
 			})
 		},

@@ -12,8 +12,8 @@ func migrateCommand(env *environment) *cobra.Command {
 	var zone string
 	up := &cobra.Command{
 		Use: "up", Short: "Apply what is missing", Args: cobra.NoArgs,
-		Example: `  rootstream migrate up --rolling     while programs of Phase 24.2 still write
-  rootstream migrate up               when the last of them is gone`,
+		Example: `  rootstream migrate up --rolling     # while programs of Phase 24.2 still write
+  rootstream migrate up               # when the last of them is gone`,
 		Long: `Apply what is missing of the schema, and list what was applied.
 
 With --rolling the schema only expands and old writers keep working. Without it the plain

@@ -53,8 +53,8 @@ func newRoot(env *environment) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "rootstream",
 		Short: "Accounts, sessions, streams and their history on PostgreSQL and Redis",
-		Example: `  rootstream up       start everything on this machine
-  rootstream demo     walk through it`,
+		Example: `  rootstream up       # start everything on this machine
+  rootstream demo     # walk through it`,
 		Long: `RootStream keeps the state of a live-streaming platform: accounts, sessions with
 a second factor, streams and an event log, on PostgreSQL and Redis.
 
