@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptrace"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -188,4 +189,20 @@ func (c caller) isValid(ctx context.Context, token string, want bool) error {
 		return fmt.Errorf("%s: %v, want valid %v", c.url, a, want)
 	}
 	return nil
+}
+
+// metric is one figure of /metrics.
+func metric(t testing.TB, c caller, name string) float64 {
+	t.Helper()
+	for line := range strings.Lines(string(c.must(t, 200, "GET", "/metrics", nil).raw)) {
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
 }

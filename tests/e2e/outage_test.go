@@ -223,6 +223,9 @@ func (s *site) withoutRedis() {
 func (s *site) withoutPostgres(lose, find func()) {
 	inBoth, unknown := s.known(), "sst_"+strings.Repeat("A", 43)
 	_, uncached := s.person()
+	narrow := s.one
+	narrow.http = newHTTP()
+	narrow.http.Transport.(*http.Transport).MaxConnsPerHost = 1
 	lose()
 	lost := time.Now()
 	for _, c := range []caller{s.one, s.other} { // from memory, and from Redis
@@ -231,7 +234,12 @@ func (s *site) withoutPostgres(lose, find func()) {
 			s.t.Errorf("a cached session: %v", a)
 		}
 	}
+	slow := make(chan answer)
+	go func() { slow <- narrow.login(context.Background(), "person1", password) }()
 	s.refused(inBoth, "")
+	if a := <-slow; a.status != http.StatusServiceUnavailable {
+		s.t.Errorf("%v, want 503", a)
+	}
 	if err := s.one.isValid(s.t.Context(), unknown, false); err != nil { // it has no checksum, so nobody need ask
 		s.t.Error(err)
 	}
@@ -244,6 +252,7 @@ func (s *site) withoutPostgres(lose, find func()) {
 	s.status(503, "unavailable")
 	find()
 	s.healed(inBoth, uncached)
+	narrow.as(inBoth).must(s.t, 200, "GET", "/v1/users/me", nil) // on the connection that has seen the outage
 }
 
 func (s *site) readOnly() {
@@ -258,10 +267,6 @@ func (s *site) readOnly() {
 		c.as(token).must(s.t, 200, "GET", "/v1/streams", nil)
 	}
 	s.refused(token, "database_read_only")
-	<-time.After(maxBlind + 300*time.Millisecond) // reading is not blindness
-	if err := s.one.isValid(s.t.Context(), token, true); err != nil {
-		s.t.Error(err)
-	}
 	s.pg.ReadOnly(false)
 	s.healed(token)
 }

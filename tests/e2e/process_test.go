@@ -99,6 +99,9 @@ func start(t testing.TB, name string, args, env []string) *program {
 		p.kill()
 		_ = out.Close()
 		p.inspect()
+		if t.Failed() {
+			t.Logf("the last warnings of %s:\n%s", name, p.warnings())
+		}
 	})
 	return p
 }
@@ -138,6 +141,17 @@ func (p *program) log() string {
 func (p *program) tail() string {
 	log := p.log()
 	return log[max(0, len(log)-4000):]
+}
+
+// warnings are the last lines above the level info.
+func (p *program) warnings() string {
+	var lines []string
+	for line := range strings.Lines(p.log()) {
+		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-60):], "")
 }
 
 func (p *program) ended() bool {
