@@ -95,6 +95,10 @@ func TestChangesOfTheAccountReachItsSessions(t *testing.T) {
 		if v, err := m.Validate(t.Context(), token, session.ClientHint{}); err != nil || v.Role != role {
 			t.Errorf("role %v again, want %v: %v", v.Role, role, err)
 		}
+		m.DropNear()
+		if r, err := m.ValidateBatch(t.Context(), []string{token}); err != nil || r[0].View.Role != role {
+			t.Errorf("in a batch role %v, want %v: %v", r, role, err)
+		}
 	}
 }
 

@@ -59,8 +59,12 @@ func TestPitfall17SlowReaderCannotResurrect(t *testing.T) {
 			case "redis restarted":
 				w.redis.Restart()
 			}
+			<-time.After(300 * time.Millisecond) // the reader's instance hears of it before the reader goes on
 			close(goOn)
 			wg.Wait()
+			if slow.NearStats().Entries != 0 || valid(slow, token) {
+				t.Error("the reader's instance keeps what was invalidated while it was read")
+			}
 			fresh := w.instance(slowPoll)
 			if wipe != "redis restarted" {
 				if raw, ok := w.redis.Do("GET", viewKey(token)).(string); ok && strings.HasPrefix(raw, "V") {
