@@ -118,6 +118,7 @@ type Streams interface {
 	Streams(ctx context.Context, a stream.Account, by stream.Filter) (stream.Page[stream.Stream], error)
 	Sessions(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Session], error)
 	Recordings(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Recording], error)
+	Usage(ctx context.Context, a stream.Account, l stream.List) (stream.Page[stream.Usage], error)
 	Viewers(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Figures, error)
 	Join(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Viewer, error)
 	Renew(ctx context.Context, a stream.Account, id, viewer uuid.UUID) (stream.Viewer, error)

@@ -49,7 +49,8 @@ var (
 
 // handle registers one operation: who may call it, and the function that answers.
 func handle[I, O any](s *Server, op huma.Operation, a access, fn func(context.Context, *I) (*O, error)) {
-	op.MaxBodyBytes = -1 // the gate has read it
+	op.MaxBodyBytes = -1    // the gate has read it
+	op.BodyReadTimeout = -1 // likewise; a deadline that passes under a slow handler ends the connection's context for good
 	op.Middlewares = append(op.Middlewares, s.gate(a))
 	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if op.Method != http.MethodGet && op.Method != http.MethodDelete {

@@ -156,6 +156,9 @@ func TestStreams(t *testing.T) {
 	if list := w.do("GET", path+"/recordings", nil, as(ada)).want(200).keys("", "items"); list.at("items.0.id") != rec.at("id") {
 		t.Errorf("recordings: %s", list.body)
 	}
+	if used := w.do("GET", "/v1/users/me/usage", nil, as(ada)).want(200).keys("", "items"); used.at("items.0.stream_id") != made.at("id") {
+		t.Errorf("usage: %s", used.body)
+	}
 	w.do("DELETE", path, nil, as(ada)).want(204)
 	w.do("GET", path, nil, as(ada)).problem(404, "stream_not_found")
 }

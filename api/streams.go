@@ -166,6 +166,10 @@ func (s *Server) liveRoutes(tags []string) {
 		anyUser, func(ctx context.Context, in *streamPageInput) (*output[stream.Page[stream.Recording]], error) {
 			return reply(s.deps.Streams.Recordings(ctx, streamAccount(ctx), in.ID, stream.List{Limit: in.Limit, Cursor: in.Cursor}))
 		})
+	handle(s, huma.Operation{OperationID: "list-usage", Method: http.MethodGet, Path: "/v1/users/me/usage", Tags: tags, Summary: "What I have streamed: starts, ends, viewers and bytes, newest first"},
+		anyUser, func(ctx context.Context, in *Paging) (*output[stream.Page[stream.Usage]], error) {
+			return reply(s.deps.Streams.Usage(ctx, streamAccount(ctx), stream.List{Limit: in.Limit, Cursor: in.Cursor}))
+		})
 	add := streamOp(tags, "add-recording", http.MethodPost, "/recordings", "Put a recording on record")
 	add.DefaultStatus = http.StatusCreated
 	handle(s, add, anyUser, func(ctx context.Context, in *recordingInput) (*output[stream.Recording], error) {
