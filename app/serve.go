@@ -173,7 +173,7 @@ func (p *Parts) checks() []api.Check {
 func (p *Parts) serveHTTP(ctx context.Context, l net.Listener) error {
 	c := p.Config.HTTP
 	srv := &http.Server{
-		Handler: p.api(), //nolint:contextcheck // each request brings its own
+		Handler: p.api(),
 		// A read deadline that passes under a handler ends the context of its whole connection, so none may outlast it.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: c.Timeout + 15*time.Second,
 		WriteTimeout: c.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
