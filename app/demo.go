@@ -19,6 +19,9 @@ import (
 // ErrDemo is a step of the demo that did not go as it must.
 var ErrDemo = errs.New(errs.Internal, "demo_failed", "a step failed")
 
+// demoPatience is how long one step may take, on a machine however slow.
+const demoPatience = 2 * time.Minute
+
 // DemoStep is one request of the demo and what came of it.
 type DemoStep struct {
 	What   string  `json:"step"`
@@ -32,7 +35,7 @@ type DemoStep struct {
 // Demo walks through the whole life of an account and a stream on a running
 // server and reports every step as it is done. It ends at the first that fails.
 func Demo(ctx context.Context, url string, report func(DemoStep) error) error {
-	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), report: report, http: &http.Client{Timeout: 20 * time.Second}}
+	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), report: report, http: &http.Client{Timeout: demoPatience}}
 	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.goodbye} {
 		if err := part(); err != nil {
 			return err

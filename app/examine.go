@@ -22,8 +22,8 @@ import (
 )
 
 const (
-	examineTimeout  = 20 * time.Second
-	examinePatience = 3 * time.Second // for one part that does not answer
+	examineTimeout  = 45 * time.Second
+	examinePatience = 8 * time.Second // for one part that does not answer
 )
 
 // examined is what Doctor and Status learn by asking the parts. Asking changes nothing.
@@ -70,7 +70,7 @@ func (e *examined) askDatabase(ctx context.Context, cfg Config) {
 	dsn := cfg.Postgres.DSN.Reveal()
 	db, err := postgres.Open(ctx, postgres.Config{
 		DSN: dsn, MaxConns: 2, ConnectTimeout: examinePatience, AcquireTimeout: examinePatience,
-		StatementTimeout: 3 * examinePatience, Logger: slog.New(slog.DiscardHandler),
+		StatementTimeout: 2 * examinePatience, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		d.err = err

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,7 +81,10 @@ func newProgram(t *testing.T, as *syscall.Credential) program {
 func (p program) command(env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(p.path, args...)
 	cmd.Dir = p.home
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.home, "GOCOVERDIR=" + os.Getenv("GOCOVERDIR")}, env...)
+	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.home}, unhurried(), env)
+	if p.as == nil { // others may not write there
+		cmd.Env = append(cmd.Env, "GOCOVERDIR="+os.Getenv("GOCOVERDIR"))
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.as}
 	return cmd
 }

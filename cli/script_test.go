@@ -171,7 +171,7 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	path, err := exec.LookPath("rootstream")
 	ts.Check(err)
 	cmd := exec.Command(path, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
-	cmd.Env = append(os.Environ(), "ROOTSTREAM_POSTGRES_DSN="+ts.Getenv("DSN"), "ROOTSTREAM_REDIS_URL="+ts.Getenv("REDIS"),
+	cmd.Env = append(append(os.Environ(), unhurried()...), "ROOTSTREAM_POSTGRES_DSN="+ts.Getenv("DSN"), "ROOTSTREAM_REDIS_URL="+ts.Getenv("REDIS"),
 		"ROOTSTREAM_KEYS_MASTER_KEY_FILE="+ts.Getenv("MASTER"))
 	p, err := launch(cmd)
 	ts.Check(err)
