@@ -296,7 +296,7 @@ func TestStreamHistoryIsItsOwners(t *testing.T) {
 	w.do("GET", query, nil, as(bob)).problem(404, "entity_not_found")
 }
 
-func TestSerialIDsNeverLeave(t *testing.T) {
+func TestPitfall36NoAnswerHoldsASerialID(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	// Rows far from 1, so that a leaked id would be seen.
