@@ -41,17 +41,35 @@ func (w *world) tokens(n int) []string {
 // post measures requests over connections that stay open.
 func post(b *testing.B, url string, bodies [][]byte) {
 	b.Helper()
-	b.ReportAllocs()
-	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	defer transport.CloseIdleConnections()
-	c := &http.Client{Transport: transport}
-	i, begun := 0, processTime(b)
-	for b.Loop() {
+	i := 0
+	send(b, func() *http.Request {
 		i++
 		r, err := http.NewRequestWithContext(b.Context(), http.MethodPost, url, bytes.NewReader(bodies[i%len(bodies)]))
 		must(b, err)
 		r.Header.Set("Content-Type", "application/json")
-		resp, err := c.Do(r)
+		return r
+	})
+}
+
+func get(b *testing.B, url, token string) {
+	b.Helper()
+	send(b, func() *http.Request {
+		r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, url, nil)
+		must(b, err)
+		r.Header.Set("Authorization", "Bearer "+token)
+		return r
+	})
+}
+
+func send(b *testing.B, next func() *http.Request) {
+	b.Helper()
+	b.ReportAllocs()
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	defer transport.CloseIdleConnections()
+	c := &http.Client{Transport: transport}
+	begun := processTime(b)
+	for b.Loop() {
+		resp, err := c.Do(next())
 		must(b, err)
 		_, err = io.Copy(io.Discard, resp.Body)
 		must(b, err)
@@ -75,7 +93,8 @@ func processTime(b *testing.B) time.Duration {
 func BenchmarkValidateHTTP(b *testing.B) {
 	w := newWorld(b, patient)
 	var bodies [][]byte
-	for _, t := range w.tokens(500) {
+	tokens := w.tokens(500)
+	for _, t := range tokens {
 		body, err := json.Marshal(object{"token": t})
 		must(b, err)
 		bodies = append(bodies, body)
@@ -87,6 +106,7 @@ func BenchmarkValidateHTTP(b *testing.B) {
 	defer floor.Close()
 	b.Run("floor", func(b *testing.B) { post(b, floor.URL, bodies) })
 	b.Run("validate", func(b *testing.B) { post(b, w.url+"/v1/sessions/validate", bodies) })
+	b.Run("forward", func(b *testing.B) { get(b, w.url+"/v1/auth/forward", tokens[0]) })
 	b.Run("ordinary", func(b *testing.B) { post(b, w.url+"/v1/sessions/validate?", spaced(bodies)) })
 }
 

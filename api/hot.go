@@ -18,34 +18,73 @@ import (
 // the ordinary way decides, with the same input.
 func (s *Server) hot(w http.ResponseWriter, r *http.Request, p *peer) bool {
 	begun := time.Now()
-	if r.Method != http.MethodPost || (r.URL.Path != validatePath && r.URL.Path != batchPath) || !s.plain(r, p) {
-		return false
+	var ok bool
+	var err error
+	switch path := r.URL.Path; {
+	case r.Method == http.MethodPost && (path == validatePath || path == batchPath):
+		ok, err = s.hotValidate(w, r, p)
+	case r.Method == http.MethodGet && path == forwardPath:
+		ok, err = s.hotForward(w, r, p)
+	}
+	switch {
+	case err != nil:
+		known, cancel := identified(w, r, *p, s.cfg.RequestTimeout)
+		defer cancel()
+		rec := &recorder{ResponseWriter: w}
+		s.fail(rec, known, err)
+		s.requests.WithLabelValues(hotRoutes[r.URL.Path], statusClass(rec.status)).Observe(time.Since(begun).Seconds())
+	case ok:
+		s.hotSeen[r.URL.Path].Observe(time.Since(begun).Seconds())
+	}
+	return ok || err != nil
+}
+
+// hotRoutes are the routes with a short way, by path, as the router knows them.
+//
+//nolint:gochecknoglobals // constants
+var hotRoutes = map[string]string{
+	validatePath: http.MethodPost + " " + validatePath, batchPath: http.MethodPost + " " + batchPath, forwardPath: forwardPath,
+}
+
+func (s *Server) hotForward(w http.ResponseWriter, r *http.Request, p *peer) (ok bool, err error) {
+	defer passOn(&ok, &err)
+	if !p.private {
+		return false, nil
+	}
+	view, err := s.forwarded(r, *p)
+	if err != nil {
+		return false, err
+	}
+	admitted(w.Header(), &view)
+	return true, nil
+}
+
+func (s *Server) hotValidate(w http.ResponseWriter, r *http.Request, p *peer) (ok bool, err error) {
+	defer passOn(&ok, &err)
+	if !s.plain(r, p) {
+		return false, nil
 	}
 	buf, ok := readPlain(r)
 	if !ok {
-		return false
+		return false, nil
 	}
 	answer, ok, err := s.ask(r.Context(), r.URL.Path, buf)
-	switch {
-	case err != nil:
-		rec := &recorder{ResponseWriter: w}
-		known, cancel := identified(w, r, *p, s.cfg.RequestTimeout)
-		defer cancel()
-		s.fail(rec, known, err)
-		s.requests.WithLabelValues(routeOf(r.URL.Path), statusClass(rec.status)).Observe(time.Since(begun).Seconds())
-		return true
-	case !ok:
-		return false // and buf goes with the body that reads from it
+	if err != nil || !ok {
+		return false, err // and buf goes with the body that reads from it
 	}
 	w.Header()["Content-Type"] = jsonType
 	_, _ = w.Write(answer)
 	buf.out = answer[:0]
 	hotBuffers.Put(buf)
-	s.hotSeen[r.URL.Path].Observe(time.Since(begun).Seconds())
-	return true
+	return true, nil
 }
 
-func routeOf(path string) string { return http.MethodPost + " " + path }
+// passOn leaves a panic to the ordinary way, which meets it again and says so. Nothing was written yet.
+func passOn(ok *bool, err *error) {
+	if recover() != nil {
+		*ok, *err = false, nil
+	}
+}
 
 // plain reports whether nothing about the headers of a request needs a second look.
 func (s *Server) plain(r *http.Request, p *peer) bool {
@@ -103,11 +142,6 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // ask validates what a body of the common shape holds and returns the answer; ok is false for other bodies.
 func (s *Server) ask(ctx context.Context, path string, buf *hotBuffer) (answer []byte, ok bool, err error) {
-	defer func() {
-		if recover() != nil { // the ordinary way meets it again, and says so
-			answer, ok, err = nil, false, nil
-		}
-	}()
 	if path == batchPath {
 		return s.askMany(ctx, buf)
 	}

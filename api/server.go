@@ -74,8 +74,8 @@ func New(deps Deps, cfg Config) *Server {
 	if cfg.Registerer != nil {
 		cfg.Registerer.MustRegister(s.requests)
 	}
-	for _, p := range []string{validatePath, batchPath} {
-		s.hotSeen[p] = s.requests.WithLabelValues(routeOf(p), statusClass(http.StatusOK))
+	for p, route := range hotRoutes {
+		s.hotSeen[p] = s.requests.WithLabelValues(route, statusClass(http.StatusOK))
 	}
 	s.api = humago.New(s.mux, humaConfig(cfg.Version))
 	s.described = sync.OnceValues(s.OpenAPI)

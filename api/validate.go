@@ -130,12 +130,21 @@ func verdictOf(v *session.View, valid bool) verdict {
 
 // forward answers a proxy that asks on behalf of a client.
 func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
-	p := peerOf(r, s.cfg.TrustedProxies)
-	// What stands here can be learned with the client's token anywhere, so a
+	view, err := s.forwarded(r, factsOf(r.Context()).peer)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	admitted(w.Header(), &view)
+	w.WriteHeader(http.StatusOK)
+}
+
+// forwarded finds out on whose behalf a proxy asks.
+func (s *Server) forwarded(r *http.Request, p peer) (session.View, error) {
+	// What is said here can be learned with the client's token anywhere, so a
 	// proxy on this machine may ask, although it says that it is one.
 	if !p.local && !s.services.knows(r.Header.Get("X-Service-Token")) {
-		s.fail(w, r, errService.WithHint("call it from this machine, or send a token of service_tokens as X-Service-Token"))
-		return
+		return session.View{}, errService.WithHint("call it from this machine, or send a token of service_tokens as X-Service-Token")
 	}
 	// The caller ends the client's TLS, so it is the one to say whether there is any.
 	p.https = p.https || r.Header.Get("X-Forwarded-Proto") == "https"
@@ -144,19 +153,15 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request) {
 		token = cookieOf(r, hostCookie)
 	}
 	if token == "" {
-		s.fail(w, r, errSignIn)
-		return
+		return session.View{}, errSignIn
 	}
-	view, err := s.deps.Sessions.Validate(r.Context(), token, session.ClientHint{UserAgent: r.UserAgent()})
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
-	h := w.Header()
-	h.Set("X-Rootstream-User", view.UserID.String())
-	h.Set("X-Rootstream-Session", view.SessionID.String())
-	h.Set("X-Rootstream-Aal", strconv.Itoa(int(view.AAL)))
-	w.WriteHeader(http.StatusOK)
+	return s.deps.Sessions.Validate(r.Context(), token, session.ClientHint{})
+}
+
+func admitted(h http.Header, v *session.View) {
+	h["X-Rootstream-User"] = []string{v.UserID.String()}
+	h["X-Rootstream-Session"] = []string{v.SessionID.String()}
+	h["X-Rootstream-Aal"] = []string{strconv.Itoa(int(v.AAL))}
 }
 
 // appendVerdict writes a verdict as JSON: what encoding/json makes of verdictOf, without its work.
