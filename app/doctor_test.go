@@ -21,6 +21,7 @@ import (
 
 	"rootstream/app"
 	"rootstream/cache/cachetest"
+	"rootstream/devstack"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 )
@@ -442,4 +443,36 @@ func statusOf(t *testing.T, flags settings) map[string]app.PartStatus {
 		parts[p.Name] = p
 	}
 	return parts
+}
+
+func TestDoctorFindsFaultsOfTheMachine(t *testing.T) {
+	t.Parallel()
+	// A folder made by a PostgreSQL that is not installed, locked by a process that is no stack, and a port that is taken.
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "postgres"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "postgres", "PG_VERSION"), []byte("12\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := devstack.Lock(filepath.Join(dir, "lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Release()
+	taken := httptest.NewServer(http.NotFoundHandler())
+	defer taken.Close()
+	found := diagnosis{}
+	listen := taken.Listener.Addr().String()
+	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: settings{"http.listen": listen}}, DataDir: dir}) {
+		found[f.Name] = f
+	}
+	for name, want := range map[string]string{
+		"postgres_binaries": "install PostgreSQL 12", "data_folder_lock": "stop that process", "http_port": "another address with --listen",
+		"stack": "rootstream up --data " + dir,
+	} {
+		if f := found[name]; f.OK || !strings.Contains(f.Remedy, want) {
+			t.Errorf("%s: %+v, want a remedy with %q", name, f, want)
+		}
+	}
 }

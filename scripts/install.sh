@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # install.sh BINARY PREFIX: the binary, shell completions and man pages.
 set -euo pipefail
+umask 022 # what is installed is for everyone
 binary=$1 prefix=$2
 install -Dm755 "$binary" "$prefix/bin/rootstream"
 install -d "$prefix/share/bash-completion/completions" "$prefix/share/zsh/site-functions" \
