@@ -60,7 +60,6 @@ func (s *Server) hotForward(w http.ResponseWriter, r *http.Request, p *peer) (ok
 }
 
 func (s *Server) hotValidate(w http.ResponseWriter, r *http.Request, p *peer) (ok bool, err error) {
-	defer passOn(&ok, &err)
 	if !s.plain(r, p) {
 		return false, nil
 	}
@@ -70,6 +69,7 @@ func (s *Server) hotValidate(w http.ResponseWriter, r *http.Request, p *peer) (o
 	}
 	answer, ok, err := s.ask(r.Context(), r.URL.Path, buf)
 	if err != nil || !ok {
+		r.Body = again{bytes.NewReader(buf.in), r.Body}
 		return false, err // and buf goes with the body that reads from it
 	}
 	w.Header()["Content-Type"] = jsonType
@@ -126,7 +126,6 @@ func readPlain(r *http.Request) (*hotBuffer, bool) {
 		r.Body = again{io.MultiReader(bytes.NewReader(buf.in), failing{err}), r.Body}
 		return nil, false
 	}
-	r.Body = again{bytes.NewReader(buf.in), r.Body}
 	return buf, true
 }
 
@@ -142,6 +141,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // ask validates what a body of the common shape holds and returns the answer; ok is false for other bodies.
 func (s *Server) ask(ctx context.Context, path string, buf *hotBuffer) (answer []byte, ok bool, err error) {
+	defer passOn(&ok, &err)
 	if path == batchPath {
 		return s.askMany(ctx, buf)
 	}
