@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -21,14 +22,14 @@ type data struct {
 	firstUser int64 // of those without a session
 	users     int
 
-	stale bool      // nobody has been heard of for two hours
-	warm  time.Time // when Redis got all tokens; zero if it has not
+	warm time.Time // when Redis got all tokens; zero if it has not
 }
 
 const (
 	perUser   = 10 // live sessions of an account
 	twinEvery = 5  // beside each fifth session lies one whose hash pgbench can compute
 	fresh     = "bench-fresh-"
+	heard     = 66 * time.Minute // how long ago sessions were used, at most
 )
 
 // spares is how many sessions there are to be revoked.
@@ -50,7 +51,6 @@ func (s *stack) load(ctx context.Context) error {
 	if err := s.loadUsers(ctx, owners); err != nil {
 		return err
 	}
-	s.data.stale = true
 	if err := s.loadSessions(ctx); err != nil {
 		return err
 	}
@@ -87,19 +87,24 @@ func (s *stack) loadSessions(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	rows, err := conn.Query(ctx, `select indexname, indexdef from pg_indexes i
-		where tablename = 'sessions' and not exists (select from pg_constraint c where c.conname = i.indexname)`)
+	// What drops an index, and what makes it again.
+	rows, err := conn.Query(ctx, `select coalesce('alter table sessions drop constraint ' || c.conname, 'drop index ' || i.indexname),
+			coalesce('alter table sessions add constraint ' || c.conname || ' ' || pg_get_constraintdef(c.oid), i.indexdef)
+		from pg_indexes i left join pg_constraint c on c.conname = i.indexname and c.conrelid = 'sessions'::regclass
+		where i.tablename = 'sessions' and coalesce(c.contype, 'i') <> 'p'`)
 	if err != nil {
 		return err
 	}
-	type index struct{ Indexname, Indexdef string }
+	type index struct{ Drop, Make string }
 	indexes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[index])
 	if err != nil {
 		return err
 	}
-	statements := []string{"set session_replication_role = replica", "set maintenance_work_mem = '256MB'"}
+	statements := []string{
+		"set session_replication_role = replica", "set maintenance_work_mem = '256MB'", "set synchronous_commit = off",
+	}
 	for _, i := range indexes {
-		statements = append(statements, "drop index "+i.Indexname)
+		statements = append(statements, i.Drop)
 	}
 	if err := execAll(ctx, conn, statements); err != nil {
 		return err
@@ -114,8 +119,9 @@ func (s *stack) loadSessions(ctx context.Context) error {
 	}
 	statements = nil
 	for _, i := range indexes {
-		statements = append(statements, i.Indexdef)
+		statements = append(statements, i.Make)
 	}
+	s.say("rows are in, making indexes")
 	return execAll(ctx, conn, append(statements, "vacuum (freeze, analyze) sessions", "checkpoint"))
 }
 
@@ -180,7 +186,7 @@ func (r *sessionRows) Values() ([]any, error) {
 		owner, "h1:" + hex.EncodeToString(r.hash[:]), r.hash[:], uuid.New(), "user", int16(1),
 		[]string{"pwd"},
 		made,
-		"chrome/linux/desktop", userAgent, made, r.now.Add(-2 * time.Hour), made.Add(24 * time.Hour),
+		"chrome/linux/desktop", userAgent, made, r.now.Add(-time.Duration(rand.Int64N(int64(heard)))), made.Add(24 * time.Hour),
 	}, nil
 }
 

@@ -53,9 +53,6 @@ func measurePostgres(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.activityDone(ctx); err != nil {
-		return nil, err
-	}
 	statement, err := s.loadStatement(ctx)
 	if err != nil {
 		return nil, err
@@ -129,9 +126,6 @@ func (s *stack) createScript(ctx context.Context) (string, error) {
 
 func measureCreate(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.activityDone(ctx); err != nil {
 		return nil, err
 	}
 	script, err := s.createScript(ctx)

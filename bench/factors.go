@@ -203,9 +203,6 @@ func measureFactors(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.activityDone(ctx); err != nil {
-		return nil, err
-	}
 	span := time.Duration(s.scale.openFor * float64(time.Second))
 	withCodes := max(2, int(s.scale.openFor)+2)
 	s.say("enrolling %d accounts", s.scale.accounts)

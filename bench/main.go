@@ -85,6 +85,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.out, "out", "", "write the report to this `file`")
 	f.StringVar(&only, "only", "", "measure these alone: `names`, separated by commas, of "+strings.Join(measureNames(), ", "))
 	f.Float64Var(&o.seconds, "seconds", 0, "length of one round")
+	rounds := f.Int("rounds", 0, "how often each side of a comparison takes its turn")
 	f.StringVar(&size, "scale", "full", "full or small")
 	f.StringVar(&o.profile, "profile", "", "write a CPU profile of this process to `file`")
 	f.StringVar(&o.bin, "bin", "", "measure this rootstream `binary` instead of building one")
@@ -97,6 +98,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.seconds == 0 {
 		o.seconds = o.scale.seconds
+	}
+	if *rounds > 0 {
+		o.scale.rounds = *rounds
 	}
 	if only != "" {
 		o.only = strings.Split(only, ",")

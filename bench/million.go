@@ -12,22 +12,11 @@ import (
 )
 
 const millionNote = `
-Every session's last activity is two hours old at first, so each first use is written down, by the manager in this process
-and by serve alike. Over HTTP, all tokens are validated in batches of 1000 on 4 connections, pass after pass: the first
+Activity is on: the sessions were last heard of at random over the last 66 minutes, and what is an hour old is written down
+anew when it is used, so a tenth is due at once and 278 a second become due all the time. Over HTTP, all tokens are validated in batches of 1000 on 4 connections, pass after pass: the first
 reads PostgreSQL, the later ones Redis and the process's own cache of 262,144. Memory is what /proc says of serve after
 the passes. In this process, single validations of random tokens arrive on a clock, 1,000 a second, at a manager with
 default settings; a fifth of them fall to 1,000 busy clients, the rest to all others.`
-
-// activityDone makes every session one that was heard of just now, if that has not been written yet.
-func (s *stack) activityDone(ctx context.Context) error {
-	if !s.data.stale {
-		return nil
-	}
-	s.data.stale = false
-	s.say("writing down that all sessions were used")
-	return s.exec(ctx, `update sessions set last_activity = now() where last_activity < now() - interval '1 hour'`,
-		"vacuum (freeze, analyze) sessions", "checkpoint")
-}
 
 func measureMillion(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
@@ -39,9 +28,6 @@ func measureMillion(ctx context.Context, s *stack) ([]row, error) {
 	}
 	more, err := s.inProcess(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if err := s.activityDone(ctx); err != nil {
 		return nil, err
 	}
 	return append(rows, more...), nil
@@ -60,8 +46,11 @@ func (s *stack) overHTTP(ctx context.Context) ([]row, error) {
 func (s *stack) passes(ctx context.Context, srv *server) ([]row, error) {
 	bodies := batches(s.data.tokens)
 	var rates []float64
-	for range 3 {
+	for i := range 3 {
 		begun := time.Now()
+		if i == 0 {
+			s.data.warm = begun // serve fills Redis
+		}
 		if err := s.pass(ctx, srv, bodies); err != nil {
 			return nil, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,9 +21,9 @@ import (
 
 const nearNote = `
 One session.Manager in this process, room for all tokens. What is cached in the process lives for at most 5 s, so each
-round reads all tokens from Redis, which takes most of that life, and measures in what is left of it: windows of one and
-of two goroutines over all distinct tokens, in an order no cache can guess, while another instance revokes sessions.
-A window that would outlive an entry is cut short. "Per CPU second" divides by the CPU time this process used, loops and
+round reads all tokens from Redis, which takes most of that life (whatever is not in after 3.5 s is left out), and measures
+in what is left of it: windows of one and of two goroutines over those distinct tokens, in an order no cache can guess,
+while another instance revokes 200 sessions a second. A window that would outlive an entry is cut short. "Per CPU second" divides by the CPU time this process used, loops and
 garbage collection included. The steady state lets entries die and be read again from Redis, one token a call.`
 
 // warm makes Redis hold the views of all tokens, as they are minutes after a start.
@@ -30,11 +31,8 @@ func (s *stack) warm(ctx context.Context) error {
 	if err := s.load(ctx); err != nil {
 		return err
 	}
-	if time.Since(s.data.warm) < 100*time.Second {
+	if time.Since(s.data.warm) < 200*time.Second { // views live for 5 minutes there
 		return nil
-	}
-	if err := s.activityDone(ctx); err != nil {
-		return err
 	}
 	in, err := s.instance(ctx, func(c *session.Config) { c.NearCapacity = 1 })
 	if err != nil {
@@ -44,7 +42,7 @@ func (s *stack) warm(ctx context.Context) error {
 	if _, err := in.cache.Do(ctx, flushAll()); err != nil {
 		return errors.Join(err, in.stop())
 	}
-	if err := validateAll(ctx, in, s.data.tokens, 4); err != nil {
+	if _, err := validateAll(ctx, in, s.data.tokens, begun.Add(10*patience)); err != nil {
 		return errors.Join(err, in.stop())
 	}
 	s.data.warm = begun
@@ -52,13 +50,13 @@ func (s *stack) warm(ctx context.Context) error {
 	return in.stop()
 }
 
-// validateAll validates every token in batches of 1000.
-func validateAll(ctx context.Context, in *instance, tokens []string, workers int) error {
+// validateAll validates tokens in order, in batches of 1000, until the time is over, and returns how many it did.
+func validateAll(ctx context.Context, in *instance, tokens []string, until time.Time) (int, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
-	for range workers {
+	for range 4 {
 		g.Go(func() error {
-			for {
+			for time.Now().Before(until) {
 				to := int(next.Add(session.MaxBatch))
 				from := to - session.MaxBatch
 				if from >= len(tokens) {
@@ -68,9 +66,11 @@ func validateAll(ctx context.Context, in *instance, tokens []string, workers int
 					return err
 				}
 			}
+			return nil
 		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	return min(int(next.Load()), len(tokens)), err
 }
 
 var errNotValid = errors.New("a live session was refused")
@@ -89,7 +89,13 @@ func allValid(ctx context.Context, in *instance, tokens []string) error {
 }
 
 // window is what was measured in one stretch.
-type window struct{ perSecond, perCPUSecond, allocs float64 }
+type window struct {
+	perSecond, perCPUSecond, allocs float64
+
+	tokens int     // distinct ones
+	fill   float64 // tokens a second while the cache was filled
+	share  float64 // of calls answered in the process, in percent
+}
 
 // hits validates from n goroutines until end, each token in turn.
 func hits(ctx context.Context, in *instance, tokens []string, n int, end time.Time) (window, error) {
@@ -136,6 +142,7 @@ func ownCPU() time.Duration {
 // revoker ends sessions of accounts that are there for it, ten at a time, until stopped.
 type revoker struct {
 	ended  atomic.Int64
+	idle   atomic.Bool // it rests
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	err    error
@@ -152,6 +159,10 @@ func (s *stack) revoke(ctx context.Context, every time.Duration) (*revoker, erro
 		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for run.Err() == nil && len(s.data.owners) > 1 {
+			if r.idle.Load() {
+				_ = pause(run, time.Millisecond)
+				continue
+			}
 			owner := s.data.owners[0]
 			s.data.owners = s.data.owners[1:]
 			n := 0
@@ -180,7 +191,10 @@ func (r *revoker) stop() error {
 	return r.err
 }
 
-const nearLife = 5 * time.Second
+const (
+	nearLife = 5 * time.Second
+	nearFill = 3500 * time.Millisecond
+)
 
 func measureNear(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
@@ -201,32 +215,16 @@ func measureNear(ctx context.Context, s *stack) ([]row, error) {
 func (s *stack) nearRows(ctx context.Context, in *instance, revokers *revoker) ([]row, error) {
 	cores := min(2, runtime.GOMAXPROCS(0))
 	byCores := map[int][]window{}
-	var fills, shares []float64
-	for range s.scale.rounds {
+	for range min(3, s.scale.rounds) {
 		for _, n := range []int{1, cores} {
 			if err := s.warm(ctx); err != nil {
 				return nil, err
 			}
-			began := time.Now()
-			if err := validateAll(ctx, in, s.data.tokens, 2*cores); err != nil {
-				return nil, err
-			}
-			fills = append(fills, float64(len(s.data.tokens))/time.Since(began).Seconds())
-			end := time.Now().Add(time.Duration(s.seconds * float64(time.Second)))
-			if dies := began.Add(nearLife - 100*time.Millisecond); dies.Before(end) {
-				end = dies
-			}
-			misses, hit := in.counter(nearMisses), in.counter(nearHits)
-			w, err := hits(ctx, in, s.data.tokens, n, end)
+			w, err := s.window(ctx, in, revokers, n)
 			if err != nil {
 				return nil, err
 			}
-			hit = in.counter(nearHits) - hit
-			shares = append(shares, 100*hit/(hit+in.counter(nearMisses)-misses))
 			byCores[n] = append(byCores[n], w)
-			if err := pause(ctx, time.Until(end.Add(nearLife))); err != nil { // till all entries are dead
-				return nil, err
-			}
 		}
 	}
 	steady, share, err := s.steady(ctx, in)
@@ -234,17 +232,49 @@ func (s *stack) nearRows(ctx context.Context, in *instance, revokers *revoker) (
 		return nil, err
 	}
 	one, all := byCores[1], byCores[cores]
+	both := slices.Concat(one, all)
 	rows := []row{
 		atLeast("validate, one goroutine", "/s", pick(one, func(w window) float64 { return w.perSecond }), 1e6).
-			with("%.1f %% of the calls were answered in the process; filling it took %s tokens/s from Redis", middle(shares), number(middle(fills))),
+			with("over at least %s distinct tokens, read from Redis at %s/s; %.1f %% of the calls were answered in the process",
+				number(slices.Min(pick(both, func(w window) float64 { return float64(w.tokens) }))),
+				number(middle(pick(both, func(w window) float64 { return w.fill }))),
+				middle(pick(both, func(w window) float64 { return w.share }))),
 		atLeast(fmt.Sprintf("validate, %d goroutines", cores), "/s", pick(all, func(w window) float64 { return w.perSecond }), 1e6*float64(cores)).
 			with("%d sessions were revoked meanwhile", revokers.ended.Load()),
-		atLeast("validate, per CPU second", "/s", pick(append(one, all...), func(w window) float64 { return w.perCPUSecond }), 1e6),
-		atMost("allocations of a call, all loops included", "", pick(append(one, all...), func(w window) float64 { return w.allocs }), 0.05),
+		atLeast("validate, per CPU second", "/s", pick(both, func(w window) float64 { return w.perCPUSecond }), 1e6),
+		atMost("allocations of a call, all loops included", "", pick(both, func(w window) float64 { return w.allocs }), 0.05),
 		atMost("allocations of a hit by itself", "", []float64{s.allocsOfAHit(ctx, in)}, 0),
 		about("steady state, refilled from Redis", "/s", steady...).with("%.0f %% of the calls were answered in the process", share),
 	}
 	return rows, nil
+}
+
+// window fills the cache, measures n goroutines and waits until all entries are dead.
+func (s *stack) window(ctx context.Context, in *instance, revokers *revoker, n int) (window, error) {
+	revokers.idle.Store(true) // what is revoked while views are under way keeps its neighbours out of the cache
+	if err := pause(ctx, 300*time.Millisecond); err != nil {
+		return window{}, err
+	}
+	began := time.Now()
+	filled, err := validateAll(ctx, in, s.data.tokens, began.Add(nearFill))
+	if err != nil {
+		return window{}, err
+	}
+	took := time.Since(began)
+	end := time.Now().Add(s.round())
+	if dies := began.Add(nearLife - 100*time.Millisecond); dies.Before(end) {
+		end = dies
+	}
+	revokers.idle.Store(false)
+	misses, hit := in.counter(nearMisses), in.counter(nearHits)
+	w, err := hits(ctx, in, s.data.tokens[:filled], n, end)
+	if err != nil {
+		return window{}, err
+	}
+	hit = in.counter(nearHits) - hit
+	w.tokens, w.fill = filled, float64(filled)/took.Seconds()
+	w.share = 100 * hit / (hit + in.counter(nearMisses) - misses)
+	return w, pause(ctx, time.Until(end.Add(nearLife)))
 }
 
 const (

@@ -19,7 +19,7 @@ they get: the client of package cache, and the bare client under it (rueidis, sa
 
 const redisWorkers = 64
 
-func flushAll() cache.Cmd { return cache.Cmd{Name: "FLUSHALL"} }
+func flushAll() cache.Cmd { return cache.Cmd{Name: "FLUSHALL", Args: []string{"ASYNC"}} }
 
 func measureRedis(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.warm(ctx); err != nil {

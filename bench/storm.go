@@ -142,9 +142,6 @@ func measureStorm(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.activityDone(ctx); err != nil {
-		return nil, err
-	}
 	signIns := 200
 	if s.scale.name != "full" {
 		signIns = 20
@@ -232,9 +229,6 @@ const parallelClients = 120
 
 func measureClients(ctx context.Context, s *stack) ([]row, error) {
 	if err := s.load(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.activityDone(ctx); err != nil {
 		return nil, err
 	}
 	in, err := s.instance(ctx, nil)

@@ -143,15 +143,25 @@ func (p *program) tail() string {
 	return log[max(0, len(log)-4000):]
 }
 
-// warnings are the last lines above the level info.
+// warnings are what the log says above the level info, each with the last request and how often.
 func (p *program) warnings() string {
-	var lines []string
+	last, times, order := map[string]string{}, map[string]int{}, []string{}
 	for line := range strings.Lines(p.log()) {
-		if strings.Contains(line, "level=WARN") || strings.Contains(line, "level=ERROR") {
-			lines = append(lines, line)
+		_, what, found := strings.Cut(line, " level=")
+		if !found || (!strings.HasPrefix(what, "WARN") && !strings.HasPrefix(what, "ERROR")) {
+			continue
 		}
+		what, _, _ = strings.Cut(what, " request_id=")
+		if times[what]++; times[what] == 1 {
+			order = append(order, what)
+		}
+		last[what] = line
 	}
-	return strings.Join(lines[max(0, len(lines)-60):], "")
+	var b strings.Builder
+	for _, what := range order {
+		fmt.Fprintf(&b, "%4d× %s", times[what], last[what])
+	}
+	return b.String()
 }
 
 func (p *program) ended() bool {
