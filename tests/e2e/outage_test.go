@@ -199,11 +199,7 @@ func TestOutagesAreAnsweredAsPromised(t *testing.T) {
 	row("all is well", (*site).works)
 	row("Redis is wiped", func(s *site) { s.redis.FlushAll(); s.works() })
 	row("Redis is down", (*site).withoutRedis)
-	row("Redis hangs", func(s *site) {
-		s.redis.Pause()
-		defer s.redis.Resume()
-		s.works()
-	})
+	row("Redis hangs", (*site).withHangingRedis)
 	row("PostgreSQL is down", func(s *site) { s.withoutPostgres(s.pg.Kill, s.pg.Restart) })
 	row("PostgreSQL hangs", func(s *site) { s.withoutPostgres(s.pg.Pause, s.pg.Resume) })
 	row("PostgreSQL is read-only", (*site).readOnly)
@@ -216,6 +212,14 @@ func (s *site) withoutRedis() {
 	s.limits()
 	s.status(200, "degraded")
 	s.redis.Restart()
+	s.healed()
+}
+
+func (s *site) withHangingRedis() {
+	s.redis.Pause()
+	s.t.Cleanup(s.redis.Resume)
+	s.works()
+	s.redis.Resume()
 	s.healed()
 }
 
