@@ -30,8 +30,7 @@ type New struct {
 const lockUser = `select public_id, coalesce(is_active, false) from users where id = $1 for no key update`
 
 // endedColumns are what must be done about a session that an UPDATE of s just ended.
-const endedColumns = `s.public_id, s.token_hash, s.version,
-	array(select r.token_hash from session_retired_tokens r where r.session_id = s.id and r.valid_until > now())`
+const endedColumns = `s.id, s.public_id, s.token_hash, s.version`
 
 const evictSQL = `update sessions s
 	set is_active = false, revoked_at = clock_timestamp(), revoked_reason = 'session_limit', version = version + 1

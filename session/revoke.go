@@ -15,51 +15,76 @@ import (
 
 // gone is a session that a statement just ended.
 type gone struct {
+	row     int64
 	id      uuid.UUID
 	user    uuid.UUID // set where the statement says whose it was
 	hash    []byte
 	version int64
-	retired [][]byte // tokens it had, which were still honoured
 }
 
 func collectGone(rows pgx.Rows) ([]gone, error) {
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (gone, error) {
 		var g gone
-		err := row.Scan(&g.id, &g.hash, &g.version, &g.retired)
+		err := row.Scan(&g.row, &g.id, &g.hash, &g.version)
 		return g, err
 	})
 }
 
-// tokens are all tokens that were valid for g.
-func (g *gone) tokens() []ended {
-	out := make([]ended, 0, 1+len(g.retired))
-	for _, h := range append([][]byte{g.hash}, g.retired...) {
-		if len(h) == 32 {
-			out = append(out, ended{[32]byte(h), g.version})
+// honouredSQL finds the replaced tokens of sessions that had just been ended. It is a statement of its own, after the one
+// that ended them: that one may have waited for a refresh, whose replaced token its snapshot does not show.
+const honouredSQL = `select r.token_hash, s.version from session_retired_tokens r join sessions s on s.id = r.session_id
+	where r.session_id = any($1) and r.valid_until > now()`
+
+// tokens are all tokens that were valid for sessions.
+func tokens(ctx context.Context, tx *postgres.Tx, sessions []gone) ([]ended, error) {
+	rowIDs := make([]int64, len(sessions))
+	var out []ended
+	add := func(hash []byte, version int64) {
+		if len(hash) == 32 {
+			out = append(out, ended{[32]byte(hash), version})
 		}
 	}
-	return out
+	for i, g := range sessions {
+		rowIDs[i] = g.row
+		add(g.hash, g.version)
+	}
+	rows, err := tx.Query(ctx, honouredSQL, rowIDs)
+	if err != nil {
+		return nil, fmt.Errorf("read replaced tokens: %w", err)
+	}
+	var hash []byte
+	var version int64
+	_, err = pgx.ForEachRow(rows, []any{&hash, &version}, func() error {
+		add(hash, version)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read replaced tokens: %w", err)
+	}
+	return out, nil
 }
 
 // conclude notes the end of sessions and, once it is committed, makes all caches forget them.
 func (m *Manager) conclude(ctx context.Context, tx *postgres.Tx, sessions []gone, user uuid.UUID, why Cause) error {
-	var tokens []ended
-	for i := range sessions {
-		g := &sessions[i]
+	if len(sessions) == 0 {
+		return nil
+	}
+	dead, err := tokens(ctx, tx, sessions)
+	if err != nil {
+		return err
+	}
+	for _, g := range sessions {
 		if g.user != uuid.Nil {
 			user = g.user
 		}
 		if err := note(tx, "session.revoked", g.id, user, why); err != nil {
 			return err
 		}
-		tokens = append(tokens, g.tokens()...)
 	}
-	if len(sessions) > 0 {
-		tx.AfterCommit(func() {
-			m.counts.revoked.Add(uint64(len(sessions)))
-			m.bury(ctx, tokens)
-		})
-	}
+	tx.AfterCommit(func() {
+		m.counts.revoked.Add(uint64(len(sessions)))
+		m.bury(ctx, dead)
+	})
 	return nil
 }
 
@@ -90,7 +115,7 @@ func (m *Manager) Revoke(ctx context.Context, tx *postgres.Tx, owner int64, id u
 		where s.public_id = $1 and u.id = s.user_id and ($3 = s.user_id or $3 = $4)
 			and coalesce(s.is_active, false) and s.revoked_at is null
 		returning `+endedColumns+`, u.public_id`, id, why.Reason, owner, AnyOwner).
-		Scan(&g.id, &g.hash, &g.version, &g.retired, &g.user)
+		Scan(&g.row, &g.id, &g.hash, &g.version, &g.user)
 	if errors.Is(err, postgres.ErrNoRows) {
 		_, err = m.ByPublicID(ctx, tx, owner, id)
 		return err

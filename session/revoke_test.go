@@ -151,3 +151,59 @@ func TestPitfall23RevocationIsExactWithinASecond(t *testing.T) {
 		}
 	}
 }
+
+// A revocation that waits for a refresh ends the token that the refresh replaces as well, here and at once: its
+// statement began before there was a replaced token.
+func TestRevocationThatMeetsARefreshEndsTheReplacedToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	ctx := context.Background()
+	why := session.Cause{Reason: "test"}
+	for name, end := range map[string]func(m *session.Manager, tx *postgres.Tx, s session.Session) error{
+		"revoke": func(m *session.Manager, tx *postgres.Tx, s session.Session) error {
+			return m.Revoke(ctx, tx, s.DBUserID, s.ID, why)
+		},
+		"revoke all": func(m *session.Manager, tx *postgres.Tx, s session.Session) error {
+			_, err := m.RevokeAll(ctx, tx, s.DBUserID, why)
+			return err
+		},
+		"evict": func(m *session.Manager, tx *postgres.Tx, s session.Session) error {
+			_, err := m.Create(ctx, tx, session.New{UserID: s.DBUserID})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := w.instance(func(c *session.Config) {
+				c.MaxSessions, c.PollInterval, c.MaxBlind = 1, time.Minute, 2*time.Minute // the feed does not help
+			})
+			token, s := w.login(m)
+			var wg sync.WaitGroup
+			w.tx(func(tx *postgres.Tx) error { // its event's shard is held, so the refresh cannot commit
+				_, err := tx.Exec(ctx, `select pg_advisory_xact_lock(7205, event_shard($1))`, s.ID)
+				wg.Go(func() {
+					if _, e := m.Refresh(ctx, token); e != nil {
+						t.Error(e)
+					}
+				})
+				w.waiting("advisory")
+				if !valid(m, token) { // it is in the caches now
+					t.Error("not valid")
+				}
+				wg.Go(func() {
+					if e := w.db.InTx(ctx, func(tx *postgres.Tx) error { return end(m, tx, s) }); e != nil {
+						t.Error(e)
+					}
+				})
+				w.waiting("transactionid")
+				return err
+			})
+			wg.Wait()
+			if n := w.int(`select count(*) from session_retired_tokens where token_hash = $1`, sum(token)); n != 1 {
+				t.Fatal("the refresh came too late")
+			}
+			if valid(m, token) {
+				t.Error("the replaced token lives on")
+			}
+		})
+	}
+}

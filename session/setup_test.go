@@ -202,6 +202,15 @@ func eventually(tb testing.TB, bound time.Duration, ok func() bool) time.Duratio
 	return time.Since(start)
 }
 
+// waiting waits until somebody waits for a lock of this kind.
+func (w *world) waiting(event string) {
+	w.t.Helper()
+	eventually(w.t, 10*time.Second, func() bool {
+		return w.int(`select count(*) from pg_stat_activity
+			where wait_event_type = 'Lock' and wait_event = $1 and datname = current_database()`, event) > 0
+	})
+}
+
 func sum(token string) []byte {
 	h := sha256.Sum256([]byte(token))
 	return h[:]
