@@ -111,10 +111,7 @@ appendfsync everysec
 save ""
 maxmemory-policy noeviction
 `, l.RedisPort, pass, strconv.Quote(l.RedisDir))
-	if err = replace(l.RedisConf, text); err != nil {
-		return err
-	}
-	if err = account.Own(l.RedisConf); err != nil {
+	if err = account.WriteFile(l.RedisConf, text, false); err != nil {
 		return ErrAccess.WithCause(err)
 	}
 	return nil

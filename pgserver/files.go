@@ -116,10 +116,14 @@ func (s *Server) ensurePass(user string) (string, error) {
 	var raw [24]byte
 	_, _ = rand.Read(raw[:]) // never fails
 	pass = base64.RawURLEncoding.EncodeToString(raw[:])
-	if err := os.MkdirAll(filepath.Dir(s.cfg.PassFile), 0o700); err != nil {
+	if err = os.MkdirAll(filepath.Dir(s.cfg.PassFile), 0o700); err != nil {
 		return "", ErrAccess.WithCause(err)
 	}
-	if err := writeFile(s.cfg.PassFile, text+"*:*:*:"+user+":"+pass+"\n", !s.cfg.NoSync); err != nil {
+	us, err := proc.Current()
+	if err != nil {
+		return "", ErrAccess.WithCause(err)
+	}
+	if err = us.WriteFile(s.cfg.PassFile, text+"*:*:*:"+user+":"+pass+"\n", !s.cfg.NoSync); err != nil {
 		return "", fmt.Errorf("write pass file: %w", err)
 	}
 	return pass, nil
@@ -160,26 +164,6 @@ func parsePass(line string) (user, pass string, ok bool) {
 	return string(fields[userField]), string(fields[passField]), at == passField && len(fields[passField]) > 0
 }
 
-// writeFile replaces path in one step with a private file.
-func writeFile(path, text string, sync bool) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if sync && err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
-
 const (
 	confName    = "rootstream.conf"
 	includeLine = "include_if_exists '" + confName + "'"
@@ -198,10 +182,7 @@ func (s *Server) writeConf() error {
 		fmt.Fprintf(&b, "%s = %s\n", name, quoteParam(s.cfg.Params[name]))
 	}
 	path := filepath.Join(s.cfg.DataDir, confName)
-	if err := writeFile(path, b.String(), false); err != nil {
-		return ErrAccess.WithCause(err)
-	}
-	if err := s.account.Own(path); err != nil {
+	if err := s.account.WriteFile(path, b.String(), false); err != nil {
 		return ErrAccess.WithCause(err)
 	}
 	return s.includeConf()
@@ -209,7 +190,7 @@ func (s *Server) writeConf() error {
 
 func (s *Server) includeConf() error {
 	main := filepath.Join(s.cfg.DataDir, "postgresql.conf")
-	raw, err := os.ReadFile(main) //nolint:gosec // the operator's own folder
+	raw, err := s.account.ReadFile(main)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return ErrAccess.WithCause(err)
 	}
@@ -217,10 +198,7 @@ func (s *Server) includeConf() error {
 		return nil
 	}
 	text := strings.TrimRight(string(raw), "\n") + "\n" + includeLine + "\n"
-	if err := writeFile(main, strings.TrimLeft(text, "\n"), !s.cfg.NoSync); err != nil {
-		return ErrAccess.WithCause(err)
-	}
-	if err := s.account.Own(main); err != nil {
+	if err := s.account.WriteFile(main, strings.TrimLeft(text, "\n"), !s.cfg.NoSync); err != nil {
 		return ErrAccess.WithCause(err)
 	}
 	return nil

@@ -144,8 +144,8 @@ func DataVersion(dataDir string) (int, error) {
 	raw, err := os.ReadFile(filepath.Join(dataDir, "PG_VERSION")) //nolint:gosec // the operator's own folder
 	if err == nil {
 		major, broken := strconv.Atoi(strings.TrimSpace(string(raw)))
-		if broken != nil {
-			return 0, ErrNotEmpty.WithCause(fmt.Errorf("%s/PG_VERSION is unreadable: %w", dataDir, broken))
+		if broken != nil { // whose text would quote the file
+			return 0, ErrNotEmpty.WithCause(fmt.Errorf("%s/PG_VERSION holds no version", dataDir))
 		}
 		return major, nil
 	}

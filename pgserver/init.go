@@ -89,10 +89,7 @@ func (s *Server) syncParent() error {
 }
 
 func (s *Server) initdb(ctx context.Context, dir, passPath, pass string) error {
-	if err := writeFile(passPath, pass+"\n", false); err != nil {
-		return ErrAccess.WithCause(err)
-	}
-	if err := s.account.Own(passPath); err != nil {
+	if err := s.account.WriteFile(passPath, pass+"\n", false); err != nil {
 		return ErrAccess.WithCause(err)
 	}
 	local := "scram-sha-256"

@@ -602,3 +602,34 @@ func TestAPassFileOpenToOthersIsRefused(t *testing.T) {
 		t.Errorf("Password = %v", err)
 	}
 }
+
+func TestAConfigurationThatIsALinkIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	s := server(t, cfg)
+	if err := s.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(t.TempDir(), "master.key")
+	if err := os.WriteFile(key, []byte("k3ep-me-s4fe\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(cfg.DataDir, "postgresql.conf")
+	if err := errors.Join(os.Remove(conf), os.Symlink(key, conf)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(t.Context()); !errors.Is(err, pgserver.ErrAccess) {
+		t.Errorf("started: %v", err)
+	}
+	entries, err := os.ReadDir(cfg.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, _ := e.Info(); info != nil && info.Mode().IsRegular() {
+			if raw, _ := os.ReadFile(filepath.Join(cfg.DataDir, e.Name())); strings.Contains(string(raw), "k3ep-me-s4fe") {
+				t.Errorf("%s holds the key", e.Name())
+			}
+		}
+	}
+}

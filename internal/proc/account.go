@@ -96,9 +96,10 @@ func (a Account) MkdirAll(dir string) error {
 	return a.Own(dir)
 }
 
-// Own gives path to the account, if it is not its own already.
+// Own gives path to the account, if it is not its own already. A link is given
+// away itself, never what it leads to.
 func (a Account) Own(path string) error {
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (a Account) Own(path string) error {
 		}
 		return fmt.Errorf("%s belongs to another user (uid %d)", path, st.Uid)
 	}
-	return os.Chown(path, int(a.UID), int(a.GID))
+	return os.Lchown(path, int(a.UID), int(a.GID))
 }
 
 // CanEnter returns an error naming the first folder on the way to dir that the account cannot enter.
