@@ -171,20 +171,15 @@ func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client
 	if err != nil {
 		return Login{}, err
 	}
-	fresh := s.rehashed(ctx, a, in.Password)
+	if a.rehash {
+		if a.stored, err = s.rehashed(ctx, a, in.Password); err != nil {
+			return Login{}, err
+		}
+	}
+	proof := fingerprint(a.stored.Reveal())
 	var out Login
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
 		out = Login{}
-		proof := fingerprint(a.stored.Reveal())
-		if fresh != "" {
-			var replaced bool
-			if replaced, err = s.users.ReplaceHash(ctx, tx, a.PublicID, a.stored.Reveal(), fresh); err != nil {
-				return err
-			}
-			if replaced {
-				proof = fingerprint(fresh)
-			}
-		}
 		if !status.Enabled {
 			if err = s.stillProven(ctx, tx, a.ID, proof); err != nil {
 				return err
@@ -209,17 +204,39 @@ func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client
 	return out, nil
 }
 
-// rehashed is the password under today's parameters; "" if the stored hash is fine.
-func (s *Service) rehashed(ctx context.Context, a account, password string) string {
-	if !a.rehash {
-		return ""
-	}
-	hash, err := s.hasher.Hash(ctx, password)
+// rehashed stores a password that was proven under today's parameters and returns the hash it is proven against then.
+// If another sign-in was faster, that is the hash it stored, once the password is proven against that as well.
+func (s *Service) rehashed(ctx context.Context, a account, password string) (secret.Secret, error) {
+	fresh, err := s.hasher.Hash(ctx, password)
 	if err != nil {
 		s.log.WarnContext(ctx, "a password could not be hashed anew, its next sign-in tries again", "user_id", a.PublicID, "err", err)
-		return ""
+		return a.stored, nil
 	}
-	return hash
+	replaced := false
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+		replaced, err = s.users.ReplaceHash(ctx, tx, a.PublicID, a.stored.Reveal(), fresh)
+		return err
+	})
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	if replaced {
+		return secret.FromString(fresh), nil
+	}
+	stored, err := s.users.PasswordHash(ctx, a.PublicID)
+	if errors.Is(err, user.ErrNotFound) {
+		return secret.Secret{}, ErrInvalidCredentials
+	}
+	if err != nil {
+		return secret.Secret{}, err
+	}
+	switch checked, err := s.hasher.Verify(ctx, stored.Reveal(), password); {
+	case err != nil:
+		return secret.Secret{}, err
+	case !checked.OK: // the password was changed meanwhile
+		return secret.Secret{}, ErrInvalidCredentials
+	}
+	return stored, nil
 }
 
 // fingerprint stands for a stored hash where the hash itself need not be.

@@ -12,6 +12,7 @@ import (
 
 	"rootstream/auth"
 	"rootstream/errs"
+	"rootstream/mfa"
 	"rootstream/notify"
 	"rootstream/postgres"
 	"rootstream/session"
@@ -102,17 +103,7 @@ func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	u := w.register("ada")
-	weak, err := user.NewHasher(user.HasherConfig{Cost: user.Argon2{MemoryKiB: 32, Time: 1, Parallelism: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	hash, err := weak.Hash(t.Context(), password)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err = w.db.Exec(t.Context(), `update users set password_hash = $2 where public_id = $1`, u.PublicID, hash); err != nil {
-		t.Fatal(err)
-	}
+	w.weaken(u)
 	w.login("ada")
 	stored, err := w.users.PasswordHash(t.Context(), u.PublicID)
 	if err != nil {
@@ -123,6 +114,74 @@ func TestPitfall31RehashWhenParametersGrew(t *testing.T) {
 		t.Errorf("after a sign-in: %+v, %v", v, err)
 	}
 	w.login("ada")
+}
+
+// weaken stores the password as an older version would have hashed it.
+func (w *world) weaken(u user.User) {
+	w.t.Helper()
+	weak, err := user.NewHasher(user.HasherConfig{Cost: user.Argon2{MemoryKiB: 32, Time: 1, Parallelism: 1}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	hash, err := weak.Hash(w.t.Context(), password)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err = w.db.Exec(w.t.Context(), `update users set password_hash = $2 where public_id = $1`, u.PublicID, hash); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// lockWaits waits until n statements wait for a lock.
+func (w *world) lockWaits(n int) {
+	w.t.Helper()
+	for ctx, waiting := w.t.Context(), 0; waiting < n; {
+		if err := w.db.QueryRow(ctx, `select count(*) from pg_stat_activity
+			where wait_event_type = 'Lock' and datname = current_database()`).Scan(&waiting); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+// Sign-ins that find an old hash at once all replace it; only one can, and the others are right as well.
+func TestParallelSignInsRehashAndAllSucceed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	plain, strong := w.register("ada"), w.register("bob")
+	f := w.enroll(w.login("bob"))
+	for _, u := range []user.User{plain, strong} {
+		w.weaken(u)
+		const many = 3
+		answers := make(chan auth.Login, many)
+		var all sync.WaitGroup
+		err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error { // until all have read and proven the old hash
+			_, err := tx.Exec(t.Context(), `select from users where id = $1 for update`, u.ID)
+			for range many {
+				all.Go(func() {
+					l, err := w.Login(t.Context(), auth.Credentials{Login: u.Username, Password: password}, from(1))
+					if err != nil {
+						t.Errorf("%s: %v", u.Username, err)
+					}
+					answers <- l
+				})
+			}
+			w.lockWaits(many)
+			return err
+		})
+		all.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		close(answers)
+		for l := range answers {
+			if l.Challenge == nil {
+				continue
+			}
+			if _, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: l.Challenge.ID, Method: mfa.TOTP, Code: f.next()}, from(1)); err != nil {
+				t.Errorf("the challenge of %s: %v", u.Username, err)
+			}
+		}
+	}
 }
 
 func TestHundredParallelLoginsNeverPassTheSessionLimit(t *testing.T) {
