@@ -13,6 +13,7 @@ func Listeners(table string, port uint64) []string { return listeners(table, por
 func URLOf(listen string, tls bool) string         { return urlOf(listen, tls) }
 func ReadPorts(path string) (int, error)           { return readPorts(path) }
 func HasVar(environ, want []byte) bool             { return hasVar(environ, want) }
+func Owns(l Layout, name string, pid int) bool     { return l.owns(name, pid) }
 func LockHolder(path string) string                { return lockHolder(path) }
 func LetPass(ctx context.Context, dir string, a proc.Account) error {
 	return letPass(ctx, slog.New(slog.DiscardHandler), dir, a)

@@ -2,8 +2,10 @@ package devstack_test
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,6 +52,43 @@ func TestRotateKeepsTheNewestAndLetsWritersGoOn(t *testing.T) {
 	want := map[string]string{"a.log": "short", "a.log.1": "th-line\n", "a.log.2": "th-line\n", "a.log.3": "rd-line\n"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A shell or an editor in the folder is not ours to end.
+func TestOnlyServersAreTakenForRedis(t *testing.T) {
+	t.Parallel()
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tools := t.TempDir()
+	l := devstack.Layout{RedisDir: t.TempDir(), RedisServer: "/opt/redis-server-of-our-own"}
+	for _, tt := range []struct {
+		name, dir string
+		want      bool
+	}{
+		{"redis-server", l.RedisDir, true},
+		{"valkey-server", l.RedisDir, true},
+		{"redis-server-of-our-own", l.RedisDir, true},
+		{"redis-server", tools, false},
+		{"bash", l.RedisDir, false},
+		{"redis-cli", l.RedisDir, false},
+	} {
+		path := filepath.Join(tools, tt.name)
+		if err := os.Symlink(sleep, path); err != nil && !errors.Is(err, fs.ErrExist) {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), path, "60")
+		cmd.Dir = tt.dir
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if got := devstack.Owns(l, "redis", cmd.Process.Pid); got != tt.want {
+			t.Errorf("%s in %s: %v", tt.name, tt.dir, got)
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
 	}
 }
 

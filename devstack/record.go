@@ -18,7 +18,7 @@ import (
 
 // marker is in the environment of node and serve, so that one whose record was
 // never written, because its parent was killed right then, is found as well.
-// Redis writes over its environment; it is known by the folder it works in.
+// Redis writes over its environment; it is known by its name and the folder it works in.
 const marker = "RS_STACK_CHILD="
 
 type record struct {
@@ -75,11 +75,17 @@ func (l Layout) leftovers(name string) []proc.ID {
 // owns reports whether process pid is a child of that name, of this folder.
 func (l Layout) owns(name string, pid int) bool {
 	if name == redisName {
-		_, cwd := proc.Command(pid)
-		return cwd == l.RedisDir
+		name, cwd := proc.Command(pid)
+		return cwd == l.RedisDir && l.isRedis(name)
 	}
 	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	return err == nil && hasVar(env, []byte(l.mark(name)))
+}
+
+// isRedis reports whether a process of that name, of which the system keeps 15 bytes, is a server and not, say, a shell.
+func (l Layout) isRedis(name string) bool {
+	own := filepath.Base(l.RedisServer)
+	return name == "redis-server" || name == "valkey-server" || name == own[:min(len(own), 15)]
 }
 
 func hasVar(environ, want []byte) bool {
