@@ -106,4 +106,5 @@ const (
 	LockSQL   = lockUser
 	EvictSQL  = evictSQL
 	InsertSQL = insertSQL
+	PollSQL   = pollSQL
 )

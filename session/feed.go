@@ -20,14 +20,16 @@ type feed struct {
 	lag      lagged
 }
 
-// pollSQL reads what became visible since the last snapshot, each row once, whatever the order of commits: the
-// transactions that had not ended by then, and those that began since. Rows written lately are read again, since a
-// server that crashed or was replaced may give transaction ids out a second time.
+// pollSQL reads what became visible since the last snapshot, each row once, whatever the order of commits: of the
+// transactions that had not ended by then, and of those that began since. The former are named one by one, so that one
+// that stays open for long does not make every reading go through all that was written after it began. Rows written
+// lately are read again, since a server that crashed or was replaced may give transaction ids out a second time.
 const pollSQL = `select pg_current_snapshot()::text, pg_postmaster_start_time(), clock_timestamp(),
 	i.id, i.token_hash, i.version, i.denied_from, i.at
 	from (values (1)) one left join (
-		select * from session_invalidations
-		where xid >= pg_snapshot_xmin($1::text::pg_snapshot) and not pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
+		select * from session_invalidations where xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+		union all
+		select * from session_invalidations where xid = any(array(select pg_snapshot_xip($1::text::pg_snapshot)))
 		union all
 		select * from session_invalidations where at > now() - make_interval(secs => $2)
 	) i on true`

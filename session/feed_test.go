@@ -126,6 +126,56 @@ func TestALateCommitIsHeardOf(t *testing.T) {
 	eventually(t, 3*time.Second, func() bool { return !valid(m, token) })
 }
 
+// While a transaction stays open, a reading does not go through all that was written since it began.
+func TestAnOpenTransactionDoesNotMakeReadingsLong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	w.tx(func(tx *postgres.Tx) error {
+		const write = `insert into session_invalidations (token_hash, version, at)
+			select sha256(n::text::bytea), 1, now() - interval '10 minutes' from generate_series(1, $1) n`
+		if _, err := tx.Exec(t.Context(), write, 1); err != nil {
+			return err
+		}
+		for range 10 {
+			w.exec(write, 1000)
+		}
+		w.exec(`analyze session_invalidations`)
+		var snapshot string
+		var plan []struct{ Plan scanned }
+		if err := w.db.QueryRow(t.Context(), `select pg_current_snapshot()::text`).Scan(&snapshot); err != nil {
+			return err
+		}
+		err := w.db.QueryRow(t.Context(), `explain (analyze, format json) `+session.PollSQL, snapshot, 1.0).Scan(&plan)
+		if err != nil {
+			return err
+		}
+		if n := plan[0].Plan.rows(); n > 100 {
+			t.Errorf("a reading with nothing new goes through %v rows", n)
+		}
+		return nil
+	})
+}
+
+// scanned is what a part of a plan went through.
+type scanned struct {
+	Relation string    `json:"Relation Name"`
+	Loops    float64   `json:"Actual Loops"`
+	Rows     float64   `json:"Actual Rows"`
+	Filtered float64   `json:"Rows Removed by Filter"`
+	Parts    []scanned `json:"Plans"`
+}
+
+func (s scanned) rows() float64 {
+	n := 0.0
+	if s.Relation != "" {
+		n = (s.Rows + s.Filtered) * s.Loops
+	}
+	for _, p := range s.Parts {
+		n += p.rows()
+	}
+	return n
+}
+
 // The list of what was revoked is in PostgreSQL: a restart forgets nothing, and ends nobody's session.
 func TestPitfall22RestartForgetsNothingAndEndsNothing(t *testing.T) {
 	t.Parallel()
