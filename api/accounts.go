@@ -85,7 +85,7 @@ func (s *Server) accountRoutes() {
 		return nothing(s.deps.Auth.ResendVerification(ctx, caller(ctx)))
 	})
 	handle(s, huma.Operation{OperationID: "get-me", Method: http.MethodGet, Path: "/v1/users/me", Tags: tags, Summary: "My account"},
-		anyUser, func(ctx context.Context, _ *empty) (*output[user.User], error) {
+		enrolling, func(ctx context.Context, _ *empty) (*output[user.User], error) {
 			return reply(s.deps.Users.ByPublicID(ctx, caller(ctx).UserID))
 		})
 	handle(s, huma.Operation{OperationID: "update-me", Method: http.MethodPatch, Path: "/v1/users/me", Tags: tags, Summary: "Change my profile"},

@@ -24,6 +24,7 @@ type access struct {
 	public  bool         // anybody
 	service bool         // programs on this machine and holders of a service token, instead of people
 	role    session.Role // the least role
+	partway bool         // those as well who must set up a second factor before they may do anything else
 	fresh   bool         // who they are was proven a short while ago, with the second factor if there is one
 	body    int          // largest body; 0 means maxBody
 }
@@ -34,6 +35,7 @@ type access struct {
 var (
 	anybody     = access{public: true}
 	anyUser     = access{role: session.RoleUser}
+	enrolling   = access{role: session.RoleUser, partway: true}
 	anyOperator = access{role: session.RoleOperator}
 	operating   = access{role: session.RoleOperator, fresh: true}
 	freshAdmin  = access{role: session.RoleAdmin, fresh: true}
@@ -140,6 +142,11 @@ func (s *Server) admit(r *http.Request, a access) error {
 	f.principal = auth.Principal{View: view}
 	if err := f.principal.RequireRole(a.role); err != nil {
 		return err
+	}
+	if !a.partway {
+		if err := s.deps.Auth.RequireFactor(ctx, f.principal); err != nil {
+			return err
+		}
 	}
 	if a.fresh {
 		return s.deps.Auth.RequireFresh(ctx, f.principal)

@@ -184,3 +184,32 @@ func TestForeignStreams(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoMustHaveAFactorMayOnlySetOneUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.auth.FactorRequired = true })
+	w.do("POST", "/v1/users", object{"username": "ada", "email": "ada@example.org", "password": "k3ttle-9"}).want(201)
+	token := w.do("POST", "/v1/auth/login", object{"login": "ada", "password": "k3ttle-9"}).want(200).text("token")
+	_, err := w.db.Exec(t.Context(), `update users set role = 'admin'`)
+	must(t, err)
+	must(t, w.sessions.Poll(t.Context()))
+	allowed := map[string]bool{
+		"refresh": true, "forward-auth": true, "get-me": true, "logout": true, "reauthenticate": true, "mfa-status": true, "mfa-attempts": true, "enroll-totp": true,
+		"confirm-totp": true, "remove-totp": true, "regenerate-backup-codes": true,
+	}
+	for _, op := range w.described().ops {
+		if !op.people() || allowed[op.ID] {
+			continue
+		}
+		path := strings.NewReplacer("{id}", uuid.NewString(), "{viewer_id}", uuid.NewString()).Replace(op.path)
+		w.do(op.method, path, nil, as(token)).problem(403, "factor_required")
+	}
+	token = w.do("POST", "/v1/auth/reauthenticate", object{"password": "k3ttle-9"}, as(token)).want(200).text("token")
+	w.do("GET", "/v1/users/me", nil, as(token)).want(200)
+	f := w.enroll(token)
+	w.do("GET", "/v1/mfa", nil, as(token)).want(200)
+	w.do("GET", "/v1/streams", nil, as(token)).want(200)
+	token = w.do("POST", "/v1/auth/reauthenticate", object{"code": f.next()}, as(token)).want(200).text("token")
+	w.do("DELETE", "/v1/mfa/totp/"+f.id, nil, as(token)).problem(403, "factor_required")
+	w.do("POST", "/v1/auth/logout", nil, as(token)).want(204)
+}

@@ -35,6 +35,12 @@ type operation struct {
 		Content  map[string]struct{ Schema schema }
 	} `json:"requestBody"`
 	Responses map[string]json.RawMessage
+	Security  []map[string][]string
+}
+
+// people reports whether an operation is for somebody who is signed in.
+func (op operation) people() bool {
+	return slices.ContainsFunc(op.Security, func(s map[string][]string) bool { _, is := s["cookie"]; return is })
 }
 
 // described is the API as it describes itself.

@@ -106,13 +106,13 @@ func (s *Server) signInRoutes() {
 	})
 	handle(s, huma.Operation{
 		OperationID: "logout", Method: http.MethodPost, Path: "/v1/auth/logout", DefaultStatus: http.StatusNoContent, Tags: tags, Summary: "Sign out",
-	}, anyUser, func(ctx context.Context, _ *empty) (*signedOut, error) {
+	}, enrolling, func(ctx context.Context, _ *empty) (*signedOut, error) {
 		return signOut(ctx, s.deps.Auth.Logout(ctx, factsOf(ctx).token))
 	})
 	handle(s, huma.Operation{
 		OperationID: "reauthenticate", Method: http.MethodPost, Path: "/v1/auth/reauthenticate", Tags: tags, Summary: "Prove again that it is you",
 		Description: "A password makes the sign-in fresh, a code raises the session to AAL2. The session gets a new token; the old one ends at once.",
-	}, anyUser, func(ctx context.Context, in *proofInput) (*signedIn[grantBody], error) {
+	}, enrolling, func(ctx context.Context, in *proofInput) (*signedIn[grantBody], error) {
 		g, err := s.deps.Auth.Reauthenticate(ctx, caller(ctx), auth.Proof(in.Body), client(ctx))
 		return granted(ctx, g, err)
 	})

@@ -61,7 +61,7 @@ type KeysConfig struct {
 // AuthConfig is signing up and in.
 type AuthConfig struct {
 	PasswordMinLength int           `yaml:"password_min_length" default:"15" doc:"Shortest password, in characters, where no second factor is enrolled; 8 where one is."`
-	FactorRequired    bool          `yaml:"factor_required" default:"false" doc:"Every account must enrol a second factor, so passwords of 8 characters do."`
+	FactorRequired    bool          `yaml:"factor_required" default:"false" doc:"Every account must have a second factor: without one it may do nothing but set one up, and the last one stays. Passwords of 8 characters do then."`
 	ChallengeTTL      time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
 	FreshFor          time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a proof of identity must be for sensitive acts."`
 	HashQueue         time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`

@@ -17,7 +17,7 @@ type Config struct {
 	Keep         time.Duration // of finished challenges and tokens; 0 means 24h
 	SweepEvery   time.Duration // between clean-ups of Run; 0 means 5m
 
-	// FactorRequired says that every account must have a second factor, so shorter passwords do.
+	// FactorRequired says that every account must have a second factor, so shorter passwords do: see RequireFactor.
 	FactorRequired bool
 	// Now replaces the process's clock in rules of freshness and limits; nil means time.Now.
 	Now func() time.Time

@@ -16,6 +16,9 @@ var (
 	// ErrAALRequired says that the session must be proven again first.
 	ErrAALRequired = errs.New(errs.Forbidden, "aal_required", "confirm that it is you first").
 			WithHint("POST /v1/auth/reauthenticate")
+	// ErrFactorRequired says that the account must have a second factor first, or keep the one it has.
+	ErrFactorRequired = errs.New(errs.Forbidden, "factor_required", "every account here needs a second factor").
+				WithHint("set one up: POST /v1/mfa/totp")
 	// ErrRoleRequired says that the account's role does not allow it.
 	ErrRoleRequired = errs.New(errs.Forbidden, "role_required", "this account may not do that")
 	// ErrAdminExists says that the first administrator is there already.

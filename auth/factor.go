@@ -69,6 +69,9 @@ func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID,
 		if err != nil || before == after {
 			return err
 		}
+		if s.cfg.FactorRequired {
+			return ErrFactorRequired // and the factor stays
+		}
 		return s.notice(tx, notify.TopicFactorRemoved, u.PublicID)
 	})
 }

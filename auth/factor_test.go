@@ -198,3 +198,18 @@ func TestSuspensionIsMailedOnce(t *testing.T) {
 	_, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: c.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
 	wantCode(t, err, errs.Unauthenticated, "invalid_code")
 }
+
+func TestARequiredFactorIsSetUpAndStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.config.FactorRequired = true })
+	w.register("ada")
+	g := w.login("ada")
+	wantCode(t, w.RequireFactor(t.Context(), w.principal(g)), errs.Forbidden, "factor_required")
+	f := w.enroll(g)
+	strong := w.principal(w.signIn("ada", f))
+	if err := w.RequireFactor(t.Context(), strong); err != nil {
+		t.Error(err)
+	}
+	wantCode(t, w.RemoveTOTP(t.Context(), strong, f.id, from(1)), errs.Forbidden, "factor_required")
+	w.challenge("ada") // it still asks for it
+}

@@ -50,6 +50,18 @@ func (s *Service) RequireFresh(ctx context.Context, p Principal) error {
 	return p.RequireFreshLogin(s.cfg.Now(), s.cfg.FreshFor)
 }
 
+// RequireFactor refuses an account without a second factor where every account must have one.
+func (s *Service) RequireFactor(ctx context.Context, p Principal) error {
+	if !s.cfg.FactorRequired {
+		return nil
+	}
+	enrolled, err := s.mfa.HasFactor(ctx, s.db, p.DBUserID)
+	if err == nil && !enrolled {
+		return ErrFactorRequired
+	}
+	return err
+}
+
 // Actor is the principal as the one who administers.
 func (p Principal) Actor() Actor { return Actor{id: p.UserID, role: p.Role} }
 
