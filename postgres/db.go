@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	pgxuuid "github.com/vgarvardt/pgx-google-uuid/v5"
 
 	"rootstream/errs"
 )
@@ -23,6 +24,7 @@ type Config struct {
 	ConnectTimeout   time.Duration // longest wait for a new one; 0 means 3s
 	StatementTimeout time.Duration // longest statement; 0 means 30s
 	LockTimeout      time.Duration // longest wait for a lock; 0 means 5s
+	OnCommit         func(*Tx)     // told of every acknowledged commit of InTx, after its AfterCommit; must be quick
 	Registerer       prometheus.Registerer
 	Logger           *slog.Logger // nil means slog.Default
 }
@@ -98,11 +100,15 @@ func Open(ctx context.Context, cfg Config) (*DB, error) {
 	return &DB{pool: pool, cfg: cfg}, nil
 }
 
-// prepareSession sets what every connection of ours has, whatever the server's defaults are.
+// prepareSession sets what every connection of ours has, whatever the server's defaults are: an acknowledged commit is
+// on disk, and every statement sees what was committed before it.
 func prepareSession(ctx context.Context, c *pgx.Conn, cfg Config) error {
+	pgxuuid.Register(c.TypeMap())
 	_, err := c.Exec(ctx, `select set_config('rootstream.writer', 'on', false), set_config('TimeZone', 'UTC', false),
 		set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false),
-		set_config('idle_in_transaction_session_timeout', '30s', false)`,
+		set_config('idle_in_transaction_session_timeout', '30s', false),
+		set_config('default_transaction_isolation', 'read committed', false),
+		set_config('synchronous_commit', replace(current_setting('synchronous_commit'), 'off', 'on'), false)`,
 		milliseconds(cfg.StatementTimeout), milliseconds(cfg.LockTimeout))
 	if err != nil {
 		return fmt.Errorf("prepare a connection: %w", err)

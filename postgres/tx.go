@@ -11,7 +11,8 @@ import (
 
 // Tx is a transaction of [DB.InTx]. It is for one goroutine.
 type Tx struct {
-	tx       pgx.Tx
+	conn     *pgx.Conn
+	begun    bool
 	deadline time.Time // no statement waits longer, whatever the caller's context says
 	values   map[any]any
 	before   []func(context.Context) error
@@ -52,16 +53,12 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 		return err
 	}
 	defer c.Release()
-	begun, err := c.Begin(ctx)
-	if err != nil {
-		return fmt.Errorf("begin: %w", classify(err))
-	}
-	tx := &Tx{tx: begun}
+	tx := &Tx{conn: c.Conn()}
 	tx.deadline, _ = ctx.Deadline() // InTx set one
 	committed := false
 	defer func() { // also when fn panics or ends the goroutine
 		if !committed {
-			rollback(ctx, begun)
+			tx.rollback(ctx)
 		}
 	}()
 	if err := fn(tx); err != nil {
@@ -71,7 +68,7 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 		return err
 	}
 	committed = true // or nobody knows; in no case is there anything to roll back
-	if err := begun.Commit(ctx); err != nil {
+	if err := tx.commit(ctx); err != nil {
 		if rolledBack(err) {
 			return fmt.Errorf("commit: %w", classify(err))
 		}
@@ -80,7 +77,34 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 	for _, f := range tx.after {
 		f()
 	}
+	if db.cfg.OnCommit != nil {
+		db.cfg.OnCommit(tx)
+	}
 	return nil
+}
+
+// begin is sent together with the first statement.
+const begin = "begin isolation level read committed read write"
+
+func (tx *Tx) commit(ctx context.Context) error {
+	if !tx.begun {
+		return nil
+	}
+	tag, err := tx.conn.Exec(ctx, "commit")
+	if err == nil && tag.String() != "COMMIT" {
+		return pgx.ErrTxCommitRollback
+	}
+	return err
+}
+
+// rollback ends the transaction even when ctx is over; a connection that cannot is dropped by the pool.
+func (tx *Tx) rollback(ctx context.Context) {
+	if !tx.begun || tx.conn.IsClosed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_, _ = tx.conn.Exec(ctx, "rollback")
 }
 
 // finish runs what was deferred; a deferred function may defer another.
@@ -97,13 +121,6 @@ func (tx *Tx) finish(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// rollback ends the transaction even when ctx is over; a connection that cannot is dropped by the pool.
-func rollback(ctx context.Context, tx pgx.Tx) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	_ = tx.Rollback(ctx)
 }
 
 // BeforeCommit makes fn one of the transaction's last statements, in the order of first use.
@@ -129,20 +146,43 @@ func (tx *Tx) SetValue(key, v any) {
 
 // Exec runs one statement.
 func (tx *Tx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if !tx.begun {
+		first := tx.SendBatch(ctx, one(sql, args))
+		tag, err := first.Exec()
+		if failed := first.Close(); err == nil {
+			err = failed
+		}
+		return tag, err
+	}
 	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
 	defer cancel()
-	tag, err := tx.tx.Exec(ctx, sql, args...)
+	tag, err := tx.conn.Exec(ctx, sql, args...)
 	return tag, classify(err)
 }
 
 // Query runs one statement that returns rows, which must be closed before the next statement.
 func (tx *Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if !tx.begun {
+		first := tx.SendBatch(ctx, one(sql, args))
+		rows, err := first.Query()
+		if err != nil {
+			_ = first.Close() // it says the same
+			return rows, err
+		}
+		return &heldRows{Rows: rows, release: func() { _ = first.Close() }}, nil // rows.Err has told what went wrong
+	}
 	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
-	rows, err := tx.tx.Query(ctx, sql, args...)
+	rows, err := tx.conn.Query(ctx, sql, args...)
 	if err != nil {
 		cancel()
 	}
 	return &heldRows{Rows: rows, release: cancel}, classify(err)
+}
+
+func one(sql string, args []any) *pgx.Batch {
+	b := &pgx.Batch{}
+	b.Queue(sql, args...)
+	return b
 }
 
 // QueryRow runs one statement that returns at most one row.
@@ -154,13 +194,29 @@ func (tx *Tx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 // SendBatch pipelines statements: one round trip for all of them.
 func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
-	return &heldBatch{BatchResults: tx.tx.SendBatch(ctx, b), release: cancel}
+	if tx.begun {
+		return &heldBatch{BatchResults: tx.conn.SendBatch(ctx, b), release: cancel}
+	}
+	tx.begun = true
+	both := &pgx.Batch{QueuedQueries: append([]*pgx.QueuedQuery{{SQL: begin}}, b.QueuedQueries...)}
+	results := &heldBatch{BatchResults: tx.conn.SendBatch(ctx, both), release: cancel}
+	if _, err := results.Exec(); err != nil {
+		_ = results.Close() // it says the same
+		return failedBatch{err: fmt.Errorf("begin: %w", err)}
+	}
+	return results
 }
 
 // CopyFrom bulk-loads rows into a table.
 func (tx *Tx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
 	ctx, cancel := context.WithDeadline(ctx, tx.deadline)
 	defer cancel()
-	n, err := tx.tx.CopyFrom(ctx, table, columns, src)
+	if !tx.begun {
+		tx.begun = true
+		if _, err := tx.conn.Exec(ctx, begin); err != nil {
+			return 0, fmt.Errorf("begin: %w", classify(err))
+		}
+	}
+	n, err := tx.conn.CopyFrom(ctx, table, columns, src)
 	return n, classify(err)
 }
