@@ -21,7 +21,7 @@ func quiet(c *session.Config) { c.Logger = slog.New(slog.DiscardHandler) }
 func TestSessionsSurviveTheDatabasesDeath(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
-	w := newWorldOn(t, server.DSN(), true)
+	w := newWorldOn(t, postgres.Config{DSN: server.DSN(), StatementTimeout: 3 * time.Second}, true)
 	m := w.instance(quiet, func(c *session.Config) { c.MaxBlind, c.PollInterval = 2*time.Second, 50*time.Millisecond })
 	id, _ := w.user()
 	kept, _ := w.loginAs(m, session.New{UserID: id})

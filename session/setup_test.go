@@ -38,12 +38,12 @@ type world struct {
 
 func newWorld(tb testing.TB, withRedis bool) *world {
 	tb.Helper()
-	return newWorldOn(tb, postgrestest.DSN(tb), withRedis)
+	return newWorldOn(tb, postgres.Config{DSN: postgrestest.DSN(tb)}, withRedis)
 }
 
-func newWorldOn(tb testing.TB, dsn string, withRedis bool) *world {
+func newWorldOn(tb testing.TB, cfg postgres.Config, withRedis bool) *world {
 	tb.Helper()
-	w := &world{t: tb, dsn: dsn, db: postgrestest.Open(tb, postgres.Config{DSN: dsn})}
+	w := &world{t: tb, dsn: cfg.DSN, db: postgrestest.Open(tb, cfg)}
 	if withRedis {
 		w.redis = cachetest.Server(tb)
 	}
