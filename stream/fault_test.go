@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/errs"
 	"rootstream/postgres"
@@ -69,6 +70,35 @@ func TestAWipedRedisForgetsViewersButNotPeakAndTotal(t *testing.T) {
 	closed, err := r.stop(a, id)
 	if err != nil || closed.PeakViewers != 4 || closed.TotalViewers < 4 {
 		t.Errorf("stop = %+v, %v", closed, err)
+	}
+}
+
+// Redis may come back with lines that are written already, before those that are not.
+func TestARolledBackRedisLosesNoVisitAndRepeatsNone(t *testing.T) {
+	t.Parallel()
+	server := cachetest.Server(t)
+	r := newRig(t, server.Client(t, patient), often)
+	a := r.account("ada")
+	id := r.live(a).Stream.PublicID
+	log := cache.StreamViewers(id) + ":log"
+	first := r.join(a, id)
+	if server.Do("COPY", log, "saved") != int64(1) {
+		t.Fatal("nothing to be written")
+	}
+	r.flush()
+	server.Do("RENAME", "saved", log)
+	for range 2 {
+		r.join(a, id)
+	}
+	if err := r.Leave(t.Context(), a, id, first); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "all is written", func() bool { r.flush(); return server.Do("EXISTS", log, cache.StreamViewers(id)+":sent") == int64(0) })
+	if got := r.usage(a); !strings.HasSuffix(got, "viewer_join viewer_join viewer_join viewer_leave") || strings.Count(got, "viewer_join") != 3 {
+		t.Errorf("usage = %s", got)
+	}
+	if n := r.scan(`select count(*)::text from events where name like 'viewer.%'`); n != "4" {
+		t.Errorf("%s events", n)
 	}
 }
 

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -204,8 +203,8 @@ func (s *Store) writeFigures(ctx context.Context, found []swept) error {
 	return nil
 }
 
-// writeLines appends the events and the usage of joins and leaves, once: lines
-// fetched again after a crash are known by their first event's key.
+// writeLines appends the events and the usage of joins and leaves. Lines may be fetched again, after a crash here or
+// because Redis came back with old ones; each is written once.
 func (s *Store) writeLines(ctx context.Context, f swept) error {
 	visits := make([]visit, 0, len(f.lines))
 	for _, line := range f.lines {
@@ -214,7 +213,7 @@ func (s *Store) writeLines(ctx context.Context, f swept) error {
 		}
 	}
 	err := s.db.InTx(ctx, func(tx *postgres.Tx) error { return writeVisits(ctx, tx, f.liveRow, visits) })
-	if err != nil && !errors.Is(err, event.ErrDuplicate) {
+	if err != nil { // ErrDuplicate too: somebody else is writing them, and the next sweep sees which
 		return fmt.Errorf("write viewers down: %w", err)
 	}
 	if _, err := s.scripts.acknowledge.Exec(ctx, s.cache, viewerKeys(f.PublicID), f.token); err != nil {
@@ -277,6 +276,9 @@ func readVisit(line string) (visit, bool) {
 	return v, true
 }
 
+// key is of the event: a viewer joins once and leaves once.
+func (v visit) key() string { return fmt.Sprintf("viewers:%s:%t", v.viewer, v.left.IsZero()) }
+
 func (v visit) seconds() int64 {
 	if v.left.IsZero() {
 		return 0
@@ -286,9 +288,13 @@ func (v visit) seconds() int64 {
 
 func writeVisits(ctx context.Context, tx *postgres.Tx, of liveRow, visits []visit) error {
 	var ids, users, seconds []int64
-	var kinds []string
+	var keys, kinds []string
 	for _, v := range visits {
-		ids = append(ids, v.user)
+		ids, keys = append(ids, v.user), append(keys, v.key())
+	}
+	written, err := event.NewStore(tx).Used(ctx, keys)
+	if err != nil {
+		return fmt.Errorf("find visits: %w", err)
 	}
 	known := map[int64]uuid.UUID{} // an account may be gone
 	rows, _ := tx.Query(ctx, `select id, public_id from users where id = any($1::bigint[]) for key share`, ids)
@@ -300,22 +306,20 @@ func writeVisits(ctx context.Context, tx *postgres.Tx, of liveRow, visits []visi
 	var times []time.Time
 	for _, v := range visits {
 		user, ok := known[v.user]
-		if !ok {
+		if !ok || written[v.key()] {
 			continue
 		}
+		written[v.key()] = true
 		e, kind, at := v.event(of, user), "viewer_join", v.joined
 		if !v.left.IsZero() {
 			kind, at = "viewer_leave", v.left
-		}
-		if len(times) == 0 { // of the batch, whoever of it is known
-			e.IdempotencyKey = fmt.Sprintf("viewers:%s:%t", visits[0].viewer, visits[0].left.IsZero())
 		}
 		if err := event.Append(tx, e); err != nil {
 			return err
 		}
 		users, kinds, seconds, times = append(users, v.user), append(kinds, kind), append(seconds, v.seconds()), append(times, at)
 	}
-	_, err := tx.Exec(ctx, `insert into usage_logs (user_id, stream_id, event_type, duration_seconds, created_at)
+	_, err = tx.Exec(ctx, `insert into usage_logs (user_id, stream_id, event_type, duration_seconds, created_at)
 		select v.u, $1, v.k, v.s, v.t from unnest($2::bigint[], $3::text[], $4::bigint[], $5::timestamptz[]) v(u, k, s, t)`,
 		of.ID, users, kinds, seconds, times)
 	if err != nil {
@@ -335,5 +339,6 @@ func (v visit) event(of liveRow, user uuid.UUID) event.New {
 	}
 	return event.New{
 		Aggregate: event.Ref{Type: "stream", ID: of.PublicID}, Name: name, Data: data, UserID: &user, Expect: event.Any,
+		IdempotencyKey: v.key(),
 	}
 }
