@@ -105,7 +105,7 @@ func (s *Server) accountRoutes() {
 	}, anyUser, func(ctx context.Context, _ *empty) (*signedOut, error) {
 		return signOut(ctx, s.deps.Auth.DeleteAccount(ctx, caller(ctx), client(ctx)))
 	})
-	handle(s, huma.Operation{OperationID: "export-me", Method: http.MethodGet, Path: "/v1/users/me/export", Tags: tags, Summary: "Everything that is kept about me"},
+	handle(s, huma.Operation{OperationID: "export-me", Method: http.MethodGet, Path: "/v1/users/me/export", Tags: tags, Summary: "Everything that is kept about me", Description: "Needs a fresh proof of identity: see reauthenticate. At most 1000 tried codes and events each; truncated says that there are older ones."},
 		anyUser, func(ctx context.Context, _ *empty) (*output[auth.Export], error) {
 			return reply(s.deps.Auth.Export(ctx, caller(ctx)))
 		})

@@ -81,6 +81,7 @@ type RateConfig struct {
 	RecoveryNetwork int           `yaml:"recovery_network" default:"20" doc:"Recovery requests from one client network."`
 	RecoveryAccount int           `yaml:"recovery_account" default:"4" doc:"Mails an hour that strangers can cause to one account; more are dropped silently."`
 	ProofAccount    int           `yaml:"proof_account" default:"120" doc:"Proofs of identity and changes of factors in the sessions of one account."`
+	ExportAccount   int           `yaml:"export_account" default:"10" doc:"Exports an hour that somebody gets of their own account."`
 	FreeClient      int           `yaml:"free_client" default:"5" doc:"Failed sign-ins to one account from one client network, or one known device, before each further try must wait 2, 4, 8… seconds."`
 	FreeAccount     int           `yaml:"free_account" default:"50" doc:"The same from everywhere but known devices."`
 	MaxWait         time.Duration `yaml:"max_wait" default:"15m" doc:"The longest such wait."`

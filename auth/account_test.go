@@ -160,11 +160,13 @@ func TestExportHoldsEverythingButSecrets(t *testing.T) {
 		t.Fatalf("update profile: %+v, %v", v, err)
 	}
 	c := w.challenge("ada")
-	e, err := w.Export(t.Context(), p)
+	_, err := w.Export(t.Context(), p)
+	wantCode(t, err, errs.Forbidden, "aal_required") // with a factor, that must be fresh
+	e, err := w.Export(t.Context(), w.principal(w.signIn("ada", f)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e.Account.Email != "ada@example.org" || len(e.Sessions) != 1 || !e.Factors.Enabled || len(e.Attempts) == 0 || e.Streams == nil {
+	if e.Account.Email != "ada@example.org" || len(e.Sessions) != 2 || e.Truncated || !e.Factors.Enabled || len(e.Attempts) == 0 || e.Streams == nil {
 		t.Errorf("export %+v", e)
 	}
 	if len(e.Audit) != len(w.audit(u.PublicID)) || e.Audit[0].Name != "user.created" {
@@ -206,7 +208,11 @@ func TestLongTrailsAreExportedWhole(t *testing.T) {
 		from generate_series(1, 2500) n`, u.PublicID); err != nil {
 		t.Fatal(err)
 	}
-	e, err := w.Export(t.Context(), p)
+	if _, err := w.db.Exec(t.Context(), `insert into mfa_attempts (user_id, method, success, attempted_at)
+		select $1, 'totp', false, now() from generate_series(1, 2500)`, u.ID); err != nil {
+		t.Fatal(err)
+	}
+	e, err := w.ExportUser(t.Context(), auth.Console(), u.PublicID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,8 +220,41 @@ func TestLongTrailsAreExportedWhole(t *testing.T) {
 	if err := w.db.QueryRow(t.Context(), `select count(*) from events where user_id = $1`, u.PublicID).Scan(&want); err != nil {
 		t.Fatal(err)
 	}
-	if len(e.Audit) != want {
-		t.Errorf("%d events, want %d", len(e.Audit), want)
+	if len(e.Audit) != want || len(e.Attempts) != 2500 || e.Truncated {
+		t.Errorf("%d events and %d tries, truncated: %v; want %d and 2500", len(e.Audit), len(e.Attempts), e.Truncated, want)
+	}
+	// Their owner gets the newest, and is told so.
+	own, err := w.Export(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(own.Audit) != 1000 || len(own.Attempts) != 1000 || !own.Truncated {
+		t.Errorf("%d events and %d tries, truncated: %v; want 1000 of each", len(own.Audit), len(own.Attempts), own.Truncated)
+	}
+	if own.Audit[999].Version != e.Audit[want-1].Version {
+		t.Errorf("the last event is version %d, want %d", own.Audit[999].Version, e.Audit[want-1].Version)
+	}
+}
+
+func TestExportsAreFewAndFresh(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.register("ada")
+	p := w.principal(w.login("ada"))
+	w.clock.advance(16 * time.Minute)
+	_, err := w.Export(t.Context(), p)
+	wantCode(t, err, errs.Forbidden, "aal_required")
+	w.clock.advance(-16 * time.Minute)
+	refused := 0
+	for range 11 {
+		if _, err := w.Export(t.Context(), p); errors.Is(err, auth.ErrRateLimited) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused != 1 {
+		t.Errorf("%d of 11 exports in an hour were refused, want 1", refused)
 	}
 }
 

@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/google/uuid"
@@ -22,18 +23,29 @@ type Export struct {
 	Attempts []mfa.Record      `json:"attempts"` // codes that were tried, newest first
 	Streams  any               `json:"streams,omitempty"`
 	Audit    []event.Event     `json:"audit"` // oldest first
+	// Truncated says that older attempts or events are left out.
+	Truncated bool `json:"truncated,omitempty" doc:"Older attempts and events are left out: page through /v1/mfa/attempts and /v1/users/me/audit."`
 }
 
-// Export collects everything that is kept about the owner of a session.
+// Export collects what is kept about the owner of a fresh session, at most 1000
+// tries and events each, one export of an account at a time.
 func (s *Service) Export(ctx context.Context, p Principal) (Export, error) {
-	if err := s.allowProof(ctx, p); err != nil {
+	if err := s.RequireFresh(ctx, p); err != nil {
 		return Export{}, err
 	}
-	e, err := s.export(ctx, p.UserID, p.DBUserID)
+	if err := s.allow(ctx, "export", p.UserID.String(), perHour(s.cfg.Rate.ExportAccount)); err != nil {
+		return Export{}, err
+	}
+	next, err := s.turns.take(ctx, "export:"+p.UserID.String())
+	if err != nil {
+		return Export{}, err
+	}
+	defer next()
+	e, err := s.export(ctx, p.UserID, p.DBUserID, ownExport)
 	return e, signedOut(err)
 }
 
-// ExportUser collects everything that is kept about an account, for an administrator.
+// ExportUser collects everything that is kept about an account, however much, for an administrator.
 func (s *Service) ExportUser(ctx context.Context, by Actor, id uuid.UUID) (Export, error) {
 	if err := by.require(session.RoleAdmin); err != nil {
 		return Export{}, err
@@ -42,10 +54,10 @@ func (s *Service) ExportUser(ctx context.Context, by Actor, id uuid.UUID) (Expor
 	if err != nil {
 		return Export{}, err
 	}
-	return s.export(ctx, id, u.ID)
+	return s.export(ctx, id, u.ID, math.MaxInt)
 }
 
-func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64) (e Export, err error) {
+func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64, most int) (e Export, err error) {
 	if e.Account, err = s.users.Export(ctx, id); err != nil {
 		return Export{}, err
 	}
@@ -61,7 +73,7 @@ func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64) (e Expor
 			return Export{}, err
 		}
 		e.Attempts = append(e.Attempts, page...)
-		if cursor == "" {
+		if cursor == "" || len(e.Attempts) > most {
 			break
 		}
 	}
@@ -70,18 +82,27 @@ func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64) (e Expor
 			return Export{}, fmt.Errorf("export streams: %w", err)
 		}
 	}
-	e.Audit, err = s.trail(ctx, id)
-	return e, err
+	if e.Audit, err = s.trail(ctx, id, most); err != nil {
+		return Export{}, err
+	}
+	if len(e.Attempts) > most {
+		e.Attempts, e.Truncated = e.Attempts[:most], true
+	}
+	if len(e.Audit) > most { // the first is the oldest
+		e.Audit, e.Truncated = e.Audit[len(e.Audit)-most:], true
+	}
+	return e, nil
 }
 
 const (
 	exportAttempts = 200  // of a page
 	exportEvents   = 1000 // of a page
+	ownExport      = 1000 // tries and events that somebody gets at once
 )
 
-// trail reads an account's whole audit trail. Pages overlap in time, since
-// several events may bear the same one.
-func (s *Service) trail(ctx context.Context, id uuid.UUID) ([]event.Event, error) {
+// trail reads an account's audit trail, back to where it is longer than most.
+// Pages overlap in time, since several events may bear the same one.
+func (s *Service) trail(ctx context.Context, id uuid.UUID, most int) ([]event.Event, error) {
 	type place struct {
 		shard int
 		seq   int64
@@ -101,7 +122,7 @@ func (s *Service) trail(ctx context.Context, id uuid.UUID) ([]event.Event, error
 				all = append(all, e)
 			}
 		}
-		if len(page) < exportEvents || !grown {
+		if len(page) < exportEvents || !grown || len(all) > most {
 			slices.Reverse(all)
 			return all, nil
 		}
