@@ -24,6 +24,7 @@ const (
 	opZSet
 	opPublish
 	opSubscribe
+	opTail
 	opTx
 	opScript
 	opPipeline
@@ -35,7 +36,7 @@ const (
 func (o op) String() string {
 	return [opCount]string{
 		"get", "get_many", "set", "del", "exists", "expire", "ttl", "incr", "hash", "list", "zset",
-		"publish", "subscribe", "tx", "script", "pipeline", "info", "other",
+		"publish", "subscribe", "tail", "tx", "script", "pipeline", "info", "other",
 	}[o]
 }
 
