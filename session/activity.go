@@ -6,6 +6,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // activity is what has been heard from clients. It is written down at most once
@@ -103,14 +105,16 @@ func (m *Manager) touch(v *View, c *credential, now int64) {
 	})
 }
 
-// A row somebody else is changing is left out: what changes it says more than this would.
-const activitySQL = `with heard as (
-		select s.id, h.at from unnest($1::bigint[], $2::bigint[]) x(id, micros)
-		cross join lateral (select to_timestamp(x.micros / 1e6) as at) h
-		join sessions s on s.id = x.id
-		where coalesce(s.is_active, false) and coalesce(s.last_activity, '-infinity') < h.at
-		order by s.id for no key update of s skip locked)
-	update sessions s set last_activity = greatest(s.last_activity, heard.at) from heard where s.id = heard.id`
+// activitySQL does not wait for a row that somebody else is changing. Those it answers with, to be tried again.
+const activitySQL = `with said as (
+		select s.id, x.micros, to_timestamp(x.micros / 1e6) as at
+		from unnest($1::bigint[], $2::bigint[]) x(id, micros) join sessions s on s.id = x.id
+		where coalesce(s.is_active, false) and coalesce(s.last_activity, '-infinity') < to_timestamp(x.micros / 1e6)
+	), heard as (
+		select s.id, said.at from said join sessions s using (id) order by s.id for no key update of s skip locked
+	), written as (
+		update sessions s set last_activity = greatest(s.last_activity, heard.at) from heard where s.id = heard.id)
+	select id, micros from said where id not in (select id from heard)`
 
 // runActivity writes activity once a second, and what is left when ctx ends.
 func (m *Manager) runActivity(ctx context.Context) error {
@@ -137,12 +141,22 @@ func (m *Manager) runActivity(ctx context.Context) error {
 }
 
 func (m *Manager) flushActivity(ctx context.Context) error {
+	var busy, busyAt []int64
+	defer func() { m.activity.putBack(busy, busyAt) }()
 	for {
 		ids, at := m.activity.take(activityBatch)
 		if len(ids) == 0 {
 			return nil
 		}
-		if _, err := m.cfg.DB.Exec(ctx, activitySQL, ids, at); err != nil {
+		rows, err := m.cfg.DB.Query(ctx, activitySQL, ids, at)
+		if err == nil {
+			var id, micros int64
+			_, err = pgx.ForEachRow(rows, []any{&id, &micros}, func() error {
+				busy, busyAt = append(busy, id), append(busyAt, micros)
+				return nil
+			})
+		}
+		if err != nil {
 			m.activity.putBack(ids, at)
 			return fmt.Errorf("write activity: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"rootstream/postgres"
 	"rootstream/session"
 )
 
@@ -98,11 +99,23 @@ func TestIdleSessionsEndAndActiveOnesDoNot(t *testing.T) {
 	w := newWorld(t, true)
 	m := w.instance()
 	id, _ := w.user()
+	admin := session.New{UserID: id, Class: session.ClassAdmin} // 15 minutes and one of grace
+	other, _ := w.user()
+	user := session.New{UserID: other, Remember: true} // 14 days, a twentieth of which may go unrecorded
+	const days = 24 * time.Hour
 	for _, tt := range []struct {
+		in   session.New
 		idle time.Duration
 		want bool
-	}{{14 * time.Minute, true}, {15*time.Minute + 50*time.Second, true}, {16*time.Minute + 10*time.Second, false}} {
-		token, s := w.loginAs(m, session.New{UserID: id, Class: session.ClassAdmin}) // 15 minutes and one of grace
+	}{
+		{admin, 14 * time.Minute, true},
+		{admin, 15*time.Minute + 50*time.Second, true},
+		{admin, 16*time.Minute + 10*time.Second, false},
+		{user, 14*days + time.Minute, true},
+		{user, 14*days + 16*time.Hour, true},
+		{user, 14*days + 17*time.Hour, false},
+	} {
+		token, s := w.loginAs(m, tt.in)
 		valid(m, token)
 		w.backdate(s, tt.idle)
 		if err := m.Poll(t.Context()); err != nil {
@@ -122,10 +135,38 @@ func TestIdleSessionsEndAndActiveOnesDoNot(t *testing.T) {
 		if _, err = m.Refresh(t.Context(), token); !errors.Is(err, session.ErrInvalid) {
 			t.Errorf("an idle session was refreshed: %v", err)
 		}
-		list, err := m.List(t.Context(), id)
+		list, err := m.List(t.Context(), tt.in.UserID)
 		if err != nil || len(list) != 2 {
 			t.Errorf("%v %v", list, err)
 		}
+	}
+}
+
+// Activity is not lost because somebody changes the session in that moment.
+func TestActivityOfABusySessionIsWrittenLater(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	m := w.idle()
+	if err := m.Poll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	token, s := w.login(m)
+	w.backdate(s, 5*time.Hour)
+	if !valid(m, token) {
+		t.Fatal("refused")
+	}
+	before := w.lastActivity(s)
+	w.tx(func(tx *postgres.Tx) error {
+		if _, err := tx.Exec(t.Context(), `update sessions set device_name = 'mine' where public_id = $1`, s.ID); err != nil {
+			return err
+		}
+		return m.FlushActivity()
+	})
+	if !w.lastActivity(s).Equal(before) {
+		t.Error("the row was not busy")
+	}
+	if err := m.FlushActivity(); err != nil || w.lastActivity(s).Equal(before) {
+		t.Errorf("not written afterwards, %v", err)
 	}
 }
 

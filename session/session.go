@@ -46,9 +46,9 @@ type Created struct {
 // AnyOwner stands for an owner where an operator may act on everybody's sessions.
 const AnyOwner int64 = -1
 
-// notIdle is true of a session whose idle window is still open; a minute is spared, see [View.IdleExpiresAt].
-const notIdle = `(s.idle_seconds is null
-	or coalesce(s.last_activity, s.created_at) + make_interval(secs => s.idle_seconds + 60) > now())`
+// notIdle is true of a session whose idle window is still open, by the rule of [View.IdleExpiresAt].
+const notIdle = `(s.idle_seconds is null or coalesce(s.last_activity, s.created_at)
+	+ make_interval(secs => s.idle_seconds + greatest(60, s.idle_seconds / 20.0)) > now())`
 
 const liveSQL = `coalesce(s.is_active, false) and s.revoked_at is null and s.expires_at > now() and ` + notIdle
 

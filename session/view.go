@@ -84,15 +84,13 @@ type View struct {
 	Device       DeviceMatch // the answer to a ClientHint
 }
 
-// idleGrace is what a session is spared, since activity is written down late.
-const idleGrace = time.Minute
-
-// IdleExpiresAt is when the session ends if nothing is heard, as far as this view knows; 0 for never.
+// IdleExpiresAt is when the session ends if nothing is heard, as far as this view knows; 0 for never. As activity may
+// go unrecorded for a while, that while is spared.
 func (v *View) IdleExpiresAt() int64 {
 	if v.IdleSeconds == 0 {
 		return 0
 	}
-	return v.LastActivity + int64(v.IdleSeconds)*1e6 + idleGrace.Microseconds()
+	return v.LastActivity + int64(v.IdleSeconds)*1e6 + v.coalesce()
 }
 
 func (v *View) expired(now int64) bool { return now >= v.ExpiresAt }
