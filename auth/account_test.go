@@ -50,6 +50,9 @@ func TestPitfall29RecoveryNeverYieldsAAL2(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	u := w.register("ada")
+	if err := w.VerifyEmail(t.Context(), w.mailed(notify.TopicVerifyEmail), from(1)); err != nil {
+		t.Fatal(err)
+	}
 	g := w.login("ada")
 	f := w.enroll(g)
 	begun := w.challenge("ada")
@@ -86,6 +89,32 @@ func TestPitfall29RecoveryNeverYieldsAAL2(t *testing.T) {
 	}
 	if w.mails(notify.TopicPasswordChanged, u.PublicID) != 1 {
 		t.Error("the owner was not told")
+	}
+}
+
+func TestAStrangersFactorDoesNotKeepTheOwnerOfAnAddressOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada") // by somebody who does not own the address
+	g := w.login("ada")
+	f := w.enroll(g)
+	g = w.signIn("ada", f)
+	if err := w.RequestRecovery(t.Context(), "ada@example.org", from(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), w.mailed(auth.TopicRecovery), "eight-ch", from(2)); errs.KindOf(err) != errs.Invalid {
+		t.Errorf("a password that is short without a factor: %v", err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), w.mailed(auth.TopicRecovery), another, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.refused(g)
+	l, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: another}, from(2))
+	if err != nil || l.Grant == nil {
+		t.Fatalf("the owner is asked for the stranger's factor: %+v, %v", l, err)
+	}
+	if w.mails(notify.TopicFactorRemoved, u.PublicID) != 1 || w.heard(u.PublicID, "mfa.removed") == 0 {
+		t.Error("the removal is not on record")
 	}
 }
 

@@ -91,7 +91,8 @@ func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) e
 
 // ConfirmRecovery sets a new password by the token of a mail and ends all
 // sessions. It signs nobody in and leaves second factors as they are: who has
-// one needs it at the next sign-in.
+// one needs it at the next sign-in. Where nobody had proven to own the address
+// before, whoever set factors up was perhaps a stranger, and they go.
 func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c Client) error {
 	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
 		return err
@@ -111,6 +112,15 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		enrolled, err := s.mfa.HasFactor(ctx, tx, u.ID)
 		if err != nil {
 			return err
+		}
+		if enrolled && !u.IsVerified {
+			if err := s.mfa.Reset(ctx, tx, factorAccount(u), u.PublicID); err != nil {
+				return err
+			}
+			if err := s.notice(tx, notify.TopicFactorRemoved, u.PublicID); err != nil {
+				return err
+			}
+			enrolled = false
 		}
 		if err := s.rules.Password(password, u, enrolled || s.cfg.FactorRequired); err != nil {
 			return err // and the token stays good
