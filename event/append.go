@@ -28,8 +28,8 @@ func Append(tx *postgres.Tx, e New) error {
 		p = &pending{}
 		tx.SetValue(pendingKey{}, p)
 	}
-	if len(p.events)+len(p.written) == maxBatch {
-		return errs.NewInvalid("events", fmt.Sprintf("at most %d in one transaction", maxBatch))
+	if len(p.events)+len(p.written) == maxEvents {
+		return errs.NewInvalid("events", fmt.Sprintf("at most %d in one transaction", maxEvents))
 	}
 	if len(p.events) == 0 {
 		tx.AtLast(func(ctx context.Context) error { return p.write(ctx, tx) })

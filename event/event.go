@@ -15,8 +15,8 @@ import (
 const Shards = 16
 
 const (
-	maxData  = 64 << 10 // bytes of one event's JSON
-	maxBatch = 1000     // events of one transaction
+	maxData   = 64 << 10 // bytes of one event's JSON
+	maxEvents = 200_000  // events of one transaction: all sessions of an account may end in one
 )
 
 // Any as New.Expect appends after whatever version is there.

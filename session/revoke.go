@@ -126,12 +126,18 @@ func (m *Manager) Revoke(ctx context.Context, tx *postgres.Tx, owner int64, id u
 	return m.conclude(ctx, tx, []gone{g}, g.user, why)
 }
 
-// RevokeAll ends all sessions of a user and returns how many. A login under way either is among them or comes after.
+// RevokeAll ends all sessions of a user and returns how many had not expired. A login under way either is among them or
+// comes after.
 func (m *Manager) RevokeAll(ctx context.Context, tx *postgres.Tx, userID int64, why Cause) (int, error) {
 	return m.RevokeOthers(ctx, tx, userID, uuid.Nil, why)
 }
 
-// RevokeOthers ends all sessions of a user but one and returns how many.
+// revokeOthersSQL also ends those that have expired, so that nobody gives them time again. But that is no news of them.
+const revokeOthersSQL = `with s as (` + revokeSet + `
+		where s.user_id = $1 and s.public_id <> $3 and s.is_active returning s.*)
+	select ` + endedColumns + ` from s where s.expires_at > now()`
+
+// RevokeOthers ends all sessions of a user but one and returns how many had not expired.
 func (m *Manager) RevokeOthers(ctx context.Context, tx *postgres.Tx, userID int64, but uuid.UUID, why Cause) (int, error) {
 	var user uuid.UUID
 	var active bool
@@ -142,8 +148,7 @@ func (m *Manager) RevokeOthers(ctx context.Context, tx *postgres.Tx, userID int6
 	if err != nil {
 		return 0, fmt.Errorf("revoke sessions: %w", err)
 	}
-	rows, err := tx.Query(ctx, revokeSet+` where s.user_id = $1 and s.public_id <> $3 and s.is_active
-		returning `+endedColumns, userID, why.Reason, but)
+	rows, err := tx.Query(ctx, revokeOthersSQL, userID, why.Reason, but)
 	if err != nil {
 		return 0, fmt.Errorf("revoke sessions: %w", err)
 	}

@@ -207,3 +207,42 @@ func TestRevocationThatMeetsARefreshEndsTheReplacedToken(t *testing.T) {
 		})
 	}
 }
+
+// An account may have far more sessions than the limit: it was imported, or the limit was lowered.
+func TestAccountsWithVeryManySessionsCanBeEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	ctx := context.Background()
+	crowd := func() (int64, uuid.UUID) {
+		id, public := w.user()
+		w.exec(`insert into sessions (user_id, session_token, created_at, expires_at)
+			select $1::integer, $1 || '-plain-' || n, now() - interval '40 days', now() + make_interval(hours => case when n % 2 = 0 then 1 else -1 end)
+			from generate_series(1, 3000) n`, id)
+		return id, public
+	}
+	events := func(public uuid.UUID) int {
+		return w.int(`select count(*) from events where name = 'session.revoked' and user_id = $1`, public)
+	}
+	m := w.instance(func(c *session.Config) { c.MaxSessions = 5 })
+	id, public := crowd()
+	w.loginAs(m, session.New{UserID: id})
+	if n, err := m.Count(ctx, id); err != nil || n != 5 || events(public) != 1496 {
+		t.Errorf("after a sign-in %d live, %d events, %v", n, events(public), err)
+	}
+	id, public = crowd()
+	w.tx(func(tx *postgres.Tx) error {
+		n, err := m.RevokeAll(ctx, tx, id, session.Cause{Reason: "test"})
+		if n != 1500 {
+			t.Errorf("%d sessions ended", n)
+		}
+		return err
+	})
+	if n := events(public); n != 1500 {
+		t.Errorf("%d events", n)
+	}
+	// Those that had expired are ended too: an old writer may not give them time again.
+	w.exec(`update sessions set is_active = true, expires_at = now() + interval '1 hour' where user_id = $1`, id)
+	if n, err := m.Count(ctx, id); err != nil || n != 0 {
+		t.Errorf("%d live again, %v", n, err)
+	}
+}
