@@ -92,6 +92,7 @@ const (
 	negativeTTL   = time.Second
 	negativeSlots = 1 << 16
 	cleanupBatch  = 500
+	buryBatch     = 1000
 	legacyRecheck = 10 * time.Minute
 	redisBackoff  = 500 * time.Millisecond
 	afterLoss     = 3 * time.Second

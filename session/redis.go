@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -211,9 +212,11 @@ func (s *shared) putUp(ctx context.Context, tokens []ended) error {
 			Args: []string{string(tombstone(t.version)), strconv.FormatInt(t.version, 10), life},
 		}
 	}
-	if _, err := s.bury.ExecMany(context.WithoutCancel(ctx), s.client, runs); err != nil {
-		return err
+	for some := range slices.Chunk(runs, buryBatch) { // each is given the time of one command
+		if _, err := s.bury.ExecMany(context.WithoutCancel(ctx), s.client, some); err != nil {
+			return err
+		}
+		s.buried.Add(uint64(len(some)))
 	}
-	s.buried.Add(uint64(len(runs)))
 	return nil
 }
