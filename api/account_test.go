@@ -99,8 +99,13 @@ func TestOwnAccount(t *testing.T) {
 	w.do("PUT", "/v1/users/me/password", object{"current_password": "wrong horse battery staple", "new_password": "another long password"}, as(token)).
 		problem(401, "invalid_credentials")
 	w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "short"}, as(token)).problem(422, "invalid").names("new_password")
-	w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "another long password"}, as(token)).want(204)
+	changed = w.do("PUT", "/v1/users/me/password", object{"current_password": password, "new_password": "another long password"}, as(token)).want(200).keys("", "token", "session")
 	w.do("GET", "/v1/users/me", nil, as(other)).problem(401, "unauthenticated")
+	w.do("GET", "/v1/users/me", nil, as(token)).problem(401, "unauthenticated")
+	if c := changed.cookie("rootstream"); c.Value != changed.text("token") {
+		t.Errorf("the cookie holds the old token: %v", c)
+	}
+	token = changed.text("token")
 	w.do("GET", "/v1/users/me", nil, as(token)).want(200)
 
 	gone := w.do("DELETE", "/v1/users/me", nil, as(token)).want(204)

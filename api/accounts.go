@@ -93,11 +93,11 @@ func (s *Server) accountRoutes() {
 			return reply(s.deps.Auth.UpdateProfile(ctx, caller(ctx), user.Profile{DisplayName: in.Body.DisplayName, AvatarURL: in.Body.AvatarURL}))
 		})
 	handle(s, huma.Operation{
-		OperationID: "change-password", Method: http.MethodPut, Path: "/v1/users/me/password", DefaultStatus: http.StatusNoContent, Tags: tags,
-		Summary: "Change my password", Description: "Ends all my other sessions. With a second factor enrolled, it must have been used a short while ago.",
-	}, anyUser, func(ctx context.Context, in *passwordInput) (*empty, error) {
-		err := s.deps.Auth.ChangePassword(ctx, caller(ctx), in.Body.Current, in.Body.New, client(ctx))
-		return nothing(renamed(err, "password", "new_password"))
+		OperationID: "change-password", Method: http.MethodPut, Path: "/v1/users/me/password", Tags: tags,
+		Summary: "Change my password", Description: "Ends all my other sessions; this one gets a new token, the old one ends at once. With a second factor enrolled, it must have been used a short while ago.",
+	}, anyUser, func(ctx context.Context, in *passwordInput) (*signedIn[grantBody], error) {
+		g, err := s.deps.Auth.ChangePassword(ctx, caller(ctx), in.Body.Current, in.Body.New, client(ctx))
+		return granted(ctx, g, renamed(err, "password", "new_password"))
 	})
 	handle(s, huma.Operation{
 		OperationID: "delete-me", Method: http.MethodDelete, Path: "/v1/users/me", DefaultStatus: http.StatusNoContent, Tags: tags,

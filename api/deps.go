@@ -51,7 +51,7 @@ type accounts interface {
 	VerifyEmail(ctx context.Context, token string, c auth.Client) error
 	ResendVerification(ctx context.Context, p auth.Principal) error
 	UpdateProfile(ctx context.Context, p auth.Principal, patch user.Profile) (user.User, error)
-	ChangePassword(ctx context.Context, p auth.Principal, current, next string, c auth.Client) error
+	ChangePassword(ctx context.Context, p auth.Principal, current, next string, c auth.Client) (auth.Grant, error)
 	DeleteAccount(ctx context.Context, p auth.Principal, c auth.Client) error
 	Export(ctx context.Context, p auth.Principal) (auth.Export, error)
 	BootstrapAdmin(ctx context.Context, setupToken string, r auth.Registration, c auth.Client) (user.User, error)

@@ -24,22 +24,26 @@ func TestChangePassword(t *testing.T) {
 	u := w.register("ada")
 	here, elsewhere := w.login("ada"), w.login("ada")
 	p := w.principal(here)
-	if err := w.ChangePassword(t.Context(), p, "wrong", another, from(1)); !errors.Is(err, auth.ErrWrongPassword) {
+	if _, err := w.ChangePassword(t.Context(), p, "wrong", another, from(1)); !errors.Is(err, auth.ErrWrongPassword) {
 		t.Errorf("with a wrong password: %v", err)
 	}
-	if err := w.ChangePassword(t.Context(), p, password, "short", from(1)); errs.KindOf(err) != errs.Invalid {
+	if _, err := w.ChangePassword(t.Context(), p, password, "short", from(1)); errs.KindOf(err) != errs.Invalid {
 		t.Errorf("to a short one: %v", err)
 	}
 	w.principal(elsewhere)
-	if err := w.ChangePassword(t.Context(), p, password, another, from(1)); err != nil {
+	changed, err := w.ChangePassword(t.Context(), p, password, another, from(1))
+	if err != nil {
 		t.Fatal(err)
 	}
-	w.principal(here)
+	if v := w.principal(changed); v.SessionID != p.SessionID || v.AAL != 1 {
+		t.Errorf("the session became %+v", v)
+	}
+	w.refused(here) // whoever else knew its token
 	w.refused(elsewhere)
 	if w.mails(notify.TopicPasswordChanged, u.PublicID) != 1 || w.heard(u.PublicID, "user.password_changed") != 1 {
 		t.Error("the change is not on record")
 	}
-	_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(1))
+	_, err = w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(1))
 	wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
 	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: another}, from(1)); err != nil {
 		t.Error(err)
@@ -172,7 +176,8 @@ func TestDeletingOnesOwnAccount(t *testing.T) {
 	_, exportErr := w.Export(t.Context(), p)
 	_, patchErr := w.UpdateProfile(t.Context(), p, user.Profile{})
 	_, enrollErr := w.EnrollTOTP(t.Context(), p, from(1))
-	for _, err := range []error{exportErr, patchErr, enrollErr, w.ChangePassword(t.Context(), p, password, another, from(1))} {
+	_, changeErr := w.ChangePassword(t.Context(), p, password, another, from(1))
+	for _, err := range []error{exportErr, patchErr, enrollErr, changeErr} {
 		wantCode(t, err, errs.Unauthenticated, "unauthenticated")
 	}
 }

@@ -24,35 +24,38 @@ const (
 
 // ChangePassword replaces the password of somebody who knows it and ends the
 // account's other sessions. With a second factor, that must be fresh as well.
-func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next string, _ Client) error {
+// The session gets a new token and the one it had ends at once: somebody else
+// may know that, too.
+func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next string, _ Client) (Grant, error) {
 	if err := s.allowProof(ctx, p); err != nil {
-		return err
+		return Grant{}, err
 	}
 	enrolled, err := s.mfa.HasFactor(ctx, s.db, p.DBUserID)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
 	if enrolled {
 		if err = p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
-			return err
+			return Grant{}, err
 		}
 	}
 	u, err := s.users.ByPublicID(ctx, p.UserID)
 	if err != nil {
-		return signedOut(err)
+		return Grant{}, signedOut(err)
 	}
 	if err = s.rules.Password(next, u, enrolled || s.cfg.FactorRequired); err != nil {
-		return err
+		return Grant{}, err
 	}
 	proof, err := s.provePassword(ctx, p, current)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
 	hash, err := s.hasher.Hash(ctx, next)
 	if err != nil {
-		return err
+		return Grant{}, err
 	}
-	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
+	var made session.Created
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
 		if err = s.stillProven(ctx, tx, u.ID, proof); err != nil {
 			return err
 		}
@@ -62,8 +65,15 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 		if _, err = s.end(ctx, tx, u.ID, p.SessionID, session.Cause{Reason: becausePassword}); err != nil {
 			return err
 		}
+		if made, err = s.sessions.Elevate(ctx, tx, p.SessionID, 1, []string{"pwd"}); err != nil { // it keeps what it has reached
+			return err
+		}
 		return s.notice(tx, notify.TopicPasswordChanged, u.PublicID)
 	})
+	if err != nil {
+		return Grant{}, signedOut(err)
+	}
+	return Grant{Token: made.Token, Session: made.Session, User: u}, nil
 }
 
 // RequestRecovery mails a recovery token to the owner of a name or address. The
