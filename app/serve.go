@@ -56,9 +56,12 @@ func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 	return g.Wait()
 }
 
-// boundMemory makes the garbage collector work harder before the process grows
-// far beyond what it needs: each password hashed leaves 19 MiB behind.
+// boundMemory lets the garbage collector rest until the process has grown to a
+// bound, and work harder there: each password hashed leaves 19 MiB behind.
 func boundMemory(nearCapacity int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(192<<20 + int64(nearCapacity)*256)
 	}
