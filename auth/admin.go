@@ -66,7 +66,8 @@ func (s *Service) change(ctx context.Context, by Actor, id uuid.UUID, fn func(*p
 	return changed, err
 }
 
-// SetRole changes what an account may do. Its sessions go on with the new role.
+// SetRole changes what an account may do. With less its sessions go on; with
+// more they end, since they may live longer than those of the new role.
 func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user.Role) (user.User, error) {
 	return s.change(ctx, by, id, func(tx *postgres.Tx, u user.User) (user.User, error) {
 		if role != user.RoleAdmin {
@@ -74,7 +75,11 @@ func (s *Service) SetRole(ctx context.Context, by Actor, id uuid.UUID, role user
 				return user.User{}, err
 			}
 		}
-		return s.users.SetRole(ctx, tx, id, role, by.id)
+		changed, err := s.users.SetRole(ctx, tx, id, role, by.id)
+		if err == nil && !u.Role.AtLeast(role) {
+			_, err = s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becausePromoted, Actor: by.id})
+		}
+		return changed, err
 	})
 }
 

@@ -35,8 +35,10 @@ func TestAdministering(t *testing.T) {
 	if v, roleErr := w.SetRole(t.Context(), by, u.PublicID, user.RoleOperator); roleErr != nil || v.Role != user.RoleOperator {
 		t.Fatalf("set role: %+v, %v", v, roleErr)
 	}
+	w.refused(g) // it would live longer than an operator's may
+	g = w.signIn("ada", f)
 	if p := w.principal(g); p.Role != session.RoleOperator {
-		t.Errorf("the session goes on as %v", p.Role)
+		t.Errorf("the new session is of %v", p.Role)
 	}
 	if v, verifyErr := w.VerifyUser(t.Context(), by, u.PublicID); verifyErr != nil || !v.IsVerified {
 		t.Errorf("verify: %+v, %v", v, verifyErr)
@@ -46,6 +48,12 @@ func TestAdministering(t *testing.T) {
 	}
 	w.refused(g)
 	g = w.signIn("ada", f)
+	if v, roleErr := w.SetRole(t.Context(), by, u.PublicID, user.RoleUser); roleErr != nil || v.Role != user.RoleUser {
+		t.Fatalf("set role: %+v, %v", v, roleErr)
+	}
+	if p := w.principal(g); p.Role != session.RoleUser {
+		t.Errorf("with less to do the session goes on as %v", p.Role)
+	}
 	if err = w.ResetMFA(t.Context(), by, u.PublicID); err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ const (
 	becauseDisabled  = "user_disabled"
 	becauseDeleted   = "user_deleted"
 	becauseAdmin     = "admin"
+	becausePromoted  = "role_raised"
 )
 
 // ChangePassword replaces the password of somebody who knows it and ends the
