@@ -69,7 +69,8 @@ type AuthConfig struct {
 }
 
 // RateConfig limits authentication, in attempts a minute where nothing else is
-// said. A client network is a /24 of IPv4 or a /64 of IPv6.
+// said. A client network is a /24 of IPv4 or a /64 of IPv6; all of a /56 get
+// twice as many together, all of a /48 four times.
 type RateConfig struct {
 	LoginAccount    int           `yaml:"login_account" default:"120" doc:"Sign-ins to one account from one client network."`
 	LoginAnywhere   int           `yaml:"login_anywhere" default:"300" doc:"Sign-ins to one account from everywhere but its known devices."`

@@ -251,7 +251,7 @@ func TestLongTrailsAreExportedWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want int
-	if err := w.db.QueryRow(t.Context(), `select count(*) from events where user_id = $1`, u.PublicID).Scan(&want); err != nil {
+	if err = w.db.QueryRow(t.Context(), `select count(*) from events where user_id = $1`, u.PublicID).Scan(&want); err != nil {
 		t.Fatal(err)
 	}
 	if len(e.Audit) != want || len(e.Attempts) != 2500 || e.Truncated {

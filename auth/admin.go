@@ -232,7 +232,13 @@ func (s *Service) IssueSetupToken(ctx context.Context) (secret.Secret, error) {
 
 // BootstrapAdmin makes the first administrator.
 func (s *Service) BootstrapAdmin(ctx context.Context, setupToken string, r Registration, c Client) (user.User, error) {
-	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "token", c, s.cfg.Rate.TokenNetwork); err != nil {
+		return user.User{}, err
+	}
+	if err := s.checkRegistration(r); err != nil {
+		return user.User{}, err
+	}
+	if err := s.mayBootstrap(ctx, setupToken); err != nil {
 		return user.User{}, err
 	}
 	n, err := s.prepare(ctx, r)
@@ -254,6 +260,17 @@ func (s *Service) BootstrapAdmin(ctx context.Context, setupToken string, r Regis
 		return s.mail(tx, notify.TopicVerifyEmail, letter{UserID: u.PublicID})
 	})
 	return u, err
+}
+
+// mayBootstrap says whether BootstrapAdmin could succeed, before it hashes.
+func (s *Service) mayBootstrap(ctx context.Context, setupToken string) error {
+	switch is, err := adminBeside(ctx, s.db, 0); {
+	case err != nil:
+		return err
+	case is:
+		return ErrAdminExists
+	}
+	return s.users.CheckToken(ctx, user.FirstAdmin, setupToken)
 }
 
 // beforeFirstAdmin makes sure that there is no administrator until tx ends.

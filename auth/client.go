@@ -30,9 +30,10 @@ func (c Client) device(name string) session.Device {
 
 // Network is the block of addresses a client can move in freely: /24 of IPv4,
 // /64 of IPv6. All without an address share one, so hiding it wins nothing.
-func Network(ip netip.Addr) string {
+func Network(ip netip.Addr) string { return block(ip, 64) }
+
+func block(ip netip.Addr, bits int) string {
 	ip = ip.Unmap().WithZone("")
-	bits := 64
 	if ip.Is4() {
 		bits = 24
 	}
@@ -41,4 +42,21 @@ func Network(ip netip.Addr) string {
 		return "unknown"
 	}
 	return block.String()
+}
+
+// crowd is a block of addresses and how many networks' share it gets.
+type crowd struct {
+	block string
+	share int
+}
+
+// crowds are the blocks that limits count a client by: its network, and for
+// IPv6 the larger blocks that one customer may hold whole, with less for each
+// network in them.
+func (c Client) crowds() []crowd {
+	all := []crowd{{c.network(), 1}}
+	if c.Network == "" && c.IP.IsValid() && !c.IP.Unmap().Is4() {
+		all = append(all, crowd{block(c.IP, 56), 2}, crowd{block(c.IP, 48), 4})
+	}
+	return all
 }

@@ -24,7 +24,8 @@ type Config struct {
 }
 
 // Rates limit authentication, in attempts a minute where nothing else is said.
-// A client network is a /24 of IPv4 or a /64 of IPv6. 0 means the default.
+// A client network is a /24 of IPv4 or a /64 of IPv6; all of a /56 get twice as
+// many together, all of a /48 four times. 0 means the default.
 type Rates struct {
 	LoginAccount    int // sign-ins to an account from one client network; 0 means 120
 	LoginAnywhere   int // sign-ins to an account from everywhere but its known devices; 0 means 300

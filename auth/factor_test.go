@@ -203,14 +203,14 @@ func TestSuspensionIsMailedOnce(t *testing.T) {
 func TestARequiredFactorIsSetUpAndStays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(o *option) { o.config.FactorRequired = true })
-	w.register("ada")
-	g := w.login("ada")
+	w.register("bob")
+	g := w.login("bob")
 	wantCode(t, w.RequireFactor(t.Context(), w.principal(g)), errs.Forbidden, "factor_required")
 	f := w.enroll(g)
-	strong := w.principal(w.signIn("ada", f))
+	strong := w.principal(w.signIn("bob", f))
 	if err := w.RequireFactor(t.Context(), strong); err != nil {
 		t.Error(err)
 	}
 	wantCode(t, w.RemoveTOTP(t.Context(), strong, f.id, from(1)), errs.Forbidden, "factor_required")
-	w.challenge("ada") // it still asks for it
+	w.challenge("bob") // it still asks for it
 }

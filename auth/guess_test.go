@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -12,10 +13,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/crypto/bcrypt"
 
 	"rootstream/auth"
 	"rootstream/errs"
 	"rootstream/notify"
+	"rootstream/user"
 )
 
 func TestWrongUnknownDisabledAndUnusableAreOneAnswer(t *testing.T) {
@@ -248,4 +251,48 @@ func TestRatesByClientNetwork(t *testing.T) {
 			t.Errorf("%s: another network is refused", name)
 		}
 	}
+}
+
+func TestAPrefixOfManyNetworksHasFewTimesTheShareOfOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.config.Rate = auth.Rates{RegisterNetwork: 1} })
+	n := 0
+	register := func(ip string) error {
+		n++
+		name := fmt.Sprintf("ada%d", n)
+		_, err := w.Register(t.Context(), auth.Registration{Username: name, Email: name + "@example.org", Password: password},
+			auth.Client{IP: netip.MustParseAddr(ip)})
+		return err
+	}
+	for _, step := range []struct {
+		ip string
+		ok bool
+	}{
+		{"2001:db8:1:0::1", true}, {"2001:db8:1:0::2", false}, // one /64
+		{"2001:db8:1:1::1", true}, {"2001:db8:1:2::1", false}, // one /56
+		{"2001:db8:1:100::1", true}, {"2001:db8:1:200::1", true}, {"2001:db8:1:300::1", false}, // one /48
+		{"2001:db8:2::1", true},
+	} {
+		if err := register(step.ip); (err == nil) != step.ok || (err != nil && !errors.Is(err, auth.ErrRateLimited)) {
+			t.Errorf("from %s: %v, want allowed: %v", step.ip, err, step.ok)
+		}
+	}
+}
+
+// Whoever guesses at tokens must not keep the hasher busy with it.
+func TestAMadeUpTokenIsRefusedBeforeAnythingIsHashed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.hasher = user.HasherConfig{Concurrency: 1, QueueTimeout: time.Millisecond} })
+	slow, err := bcrypt.GenerateFromPassword([]byte(password), 13)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	busy.Go(func() { _, _ = w.hasher.Verify(t.Context(), string(slow), password) })
+	for !errors.Is(w.hasher.Dummy(t.Context(), password), user.ErrBusy) {
+	}
+	wantCode(t, w.ConfirmRecovery(t.Context(), "sut_made-up", another, from(1)), errs.Gone, "token_gone")
+	_, err = w.BootstrapAdmin(t.Context(), "sut_made-up", auth.Registration{Username: "eve", Email: "eve@example.org", Password: password}, from(1))
+	wantCode(t, err, errs.Gone, "token_gone")
 }

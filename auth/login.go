@@ -54,7 +54,7 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if err != nil {
 		return Login{}, err
 	}
-	if err = s.allow(ctx, "login", c.network(), perMinute(s.cfg.Rate.LoginNetwork)); err != nil {
+	if err = s.allowFrom(ctx, "login", c, s.cfg.Rate.LoginNetwork); err != nil {
 		return Login{}, err
 	}
 	var a account
@@ -71,8 +71,12 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 		return Login{}, err
 	}
 	counters := s.counters(key, known, c)
+	hasher := s.hasher
+	if known {
+		hasher = hasher.Known()
+	}
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
-		checked, failure := s.hasher.Verify(ctx, a.stored.Reveal(), in.Password)
+		checked, failure := hasher.Verify(ctx, a.stored.Reveal(), in.Password)
 		a.rehash = checked.NeedsRehash
 		return checked.OK && a.IsActive, failure
 	})

@@ -51,7 +51,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 	if err != nil {
 		return Grant{}, err
 	}
-	hash, err := s.hasher.Hash(ctx, next)
+	hash, err := s.hasher.Known().Hash(ctx, next)
 	if err != nil {
 		return Grant{}, err
 	}
@@ -84,7 +84,7 @@ func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) e
 	if _, err := loginKey(login); err != nil {
 		return err
 	}
-	if err := s.allow(ctx, "recovery", c.network(), perMinute(s.cfg.Rate.RecoveryNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "recovery", c, s.cfg.Rate.RecoveryNetwork); err != nil {
 		return err
 	}
 	u, err := s.users.ByLogin(ctx, strings.TrimSpace(login))
@@ -105,10 +105,13 @@ func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) e
 // one needs it at the next sign-in. Where nobody had proven to own the address
 // before, whoever set factors up was perhaps a stranger, and they go.
 func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c Client) error {
-	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "token", c, s.cfg.Rate.TokenNetwork); err != nil {
 		return err
 	}
 	if err := s.rules.Password(password, user.User{}, true); err != nil { // what no account may have
+		return err
+	}
+	if err := s.users.CheckToken(ctx, user.Recover, token); err != nil { // no guess is worth a hash
 		return err
 	}
 	hash, err := s.hasher.Hash(ctx, password)
@@ -120,18 +123,9 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		if err != nil {
 			return err
 		}
-		enrolled, err := s.mfa.HasFactor(ctx, tx, u.ID)
+		enrolled, err := s.trustedFactor(ctx, tx, u)
 		if err != nil {
 			return err
-		}
-		if enrolled && !u.IsVerified {
-			if err := s.mfa.Reset(ctx, tx, factorAccount(u), u.PublicID); err != nil {
-				return err
-			}
-			if err := s.notice(tx, notify.TopicFactorRemoved, u.PublicID); err != nil {
-				return err
-			}
-			enrolled = false
 		}
 		if err := s.rules.Password(password, u, enrolled || s.cfg.FactorRequired); err != nil {
 			return err // and the token stays good
@@ -147,6 +141,19 @@ func (s *Service) ConfirmRecovery(ctx context.Context, token, password string, c
 		}
 		return s.notice(tx, notify.TopicPasswordChanged, u.PublicID)
 	})
+}
+
+// trustedFactor reports whether an account has a second factor, once those of
+// an account whose address nobody had proven are gone.
+func (s *Service) trustedFactor(ctx context.Context, tx *postgres.Tx, u user.User) (bool, error) {
+	enrolled, err := s.mfa.HasFactor(ctx, tx, u.ID)
+	if err != nil || !enrolled || u.IsVerified {
+		return enrolled, err
+	}
+	if err := s.mfa.Reset(ctx, tx, factorAccount(u), u.PublicID); err != nil {
+		return false, err
+	}
+	return false, s.notice(tx, notify.TopicFactorRemoved, u.PublicID)
 }
 
 // recovering uses a token up and returns whose it was.

@@ -30,7 +30,7 @@ const fewCodes = 3
 // the budget of codes; a right one, the challenge and the session are one
 // transaction. The client may come from another address than at the start.
 func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant, error) {
-	if err := s.allow(ctx, "mfa", c.network(), perMinute(s.cfg.Rate.MFANetwork)); err != nil {
+	if err := s.allowFrom(ctx, "mfa", c, s.cfg.Rate.MFANetwork); err != nil {
 		return Grant{}, err
 	}
 	p, err := s.pending(ctx, in.ChallengeID)
@@ -180,7 +180,7 @@ func (s *Service) provePassword(ctx context.Context, p Principal, password strin
 		{s.tallyKey("proof", p.UserID.String()), policy{free: r.FreeAccount, most: r.MaxWait}},
 	}
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
-		checked, failure := s.hasher.Verify(ctx, stored.Reveal(), password)
+		checked, failure := s.hasher.Known().Verify(ctx, stored.Reveal(), password)
 		return checked.OK, failure
 	})
 	if err != nil {
@@ -209,7 +209,7 @@ func signedOut(err error) error {
 // Refresh replaces a session's token. A token that was replaced before and is
 // used again ends the session, and its owner gets a mail.
 func (s *Service) Refresh(ctx context.Context, token string, c Client) (Grant, error) {
-	if err := s.allow(ctx, "refresh", c.network(), perMinute(s.cfg.Rate.RefreshNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "refresh", c, s.cfg.Rate.RefreshNetwork); err != nil {
 		return Grant{}, err
 	}
 	made, err := s.sessions.Refresh(ctx, token)

@@ -23,7 +23,7 @@ type Registration struct{ Username, Email, Password string }
 // success, after the same work, with an account that does not exist; the
 // address's owner gets a mail.
 func (s *Service) Register(ctx context.Context, r Registration, c Client) (user.User, error) {
-	if err := s.allow(ctx, "register", c.network(), perMinute(s.cfg.Rate.RegisterNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "register", c, s.cfg.Rate.RegisterNetwork); err != nil {
 		return user.User{}, err
 	}
 	n, err := s.prepare(ctx, r)
@@ -46,12 +46,15 @@ func (s *Service) Register(ctx context.Context, r Registration, c Client) (user.
 	return u, nil
 }
 
-// prepare checks a registration and hashes its password.
-func (s *Service) prepare(ctx context.Context, r Registration) (user.New, error) {
-	err := s.rules.Registration(user.Registration{
+func (s *Service) checkRegistration(r Registration) error {
+	return s.rules.Registration(user.Registration{
 		Username: r.Username, Email: r.Email, Password: r.Password, FactorRequired: s.cfg.FactorRequired,
 	})
-	if err != nil {
+}
+
+// prepare checks a registration and hashes its password.
+func (s *Service) prepare(ctx context.Context, r Registration) (user.New, error) {
+	if err := s.checkRegistration(r); err != nil {
 		return user.New{}, err
 	}
 	hash, err := s.hasher.Hash(ctx, r.Password)
@@ -99,7 +102,7 @@ func (s *Service) mayMail(ctx context.Context, topic string, owner uuid.UUID) bo
 
 // VerifyEmail takes the token of a mail that proves the address is its owner's.
 func (s *Service) VerifyEmail(ctx context.Context, token string, c Client) error {
-	if err := s.allow(ctx, "token", c.network(), perMinute(s.cfg.Rate.TokenNetwork)); err != nil {
+	if err := s.allowFrom(ctx, "token", c, s.cfg.Rate.TokenNetwork); err != nil {
 		return err
 	}
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {

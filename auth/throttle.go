@@ -22,6 +22,16 @@ func (s *Service) allow(ctx context.Context, kind, who string, limit cache.Limit
 	return nil
 }
 
+// allowFrom counts one attempt of kind by where a client is, n a minute for one network.
+func (s *Service) allowFrom(ctx context.Context, kind string, c Client, n int) error {
+	for _, from := range c.crowds() {
+		if err := s.allow(ctx, kind, from.block, perMinute(from.share*n)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // counter is a tally that a guess counts in.
 type counter struct {
 	key string

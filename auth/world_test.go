@@ -54,6 +54,7 @@ type world struct {
 type option struct {
 	config   auth.Config
 	session  session.Config
+	hasher   user.HasherConfig
 	noRedis  bool
 	patience time.Duration // with Redis; 0 means long
 	registry prometheus.Registerer
@@ -83,9 +84,8 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	w.keys = keyset(t, w.db)
 	w.users = user.NewStore(w.db)
 	var err error
-	if w.hasher, err = user.NewHasher(user.HasherConfig{
-		Cost: user.Argon2{MemoryKiB: 64, Time: 1, Parallelism: 1}, QueueTimeout: 30 * time.Second,
-	}); err != nil {
+	o.hasher.Cost, o.hasher.QueueTimeout = user.Argon2{MemoryKiB: 64, Time: 1, Parallelism: 1}, cmp.Or(o.hasher.QueueTimeout, 30*time.Second)
+	if w.hasher, err = user.NewHasher(o.hasher); err != nil {
 		t.Fatal(err)
 	}
 	w.mfa, err = mfa.New(w.db, w.keys, mfa.Config{Now: w.clock.now, Logger: log, Derive: func(_ context.Context, p, salt []byte) ([]byte, error) {

@@ -67,7 +67,16 @@ func (c HasherConfig) validate() error {
 type Hasher struct {
 	cfg   HasherConfig
 	turns chan struct{}
-	decoy string // a hash of today's cost that no password has
+	door  chan struct{} // where strangers queue, so that few of them stand before the known in the queue for turns; nil for the known
+	decoy string        // a hash of today's cost that no password has
+}
+
+// Known is the same hasher for those who were here before: they wait for each
+// other and for the few strangers whose turn is next, never for all of them.
+func (h *Hasher) Known() *Hasher {
+	known := *h
+	known.door = nil
+	return &known
 }
 
 // NewHasher makes a Hasher.
@@ -79,7 +88,7 @@ func NewHasher(cfg HasherConfig) (*Hasher, error) {
 	decoy := parsedHash{kind: "argon2id", cost: cfg.Cost, salt: make([]byte, saltSize), key: make([]byte, keySize)}
 	_, _ = rand.Read(decoy.salt)
 	_, _ = rand.Read(decoy.key)
-	return &Hasher{cfg: cfg, turns: make(chan struct{}, cfg.Concurrency), decoy: formatPHC(decoy)}, nil
+	return &Hasher{cfg: cfg, turns: make(chan struct{}, cfg.Concurrency), door: make(chan struct{}, cfg.Concurrency), decoy: formatPHC(decoy)}, nil
 }
 
 // Hash returns the Argon2id hash of password as a PHC string. It does not ask
@@ -151,24 +160,42 @@ func (h *Hasher) outdated(p parsedHash) bool {
 
 // turn waits until fewer than Concurrency hashes are being computed.
 func (h *Hasher) turn(ctx context.Context) (done func(), err error) {
-	done = func() { <-h.turns }
-	select {
-	case h.turns <- struct{}{}:
-		return done, nil
-	default:
-	}
 	wait := time.NewTimer(h.cfg.QueueTimeout)
 	defer wait.Stop()
+	if h.door != nil {
+		if err = enter(ctx, h.door, wait.C); err != nil {
+			return nil, err
+		}
+	}
+	leave := func() {
+		if h.door != nil {
+			<-h.door
+		}
+	}
+	if err = enter(ctx, h.turns, wait.C); err != nil {
+		leave()
+		return nil, err
+	}
+	return func() { <-h.turns; leave() }, nil
+}
+
+// enter waits for room, no longer than late takes.
+func enter(ctx context.Context, room chan<- struct{}, late <-chan time.Time) error {
 	select {
-	case h.turns <- struct{}{}:
-		return done, nil
-	case <-wait.C:
-		return nil, ErrBusy.WithRetryAfter(time.Second)
+	case room <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case room <- struct{}{}:
+		return nil
+	case <-late:
+		return ErrBusy.WithRetryAfter(time.Second)
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return nil, ErrBusy.WithCause(ctx.Err()).WithRetryAfter(time.Second)
+			return ErrBusy.WithCause(ctx.Err()).WithRetryAfter(time.Second)
 		}
-		return nil, fmt.Errorf("wait for a turn to hash: %w", ctx.Err())
+		return fmt.Errorf("wait for a turn to hash: %w", ctx.Err())
 	}
 }
 

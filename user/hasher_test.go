@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -210,6 +211,48 @@ func TestPitfall32HashesWaitTheirTurnAndGiveUpInTime(t *testing.T) {
 		first()
 		got.Wait()
 		second()
+	})
+}
+
+func TestTheKnownDoNotQueueBehindAllStrangers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHasher(t, user.HasherConfig{Cost: quick, Concurrency: 1})
+		stored := mustHash(t, h, "wet socks")
+		leave := h.Occupy()
+		var mu sync.Mutex
+		var order []string
+		var all sync.WaitGroup
+		did := func(who string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, who)
+			if err != nil {
+				t.Errorf("%s: %v", who, err)
+			}
+		}
+		for i := range 5 {
+			all.Go(func() {
+				var err error
+				if i%2 == 0 {
+					_, err = h.Hash(t.Context(), "wet socks")
+				} else {
+					_, err = h.Verify(t.Context(), stored, "wet socks")
+				}
+				did("stranger", err)
+			})
+		}
+		synctest.Wait() // they all wait
+		all.Go(func() {
+			_, err := h.Known().Verify(t.Context(), stored, "wet socks")
+			did("known", err)
+		})
+		synctest.Wait()
+		leave()
+		all.Wait()
+		if at := slices.Index(order, "known"); at > 1 || len(order) != 6 {
+			t.Errorf("turns went to %v", order)
+		}
 	})
 }
 

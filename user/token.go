@@ -105,6 +105,22 @@ func (s *Store) ConsumeToken(ctx context.Context, tx *postgres.Tx, purpose Purpo
 	return t, nil
 }
 
+// CheckToken says whether ConsumeToken would take a token just now: worth
+// asking before work that a guess must not cause.
+func (s *Store) CheckToken(ctx context.Context, purpose Purpose, token string) error {
+	hash := sha256.Sum256([]byte(token))
+	var good bool
+	err := s.db.QueryRow(ctx, `select exists (select from user_tokens
+		where token_hash = $1 and purpose = $2 and consumed_at is null and expires_at > clock_timestamp())`, hash[:], purpose).Scan(&good)
+	if err != nil {
+		return fmt.Errorf("look for a token: %w", err)
+	}
+	if !good {
+		return ErrTokenGone
+	}
+	return nil
+}
+
 // CleanupTokens removes up to limit tokens that ended before the given time
 // and returns how many; callers repeat it until it returns less than limit.
 func (s *Store) CleanupTokens(ctx context.Context, tx *postgres.Tx, before time.Time, limit int) (int64, error) {

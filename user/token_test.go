@@ -59,6 +59,26 @@ func TestATokenIsGoodOnceForItsPurposeAlone(t *testing.T) {
 	}
 }
 
+func TestACheckedTokenIsNotUsedUp(t *testing.T) {
+	t.Parallel()
+	s, db := newStore(t)
+	token := issue(t, s, db, user.TokenRequest{Purpose: user.FirstAdmin, TTL: time.Hour}).Reveal()
+	for range 2 {
+		if err := s.CheckToken(t.Context(), user.FirstAdmin, token); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.CheckToken(t.Context(), user.Recover, token); !errors.Is(err, user.ErrTokenGone) {
+		t.Errorf("for another purpose: %v", err)
+	}
+	if _, err := consume(t, s, db, user.FirstAdmin, token); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckToken(t.Context(), user.FirstAdmin, token); !errors.Is(err, user.ErrTokenGone) {
+		t.Errorf("once it is used: %v", err)
+	}
+}
+
 func TestATokenMayBeNobodysYet(t *testing.T) {
 	t.Parallel()
 	s, db := newStore(t)
