@@ -102,6 +102,42 @@ func TestChangesOfTheAccountReachItsSessions(t *testing.T) {
 	}
 }
 
+// A token that was replaced moments ago is honoured a little longer, but not with a role that was taken away.
+func TestADemotionReachesReplacedTokens(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	m := w.idle()
+	hear := func() {
+		t.Helper()
+		if err := m.Poll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear()
+	token, s := w.login(m)
+	w.exec(`update users set role = 'admin' where id = $1`, s.DBUserID)
+	c, err := m.Refresh(t.Context(), token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hear()
+	tokens := []string{token, c.Token.Reveal()}
+	check := func(want session.Role) {
+		t.Helper()
+		for i, token := range tokens {
+			if v, err := m.Validate(t.Context(), token, session.ClientHint{}); err != nil || v.Role != want {
+				t.Errorf("token %d has role %v, want %v: %v", i, v.Role, want, err)
+			}
+		}
+	}
+	check(session.RoleAdmin)
+	w.exec(`update users set role = 'user' where id = $1`, s.DBUserID)
+	hear()
+	check(session.RoleUser)
+	m.DropNear()
+	check(session.RoleUser)
+}
+
 // A transaction that began early and commits late is heard of when it commits, however many came between.
 func TestALateCommitIsHeardOf(t *testing.T) {
 	t.Parallel()
