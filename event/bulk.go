@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 
@@ -72,10 +73,10 @@ const insertEvents = `with want as materialized (
 	)
 	select now, version, seq, at, seen from numbered order by ord`
 
-// queue makes b lock, number and insert rows. Their numbers stand once b is through.
-func queue(b *pgx.Batch, rows []*row) {
+// insert makes b lock, number and insert rows. Their numbers stand once b is through.
+func insert(b *pgx.Batch, rows []*row) {
 	if len(rows) > 1 {
-		queueMany(b, rows)
+		insertMany(b, rows)
 		return
 	}
 	r := rows[0]
@@ -84,8 +85,8 @@ func queue(b *pgx.Batch, rows []*row) {
 		r.UserID, r.ActorID, r.IdempotencyKey, r.Expect).QueryRow(r.scan)
 }
 
-// queueMany is queue with a statement that also tells which keys are used.
-func queueMany(b *pgx.Batch, rows []*row) {
+// insertMany is insert with a statement that also tells which keys are used.
+func insertMany(b *pgx.Batch, rows []*row) {
 	n := len(rows)
 	shards, types, ids, names := make([]int16, n), make([]string, n), make([]uuid.UUID, n), make([]string, n)
 	data, users, actors := make([]string, n), make([]*uuid.UUID, n), make([]*uuid.UUID, n)
@@ -122,12 +123,16 @@ func stored(rows []*row) bool {
 	})
 }
 
-// settle says of each unit in a statement that inserted nothing why it cannot
-// go in after those before it: [ErrDuplicate] or a [VersionError]; nil means it
-// can. At least one cannot.
+// errLater is settle's answer for a unit whose fate hangs on those before it.
+var errLater = errors.New("run the units before it first")
+
+// settle says of each unit in a statement that inserted nothing whether it can
+// go in after those before it: nil if it can; [ErrDuplicate] or a
+// [VersionError] if it cannot, whatever becomes of them; else errLater. At
+// least one is not nil, and the first one of an entity is never errLater.
 func settle(units [][]*row) []error {
 	faults := make([]error, len(units))
-	versions := map[Ref]int64{} // of the entities as the accepted units leave them
+	versions := map[Ref]int64{} // of the entities as the accepted units would leave them
 	for i, rows := range units {
 		faults[i] = fault(rows, versions)
 	}
@@ -135,22 +140,25 @@ func settle(units [][]*row) []error {
 }
 
 func fault(rows []*row, versions map[Ref]int64) error {
-	mine := map[Ref]int64{}
+	own := map[Ref]int64{} // versions that this unit adds
+	later := false
 	for _, r := range rows {
-		now, ok := mine[r.Aggregate]
-		if !ok {
-			now = max(r.now, versions[r.Aggregate])
-		}
 		if r.seen {
 			return ErrDuplicate
 		}
-		if r.Expect != Any && r.Expect != now {
-			return &VersionError{Entity: r.Aggregate, Expected: r.Expect, Actual: now}
+		stored := r.now + own[r.Aggregate]
+		most := max(r.now, versions[r.Aggregate]) + own[r.Aggregate]
+		if r.Expect != Any && (r.Expect < stored || r.Expect > most) {
+			return &VersionError{Entity: r.Aggregate, Expected: r.Expect, Actual: stored}
 		}
-		mine[r.Aggregate] = now + 1
+		later = later || r.Expect != Any && r.Expect != most
+		own[r.Aggregate]++
 	}
-	for ref, version := range mine {
-		versions[ref] = version
+	if later {
+		return errLater
+	}
+	for _, r := range rows {
+		versions[r.Aggregate] = max(r.now, versions[r.Aggregate]) + 1
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -16,6 +17,7 @@ const Shards = 16
 
 const (
 	maxData   = 64 << 10 // bytes of one event's JSON
+	maxBatch  = 1000     // events of one commit of many callers
 	maxEvents = 200_000  // events of one transaction: all sessions of an account may end in one
 )
 
@@ -27,6 +29,12 @@ var (
 	ErrInvalid   = errs.New(errs.Invalid, "invalid_event", "the event is not valid")
 	ErrVersion   = errs.New(errs.Conflict, "version_conflict", "the entity has changed since it was read")
 	ErrDuplicate = errs.New(errs.Conflict, "duplicate_event", "an event with this idempotency key is there already")
+	ErrNotFound  = errs.New(errs.NotFound, "no_events", "the entity has no event at that time")
+	ErrPruned    = errs.New(errs.Gone, "events_pruned", "events that old are no longer kept")
+	errShape     = errs.NewInvalid("data."+shapeField, "must be a whole number greater than 1, or left out")
+	// ErrOverloaded and ErrStopped mean that nothing was stored.
+	ErrOverloaded = errs.New(errs.Unavailable, "event_log_overloaded", "more events wait than can be stored in time")
+	ErrStopped    = errs.New(errs.Unavailable, "event_log_stopped", "the event log is shutting down")
 )
 
 // VersionError is an [ErrVersion] that tells the version the entity really has.
@@ -80,6 +88,32 @@ type Event struct {
 	At            time.Time       `json:"at"`
 }
 
+// Ref names the entity that the event is of.
+func (e Event) Ref() Ref { return Ref{e.AggregateType, e.AggregateID} }
+
+// Erased reports whether the values of the event's data were erased: see [Erase].
+func (e Event) Erased() bool { return bytes.HasPrefix(e.Data, []byte(`{"erased": true, "fields": [`)) }
+
+// Fields returns the event's data; its numbers are json.Number.
+func (e Event) Fields() (map[string]any, error) {
+	fields, err := decode(e.Data)
+	if err != nil {
+		return nil, fmt.Errorf("read the data of %s version %d: %w", e.Ref(), e.Version, err)
+	}
+	return fields, nil
+}
+
+// decode reads a JSON object; numbers stay as they are written.
+func decode(b []byte) (map[string]any, error) {
+	var object map[string]any
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	if err := d.Decode(&object); err != nil {
+		return nil, err
+	}
+	return object, nil
+}
+
 var nameForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,49}(\.[a-z0-9_]{1,49})?$`)
 
 // check returns the event's data as JSON, or what is wrong with it.
@@ -99,6 +133,9 @@ func (n New) check() (json.RawMessage, error) {
 	}
 	if len(n.IdempotencyKey) > 200 {
 		f.Add("idempotency_key", "must be at most 200 bytes")
+	}
+	if _, err := shape(n.Data); err != nil {
+		f.Add("data."+shapeField, "must be a whole number greater than 1, or left out")
 	}
 	data := json.RawMessage("{}")
 	if n.Data != nil {

@@ -15,27 +15,39 @@ import (
 const maxPage = 1000
 
 // Store reads the log.
-type Store struct{ db postgres.Querier }
+type Store struct {
+	db     postgres.Querier
+	schema *Schema
+}
 
-// NewStore reads the log through db, a pool or a transaction.
-func NewStore(db postgres.Querier) *Store { return &Store{db: db} }
+// NewStore reads the log through db, a pool or a transaction. It knows no
+// schema: data comes in the shape it was stored in.
+func NewStore(db postgres.Querier) *Store { return &Store{db: db, schema: NewSchema()} }
+
+// With returns a store that brings data into schema's newest shapes and folds as it says.
+func (s *Store) With(schema *Schema) *Store { return &Store{db: s.db, schema: schema} }
 
 // Page asks for events of one entity.
 type Page struct {
 	Entity      Ref
-	FromVersion int64 // first version wanted; 0 means 1
+	FromVersion int64 // first version wanted; 0 means the first that is kept
 	Limit       int   // at most 1000; 0 means 100
 }
 
-// Read returns an entity's events in order of version.
+// Read returns an entity's events in order of version. It fails with
+// [ErrPruned] if FromVersion is no longer kept.
 func (s *Store) Read(ctx context.Context, p Page) ([]Event, error) {
 	limit, err := pageSize(p.Limit)
 	if err != nil {
 		return nil, err
 	}
-	return s.collect(ctx, "read events", `select `+columns+` from events
+	events, err := s.collect(ctx, "read events", `select `+columns+` from events
 		where aggregate_type = $1 and aggregate_id = $2 and version >= $3 order by version limit $4`,
 		p.Entity.Type, p.Entity.ID, p.FromVersion, limit)
+	if err == nil && p.FromVersion > 0 && len(events) > 0 && events[0].Version > p.FromVersion {
+		return nil, ErrPruned
+	}
+	return events, err
 }
 
 // Audit returns a user's trail, newest first, of events before a time.
@@ -48,14 +60,121 @@ func (s *Store) Audit(ctx context.Context, userID uuid.UUID, before time.Time, l
 		where user_id = $1 and at < $2 order by at desc, shard, seq desc limit $3`, userID, before, limit)
 }
 
-// Shard returns a shard's events after a sequence number, in order.
+// Shard returns a shard's events after a sequence number, in order. It fails
+// with [ErrPruned] if not all of them are kept.
 func (s *Store) Shard(ctx context.Context, shard int, after int64, limit int) ([]Event, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
 		return nil, err
 	}
-	return s.collect(ctx, "read a shard", `select `+columns+` from events
+	events, err := s.collect(ctx, "read a shard", `select `+columns+` from events
 		where shard = $1 and seq > $2 order by seq limit $3`, shard, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	if events, err = s.kept(ctx, func(int) int64 { return after }, events); err != nil {
+		return nil, err
+	}
+	return events, nil
+}
+
+// Since returns events after a sequence number of each shard: a shard's in
+// order and without a hole, the shards' merged by time. It fails with
+// [ErrPruned] if not all of them are kept.
+func (s *Store) Since(ctx context.Context, after [Shards]int64, limit int) ([]Event, error) {
+	limit, err := pageSize(limit)
+	if err != nil {
+		return nil, err
+	}
+	// A clock set back must not bring a shard out of order, so what merges is the latest time so far.
+	events, err := s.collect(ctx, "read the shards", `select `+columns+` from (
+			select e.*, max(e.at) over (partition by e.shard order by e.seq) as reached
+			from unnest($1::bigint[]) with ordinality a (seq, n) cross join lateral (
+				select * from events where shard = a.n - 1 and seq > a.seq order by seq limit $2) e) q
+		order by reached, shard, seq limit $2`, after[:], limit)
+	if err != nil {
+		return nil, err
+	}
+	return s.kept(ctx, func(shard int) int64 { return after[shard] }, events)
+}
+
+// kept returns events, or ErrPruned if a hole between or before them is one that retention made.
+func (s *Store) kept(ctx context.Context, after func(shard int) int64, events []Event) ([]Event, error) {
+	var last [Shards]int64
+	for i := range last {
+		last[i] = after(i)
+	}
+	for _, e := range events {
+		if e.Seq != last[e.Shard]+1 {
+			horizon, err := s.horizon(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if last[e.Shard]+1 < horizon[e.Shard] {
+				return nil, ErrPruned
+			}
+		}
+		last[e.Shard] = e.Seq
+	}
+	return events, nil
+}
+
+// horizon returns from where on each shard is complete.
+func (s *Store) horizon(ctx context.Context) (from [Shards]int64, err error) {
+	rows, err := s.db.Query(ctx, "select shard, seq from event_horizon")
+	if err != nil {
+		return from, fmt.Errorf("read the horizon: %w", err)
+	}
+	var shard int
+	var seq int64
+	_, err = pgx.ForEachRow(rows, []any{&shard, &seq}, func() error {
+		from[shard] = seq
+		return nil
+	})
+	if err != nil {
+		return from, fmt.Errorf("read the horizon: %w", err)
+	}
+	return from, nil
+}
+
+// Heads returns the newest sequence number of each shard; 0 means it is empty.
+func (s *Store) Heads(ctx context.Context) (heads [Shards]int64, err error) {
+	var all []int64
+	err = s.db.QueryRow(ctx, `select array(select coalesce((select max(seq) from events where shard = s), 0)
+		from generate_series(0, $1 - 1) s)`, Shards).Scan(&all)
+	if err != nil {
+		return heads, fmt.Errorf("read the heads: %w", err)
+	}
+	copy(heads[:], all)
+	return heads, nil
+}
+
+// Position is where an event stands among all, by time.
+type Position struct {
+	At    time.Time
+	Shard int
+	Seq   int64
+}
+
+// Position returns where e stands.
+func (e Event) Position() Position { return Position{e.At, e.Shard, e.Seq} }
+
+// Span asks for events of a time.
+type Span struct {
+	From, To time.Time // To is the first moment that is not wanted
+	After    Position  // of the last event seen; zero at first
+	Limit    int       // at most 1000; 0 means 100
+}
+
+// Between returns all entities' events of a time, oldest first.
+func (s *Store) Between(ctx context.Context, span Span) ([]Event, error) {
+	limit, err := pageSize(span.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return s.collect(ctx, "read a time", `select `+columns+` from events
+		where at >= greatest($1::timestamptz, $3) and at < $2 and (at, shard, seq) > ($3::timestamptz, $4::smallint, $5::bigint)
+		order by at, shard, seq limit $6`, span.From, span.To, span.After.At, span.After.Shard, span.After.Seq, limit)
 }
 
 // Version returns the entity's newest version; 0 means it has no events.
@@ -101,15 +220,39 @@ func (s *Store) Verify(ctx context.Context) ([]Gap, error) {
 const columns = `shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at`
 
 func (s *Store) collect(ctx context.Context, doing, sql string, args ...any) ([]Event, error) {
-	rows, err := s.db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
-	}
-	events, err := pgx.CollectRows(rows, pgx.RowToStructByName[Event])
+	var events []Event
+	err := s.each(ctx, func(e Event) error {
+		events = append(events, e)
+		return nil
+	}, sql, args...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	return events, nil
+}
+
+// each calls fn with one event after the other, in its newest shape.
+func (s *Store) each(ctx context.Context, fn func(Event) error, sql string, args ...any) error {
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var e Event
+		err := rows.Scan(&e.Shard, &e.Seq, &e.AggregateType, &e.AggregateID, &e.Version, &e.Name, (*[]byte)(&e.Data),
+			&e.UserID, &e.ActorID, &e.At)
+		if err != nil {
+			return err
+		}
+		if e, err = s.schema.newest(e); err != nil {
+			return err
+		}
+		if err = fn(e); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 func pageSize(limit int) (int, error) {

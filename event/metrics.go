@@ -1,0 +1,44 @@
+package event
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// counts are the metrics of a Log.
+type counts struct {
+	batch, seconds     prometheus.Histogram
+	conflicts, repeats prometheus.Counter
+}
+
+// newCounts registers the metrics with reg, if there is one.
+func newCounts(reg prometheus.Registerer, waiting func() float64) (*counts, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	c := &counts{
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rootstream_event_log_batch_events", Help: "Events that were committed together.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 1000},
+		}),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "rootstream_event_log_commit_seconds", Help: "Time of one run of a batch.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 5, 30},
+		}),
+		conflicts: counter("rootstream_event_log_conflicts_total", "Units refused because of the version they expected."),
+		repeats:   counter("rootstream_event_log_repeats_total", "Units whose idempotency key was there: answered with the original."),
+	}
+	if reg == nil {
+		return c, nil
+	}
+	err := errors.Join(reg.Register(c.batch), reg.Register(c.seconds), reg.Register(c.conflicts), reg.Register(c.repeats),
+		reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "rootstream_event_log_waiting", Help: "Units that wait to be committed.",
+		}, waiting)))
+	if err != nil {
+		return nil, fmt.Errorf("register the metrics of the event log: %w", err)
+	}
+	return c, nil
+}
