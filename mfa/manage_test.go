@@ -157,6 +157,43 @@ func TestResetRemovesEverything(t *testing.T) {
 	}
 }
 
+func TestACursorHasOneText(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := r.setUp("ada")
+	_ = r.verify(p, mfa.TOTP, r.wrong(p))
+	_, next, err := r.Attempts(t.Context(), p.UserID, 1, "")
+	if err != nil || next == "" {
+		t.Fatal(next, err)
+	}
+	for _, cursor := range []string{next + "\n", "\r" + next, next[:4] + "\n" + next[4:], next + "="} {
+		if _, _, err := r.Attempts(t.Context(), p.UserID, 1, cursor); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("%q = %v", cursor, err)
+		}
+	}
+}
+
+func TestAResetDuringAVerificationLeavesNoFactorToVerify(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	p := r.setUp("ada")
+	r.Manager = r.manager(func(c *mfa.Config) {
+		c.Derive = func(ctx context.Context, code, salt []byte) ([]byte, error) {
+			if err := r.tx(func(ctx context.Context, tx *postgres.Tx) error { return r.Reset(ctx, tx, p.Account, uuid.Nil) }); err != nil {
+				t.Error(err)
+			}
+			return quick(ctx, code, salt)
+		}
+	})
+	_, err := r.Verify(t.Context(), p.try(mfa.BackupCode, p.codes[0]), func(context.Context, *postgres.Tx, mfa.Result) error {
+		t.Error("it was granted")
+		return nil
+	})
+	if !errors.Is(err, mfa.ErrFactorNotFound) {
+		t.Errorf("verify = %v", err)
+	}
+}
+
 func TestUnenrolTakesTheBackupCodesWithTheLastFactor(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)

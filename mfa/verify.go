@@ -196,6 +196,8 @@ func settle(ctx context.Context, tx *postgres.Tx, t try, a Attempt, use consume)
 	switch {
 	case postgres.Violates(err, "user_mfa_enabled_key"):
 		return 0, ErrFactorExists
+	case errors.Is(err, postgres.ErrNoRows): // the account's factors were reset since
+		return 0, ErrFactorNotFound
 	case err != nil:
 		return 0, fmt.Errorf("use a code: %w", err)
 	case !open: // suspended since the try was reserved
