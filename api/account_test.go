@@ -150,7 +150,7 @@ func TestAuditTrailPagesWithoutLosingAnything(t *testing.T) {
 	if page := w.do("GET", "/v1/users/me/audit?limit=100", nil, as(token)).want(200); len(page.at("items").([]any)) < len(want) {
 		t.Errorf("events of one time are lost: %s", page.body)
 	}
-	for _, cursor := range []string{"x", "LTE", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OQ", "MA"} {
+	for _, cursor := range []string{"x", "LTE", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5OQ", "MA", "MQ%0A"} {
 		w.do("GET", "/v1/users/me/audit?cursor="+cursor, nil, as(token)).problem(422, "invalid").names("cursor")
 	}
 	w.do("GET", "/v1/users/me/audit?cursor=OTIyMzM3MjAzNjg1NDc3NTgwNw", nil, as(token)).want(200) // the end of time

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"strconv"
 	"time"
@@ -12,6 +11,7 @@ import (
 	"rootstream/auth"
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/internal/base64url"
 	"rootstream/user"
 )
 
@@ -151,14 +151,14 @@ func (s *Server) audit(ctx context.Context, in *Paging) (list[event.Event], erro
 		end = in.Limit
 	}
 	next := strconv.FormatInt(events[end-1].At.UnixMicro(), 10)
-	return list[event.Event]{Items: events[:end], NextCursor: base64.RawURLEncoding.EncodeToString([]byte(next))}, nil
+	return list[event.Event]{Items: events[:end], NextCursor: base64url.Encode([]byte(next))}, nil
 }
 
 func readAuditCursor(cursor string) (time.Time, error) {
 	if cursor == "" {
 		return time.Now().Add(time.Hour), nil
 	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	raw, err := base64url.Decode(cursor)
 	if err == nil {
 		var micros int64
 		if micros, err = strconv.ParseInt(string(raw), 10, 64); err == nil && micros > 0 {

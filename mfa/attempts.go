@@ -2,7 +2,6 @@ package mfa
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"net/netip"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
+	"rootstream/internal/base64url"
 )
 
 // Record is one try as it was written down.
@@ -72,7 +72,7 @@ func (p place) after(records []Record) string {
 	if skip == len(records) && p.at != nil && p.at.Equal(last) {
 		skip += p.skip
 	}
-	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", last.UnixMicro(), skip))
+	return base64url.Encode(fmt.Appendf(nil, "%d.%d", last.UnixMicro(), skip))
 }
 
 func readCursor(s string) (place, error) {
@@ -81,7 +81,7 @@ func readCursor(s string) (place, error) {
 	}
 	var micros int64
 	var skip int
-	raw, err := base64.RawURLEncoding.DecodeString(s)
+	raw, err := base64url.Decode(s)
 	if err == nil {
 		_, err = fmt.Sscanf(string(raw), "%d.%d", &micros, &skip)
 	}

@@ -285,7 +285,7 @@ func TestStreamsAreListedNewestFirstInPages(t *testing.T) {
 	if got := all(stream.Account{Operator: true}, stream.Filter{Live: new(false)}); len(strings.Fields(got)) != 11 {
 		t.Errorf("an operator sees: %s", got)
 	}
-	for _, f := range []stream.Filter{{List: stream.List{Limit: -1}}, {List: stream.List{Limit: 201}}, {List: stream.List{Cursor: "!"}}, {List: stream.List{Cursor: "AAAA"}}} {
+	for _, f := range []stream.Filter{{List: stream.List{Limit: -1}}, {List: stream.List{Limit: 201}}, {List: stream.List{Cursor: "!"}}, {List: stream.List{Cursor: "AAAA"}}, {List: stream.List{Cursor: "AZqvYdAAcACAAAAAAAAAAA\n"}}} {
 		if _, err := r.Streams(t.Context(), a, f); errs.KindOf(err) != errs.Invalid {
 			t.Errorf("%+v = %v", f, err)
 		}

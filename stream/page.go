@@ -1,13 +1,13 @@
 package stream
 
 import (
-	"encoding/base64"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
 
 	"rootstream/errs"
+	"rootstream/internal/base64url"
 )
 
 const (
@@ -58,7 +58,7 @@ func readPlace(cursor string) (place, error) {
 	}
 	var micros int64
 	var skip int
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	raw, err := base64url.Decode(cursor)
 	if err == nil {
 		_, err = fmt.Sscanf(string(raw), "%d.%d", &micros, &skip)
 	}
@@ -86,7 +86,7 @@ func cut[T any](items []T, limit int, begin place, at func(T) time.Time) Page[T]
 	if skip == limit && begin.at != nil && begin.at.Equal(last) {
 		skip += begin.skip
 	}
-	return Page[T]{items, base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d.%d", last.UnixMicro(), skip))}
+	return Page[T]{items, base64url.Encode(fmt.Appendf(nil, "%d.%d", last.UnixMicro(), skip))}
 }
 
 // readID reads the cursor of a list that is in the order of public ids.
@@ -94,7 +94,7 @@ func readID(cursor string) (*uuid.UUID, error) {
 	if cursor == "" {
 		return nil, nil //nolint:nilnil // no cursor is no id
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	b, err := base64url.Decode(cursor)
 	if err != nil {
 		return nil, err
 	}

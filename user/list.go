@@ -2,7 +2,6 @@ package user
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"slices"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
+	"rootstream/internal/base64url"
 )
 
 const (
@@ -57,7 +57,7 @@ func (s *Store) List(ctx context.Context, limit int, cursor string, f Filter) (P
 	if len(items) > limit {
 		p.Items = slices.Clip(items[:limit])
 		last := p.Items[limit-1].PublicID
-		p.NextCursor = base64.RawURLEncoding.EncodeToString(append([]byte{cursorForm}, last[:]...))
+		p.NextCursor = base64url.Encode(append([]byte{cursorForm}, last[:]...))
 	}
 	for i, u := range p.Items {
 		p.Items[i] = u.inUTC()
@@ -74,7 +74,7 @@ func checkList(limit *int, cursor string, f Filter) (after uuid.UUID, err error)
 		faults.Add("limit", "must be from 1 to 200")
 	}
 	if cursor != "" {
-		b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+		b, err := base64url.Decode(cursor)
 		if err != nil || len(b) != 17 || b[0] != cursorForm {
 			faults.Add("cursor", "must be a next_cursor of an earlier page")
 		} else {

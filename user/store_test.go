@@ -237,6 +237,9 @@ func TestAListIsReadPageByPageInOneOrder(t *testing.T) {
 			for _, u := range p.Items {
 				got = append(got, u.Username)
 			}
+			if _, err := s.List(t.Context(), limit, p.NextCursor+"\n", f); err == nil {
+				t.Error("a cursor with a line break was read")
+			}
 			if cursor = p.NextCursor; cursor == "" {
 				return got, pages
 			}
