@@ -31,6 +31,7 @@ func (s *Server) hot(w http.ResponseWriter, r *http.Request, p *peer) bool {
 		known, cancel := identified(w, r, *p, s.cfg.RequestTimeout)
 		defer cancel()
 		rec := &recorder{ResponseWriter: w}
+		forBrowsers(w.Header())
 		s.fail(rec, known, err)
 		s.requests.WithLabelValues(hotRoutes[r.URL.Path], statusClass(rec.status)).Observe(time.Since(begun).Seconds())
 	case ok:
@@ -55,6 +56,7 @@ func (s *Server) hotForward(w http.ResponseWriter, r *http.Request, p *peer) (ok
 	if err != nil {
 		return false, err
 	}
+	forBrowsers(w.Header())
 	admitted(w.Header(), &view)
 	return true, nil
 }

@@ -130,14 +130,18 @@ var (
 	jsonType = []string{"application/json"}
 )
 
+// forBrowsers sets what answers need that a browser or a cache may see.
+func forBrowsers(h http.Header) {
+	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
+}
+
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	p := peerOf(r, s.cfg.TrustedProxies)
 	if s.hot(w, r, &p) {
 		return
 	}
+	forBrowsers(w.Header())
 	begun := time.Now()
 	r, cancel := identified(w, r, p, s.cfg.RequestTimeout)
 	defer cancel()
