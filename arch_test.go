@@ -31,7 +31,7 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"event":    "postgres",
+	"event":    "event/codec postgres",
 	"notify":   "postgres",
 	"secret":   "postgres",
 	"devstack": "pgserver",
@@ -41,6 +41,7 @@ var mayImport = map[string]string{
 	"errs":     "",
 
 	"cache/cachetest":       "cache",
+	"event/codec":           "",
 	"notify/notifytest":     "",
 	"session/near":          "",
 	"postgres/postgrestest": "postgres",
@@ -58,6 +59,7 @@ var oneRoom = map[string]string{
 	"github.com/goccy/go-yaml":             "app",
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
+	"github.com/klauspost/compress":        "event/codec",
 }
 
 type pkg struct {
