@@ -434,7 +434,7 @@ func patient(o *option) {
 	r := &o.auth.Rate
 	for _, n := range []*int{
 		&r.LoginAccount, &r.LoginAnywhere, &r.LoginNetwork, &r.RegisterNetwork, &r.MFANetwork, &r.RefreshNetwork, &r.TokenNetwork,
-		&r.RecoveryNetwork, &r.RecoveryAccount, &r.ProofAccount, &r.ExportAccount, &r.FreeClient, &r.FreeAccount,
+		&r.RecoveryNetwork, &r.RecoveryAccount, &r.ProofAccount, &r.ExportAccount, &r.Writes, &r.FreeClient, &r.FreeAccount,
 	} {
 		*n = 1 << 20
 	}

@@ -73,6 +73,7 @@ type factors interface {
 
 type administration interface {
 	RequireFresh(ctx context.Context, p auth.Principal) error
+	AllowWrite(ctx context.Context, p auth.Principal) error
 	RequireFactor(ctx context.Context, p auth.Principal) error
 	CreateUser(ctx context.Context, by auth.Actor, a auth.Account) (user.User, error)
 	SetRole(ctx context.Context, by auth.Actor, id uuid.UUID, role user.Role) (user.User, error)

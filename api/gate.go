@@ -143,6 +143,11 @@ func (s *Server) admit(r *http.Request, a access) error {
 	if err := f.principal.RequireRole(a.role); err != nil {
 		return err
 	}
+	if r.Method != http.MethodGet {
+		if err := s.deps.Auth.AllowWrite(ctx, f.principal); err != nil {
+			return err
+		}
+	}
 	if !a.partway {
 		if err := s.deps.Auth.RequireFactor(ctx, f.principal); err != nil {
 			return err

@@ -236,3 +236,22 @@ func TestWithoutAKeysetTheRestWorks(t *testing.T) {
 	retryAfter(t, w.do("POST", "/v1/mfa/totp", nil, as(token)).problem(503, "keyset_missing"))
 	retryAfter(t, w.do("POST", "/v1/auth/refresh", nil, as(token)).problem(503, "keyset_missing"))
 }
+
+func TestWritesOfAnAccountAreLimited(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.auth.Rate = auth.Rates{Writes: 3} })
+	token, other := w.token("ada"), w.token("bob")
+	write := func(token string) answer {
+		return w.do("POST", "/v1/streams", object{"name": "s"}, as(token))
+	}
+	for range 3 {
+		write(token).want(201)
+	}
+	if a := write(token).problem(429, "rate_limited"); a.header.Get("Retry-After") == "" {
+		t.Error("nobody says when to try again")
+	}
+	w.do("GET", "/v1/streams", nil, as(token)).want(200)
+	write(other).want(201)
+	w.clock.advance(time.Minute)
+	write(token).want(201)
+}

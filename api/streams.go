@@ -102,7 +102,7 @@ func streamAccount(ctx context.Context) stream.Account {
 
 func (s *Server) streamRoutes() {
 	tags := []string{"streams"}
-	handle(s, huma.Operation{OperationID: "create-stream", Method: http.MethodPost, Path: "/v1/streams", DefaultStatus: http.StatusCreated, Tags: tags, Summary: "Create a stream"},
+	handle(s, huma.Operation{OperationID: "create-stream", Method: http.MethodPost, Path: "/v1/streams", DefaultStatus: http.StatusCreated, Tags: tags, Summary: "Create a stream", Errors: []int{http.StatusConflict}},
 		anyUser, func(ctx context.Context, in *createStreamInput) (*output[createdStream], error) {
 			c, err := s.deps.Streams.Create(ctx, streamAccount(ctx), stream.Draft(in.Body))
 			return reply(createdStream{c.Stream, c.Key.Reveal()}, err)

@@ -17,6 +17,7 @@ type Config struct {
 	Auth          AuthConfig      `yaml:"auth"`
 	Session       SessionConfig   `yaml:"session"`
 	MFA           MFAConfig       `yaml:"mfa"`
+	Streams       StreamsConfig   `yaml:"streams"`
 	Mail          MailConfig      `yaml:"mail"`
 	Webhooks      []WebhookConfig `yaml:"webhooks"`
 	ServiceTokens []ServiceToken  `yaml:"service_tokens"`
@@ -82,6 +83,7 @@ type RateConfig struct {
 	RecoveryNetwork int           `yaml:"recovery_network" default:"20" doc:"Recovery requests from one client network."`
 	RecoveryAccount int           `yaml:"recovery_account" default:"4" doc:"Mails an hour that strangers can cause to one account; more are dropped silently."`
 	ProofAccount    int           `yaml:"proof_account" default:"120" doc:"Proofs of identity and changes of factors in the sessions of one account."`
+	Writes          int           `yaml:"writes" default:"6000" doc:"Other changes that one account may make through one instance."`
 	ExportAccount   int           `yaml:"export_account" default:"10" doc:"Exports an hour that somebody gets of their own account."`
 	FreeClient      int           `yaml:"free_client" default:"5" doc:"Failed sign-ins to one account from one client network, or one known device, before each further try must wait 2, 4, 8… seconds."`
 	FreeAccount     int           `yaml:"free_account" default:"50" doc:"The same from everywhere but known devices."`
@@ -112,6 +114,12 @@ type SessionLifetimeConfig struct {
 type MFAConfig struct {
 	Issuer string `yaml:"issuer" default:"RootStream" doc:"Name that authenticator apps show."`
 	Strict bool   `yaml:"strict" default:"false" doc:"Accept only the current and the previous code, not the next."`
+}
+
+// StreamsConfig is how much one account may have of streams.
+type StreamsConfig struct {
+	PerAccount        int `yaml:"per_account" default:"1000" doc:"Streams of one account."`
+	ViewersPerAccount int `yaml:"viewers_per_account" default:"200" doc:"Viewers of one stream that one account can be at once."`
 }
 
 // MailConfig is how mail leaves.

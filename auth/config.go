@@ -37,6 +37,7 @@ type Rates struct {
 	RecoveryNetwork int // recovery requests from one client network; 0 means 20
 	RecoveryAccount int // mails an hour that strangers can make us send to one account, more are dropped; 0 means 4
 	ProofAccount    int // proofs of identity and changes of factors in an account's sessions; 0 means 120
+	Writes          int // other changes an account makes through one instance; 0 means 6000
 	ExportAccount   int // exports an hour of one account; 0 means 10
 
 	// Failed sign-ins before the first wait of 2 s, which doubles with each more.
@@ -66,7 +67,7 @@ func (r *Rates) counts() map[*int]int {
 	return map[*int]int{
 		&r.LoginAccount: 120, &r.LoginAnywhere: 300, &r.LoginNetwork: 600, &r.RegisterNetwork: 60,
 		&r.MFANetwork: 1200, &r.RefreshNetwork: 6000, &r.TokenNetwork: 60, &r.RecoveryNetwork: 20,
-		&r.RecoveryAccount: 4, &r.ProofAccount: 120, &r.ExportAccount: 10, &r.FreeClient: 5, &r.FreeAccount: 50,
+		&r.RecoveryAccount: 4, &r.ProofAccount: 120, &r.Writes: 6000, &r.ExportAccount: 10, &r.FreeClient: 5, &r.FreeAccount: 50,
 	}
 }
 

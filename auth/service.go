@@ -54,6 +54,7 @@ type Service struct {
 	sessions *session.Manager
 	mfa      *mfa.Manager
 	limiter  limiter
+	writes   *windows
 	backoff  *backoff
 	turns    turns
 	pepper   string
@@ -89,6 +90,7 @@ func New(d Deps) (*Service, error) {
 		s.enqueue = notify.Enqueue
 	}
 	s.backoff = newBackoff(d.Cache, s.cfg.Now)
+	s.writes = newWindows(s.cfg.Now)
 	s.limiter = newWindows(s.cfg.Now)
 	if d.Limiter != nil {
 		s.limiter = d.Limiter

@@ -32,6 +32,15 @@ func (s *Service) allowFrom(ctx context.Context, kind string, c Client, n int) e
 	return nil
 }
 
+// AllowWrite counts a change that somebody who is signed in is about to make.
+// It counts in process: what it bounds is work, not guesses.
+func (s *Service) AllowWrite(ctx context.Context, p Principal) error {
+	if ok, wait := s.writes.Allow(ctx, p.UserID.String(), perMinute(s.cfg.Rate.Writes)); !ok {
+		return ErrRateLimited.WithRetryAfter(max(wait, time.Second))
+	}
+	return nil
+}
+
 // counter is a tally that a guess counts in.
 type counter struct {
 	key string

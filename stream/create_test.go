@@ -50,6 +50,30 @@ func TestCreateGivesAKeyOnceAndKeepsItsHash(t *testing.T) {
 	}
 }
 
+func TestParallelCreatesNeverExceedTheLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil, stream.Config{MaxStreams: 3})
+	a := r.account("ada")
+	made := 0
+	for _, err := range parallel(10, func(int) error {
+		return r.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+			_, err := r.Create(t.Context(), tx, a, stream.Draft{Name: "s"})
+			return err
+		})
+	}) {
+		switch {
+		case err == nil:
+			made++
+		case !errors.Is(err, stream.ErrTooManyStreams):
+			t.Error(err)
+		}
+	}
+	if got := r.scan(`select count(*)::text from streams`); made != 3 || got != "3" {
+		t.Errorf("%d were made, there are %s; want 3", made, got)
+	}
+	r.create(r.account("bob"), stream.Draft{})
+}
+
 func TestOnlyTheKeyItselfOpensAStream(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil, stream.Config{})

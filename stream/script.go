@@ -13,7 +13,7 @@ const activeKey = "rsv:active"
 // viewerKeys are all keys of a stream's viewers, in one slot:
 //  1. sorted set: viewer → when it expires, in ms
 //  2. hash: viewer → "account joined-at-ms"
-//  3. hash: session, total, peak; swept, claim
+//  3. hash: session, total, peak; swept, claim; "of account" → how many viewers it is
 //  4. list: joins and leaves to be written to PostgreSQL
 //  5. list: those of them that somebody is writing just now
 func viewerKeys(stream uuid.UUID) []string {
@@ -39,7 +39,11 @@ local function leave(viewer, at)
 	local account = redis.call('HGET', who, viewer)
 	redis.call('ZREM', viewers, viewer)
 	redis.call('HDEL', who, viewer)
-	if account then note('l ' .. viewer .. ' ' .. account .. ' ' .. int(at)) end
+	if account then
+		local of = 'of ' .. string.match(account, '^%S*')
+		if redis.call('HINCRBY', stats, of, -1) <= 0 then redis.call('HDEL', stats, of) end
+		note('l ' .. viewer .. ' ' .. account .. ' ' .. int(at))
+	end
 end
 
 -- expire ends some of the viewers that were not renewed.
@@ -87,6 +91,9 @@ const (
 local ttl = tonumber(ARGV[1])
 expire(ttl, 100)
 enter(ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]))
+local of = 'of ' .. ARGV[6]
+if (tonumber(redis.call('HGET', stats, of)) or 0) >= tonumber(ARGV[7]) then return -1 end
+redis.call('HINCRBY', stats, of, 1)
 redis.call('ZADD', viewers, int(now + ttl), ARGV[5])
 redis.call('HSET', who, ARGV[5], ARGV[6] .. ' ' .. int(now))
 redis.call('HINCRBY', stats, 'total', 1)

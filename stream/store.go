@@ -41,6 +41,9 @@ func (s *Store) Create(ctx context.Context, tx *postgres.Tx, owner Account, d Dr
 	if err := f.Err(); err != nil {
 		return Created{}, err
 	}
+	if err := s.roomFor(ctx, tx, owner); err != nil {
+		return Created{}, err
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return Created{}, fmt.Errorf("name a stream: %w", err)
@@ -58,6 +61,23 @@ func (s *Store) Create(ctx context.Context, tx *postgres.Tx, owner Account, d Dr
 		return Created{}, err
 	}
 	return Created{made, key}, made.tell(tx, owner, "stream.created", map[string]any{"stream_id": id, "user_id": made.UserID})
+}
+
+// roomFor refuses an account that has as many streams as it may have. Its row
+// stays locked until tx ends, so that many at once do not exceed that.
+func (s *Store) roomFor(ctx context.Context, tx *postgres.Tx, owner Account) error {
+	var has int
+	b := &pgx.Batch{}
+	b.Queue(`select from users where id = $1 for no key update`, owner.ID)
+	b.Queue(`select count(*) from (select from streams where user_id = $1 limit $2) s`, owner.ID, s.cfg.MaxStreams).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&has) })
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("count an account's streams: %w", err)
+	}
+	if has >= s.cfg.MaxStreams {
+		return ErrTooManyStreams
+	}
+	return nil
 }
 
 // ByPublicID reads a stream that the account may see. The viewer count is

@@ -20,6 +20,8 @@ import (
 type Config struct {
 	ViewerTTL  time.Duration // a viewer not renewed for so long has left; 0 means 30s
 	FlushEvery time.Duration // between writes of viewers' figures to PostgreSQL; 0 means 3s
+	MaxStreams int           // of one account; 0 means 1000
+	MaxViewers int           // that one account can be of one stream at once; 0 means 200
 	Logger     *slog.Logger  // nil means slog.Default
 }
 
@@ -33,9 +35,11 @@ type Store struct {
 
 // New makes a Store. c may be nil: then there are no viewers.
 func New(db *postgres.DB, c *cache.Client, cfg Config) (*Store, error) {
-	if cfg.ViewerTTL < 0 || cfg.FlushEvery < 0 {
-		return nil, errors.New("stream: ViewerTTL and FlushEvery must not be negative")
+	if cfg.ViewerTTL < 0 || cfg.FlushEvery < 0 || cfg.MaxStreams < 0 || cfg.MaxViewers < 0 {
+		return nil, errors.New("stream: ViewerTTL, FlushEvery, MaxStreams and MaxViewers must not be negative")
 	}
+	cfg.MaxStreams = cmp.Or(cfg.MaxStreams, 1000)
+	cfg.MaxViewers = cmp.Or(cfg.MaxViewers, 200)
 	cfg.ViewerTTL = cmp.Or(cfg.ViewerTTL, 30*time.Second)
 	cfg.FlushEvery = cmp.Or(cfg.FlushEvery, 3*time.Second)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())

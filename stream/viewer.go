@@ -45,9 +45,16 @@ func (s *Store) Join(ctx context.Context, a Account, id uuid.UUID) (Viewer, erro
 	if err != nil {
 		return Viewer{}, fmt.Errorf("name a viewer: %w", err)
 	}
-	args := append(s.sessionArgs(rows[0]), viewer.String(), strconv.FormatInt(a.ID, 10))
-	if _, err := s.scripts.join.Exec(ctx, s.cache, viewerKeys(id), args...); err != nil {
+	args := append(s.sessionArgs(rows[0]), viewer.String(), strconv.FormatInt(a.ID, 10), strconv.Itoa(s.cfg.MaxViewers))
+	reply, err := s.scripts.join.Exec(ctx, s.cache, viewerKeys(id), args...)
+	if err != nil {
 		return Viewer{}, unavailable(err)
+	}
+	switch n, err := reply.Int(); {
+	case err != nil:
+		return Viewer{}, unavailable(err)
+	case n < 0:
+		return Viewer{}, ErrTooManyViewers
 	}
 	// Written after the viewer and with a value of its own, so that a sweep
 	// which saw no viewer yet cannot forget the stream.

@@ -227,6 +227,32 @@ func TestParallelViewersAreCountedExactly(t *testing.T) {
 	}
 }
 
+func TestAnAccountIsOnlySoManyViewersOfAStream(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, redis(t), stream.Config{FlushEvery: often.FlushEvery, MaxViewers: 2})
+	a, b := r.account("ada"), r.account("bob")
+	id, other := r.live(a).Stream.PublicID, r.live(a).Stream.PublicID
+	first := r.join(b, id)
+	r.join(b, id)
+	for range 3 {
+		if _, err := r.Join(t.Context(), b, id); !errors.Is(err, stream.ErrTooManyViewers) || errs.KindOf(err) != errs.Conflict {
+			t.Errorf("a third viewer of one account = %v", err)
+		}
+	}
+	if got, want := r.viewers(id), (stream.Figures{Count: 2, Peak: 2, Total: 2}); got != want {
+		t.Errorf("viewers = %+v, want %+v", got, want)
+	}
+	r.join(a, id)
+	r.join(b, other)
+	if err := r.Leave(t.Context(), b, id, first); err != nil {
+		t.Fatal(err)
+	}
+	r.join(b, id)
+	if _, err := r.Join(t.Context(), b, id); !errors.Is(err, stream.ErrTooManyViewers) {
+		t.Errorf("a third one, later = %v", err)
+	}
+}
+
 func TestManyViewersAreWrittenInBatches(t *testing.T) {
 	t.Parallel()
 	c := redis(t)
