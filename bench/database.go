@@ -102,7 +102,7 @@ func (s *stack) createScript(ctx context.Context) (string, error) {
 			return err
 		})
 	})
-	if err == nil && len(list) != 5 {
+	if err == nil && len(list) != 6 {
 		err = fmt.Errorf("creating a session sent %d statements:\n%s", len(list), strings.Join(list, "\n"))
 	}
 	if err != nil {
@@ -114,12 +114,12 @@ func (s *stack) createScript(ctx context.Context) (string, error) {
 		hash = `sha256((:a::text||'-'||:c::text)::bytea)`
 	)
 	return fmt.Sprintf("\\set u random(%d, %d)\n", s.data.firstUser, s.data.firstUser+int64(s.data.users)-1) +
-		"\\set a random(0, 4095)\n\\set b random(0, 36028797018963967)\n\\set s random(0, 15)\n\\set c :b * 16 + :s\nbegin;\n" +
-		"\\startpipeline\n" + filled(list[0], ":u") + filled(list[1], ":u", "9") +
-		filled(list[2], ":u", hash, id, "'user'", "1", "'{pwd}'", "0", "false", "''", "''", "'chrome/linux/desktop'",
+		"\\set a random(0, 4095)\n\\set b random(0, 36028797018963967)\n\\set s random(0, 15)\n\\set c :b * 16 + :s\n" +
+		"\\startpipeline\n" + filled(list[0]) + filled(list[1], ":u") + filled(list[2], ":u", "9") +
+		filled(list[3], ":u", hash, id, "'user'", "1", "'{pwd}'", "0", "false", "''", "''", "'chrome/linux/desktop'",
 			"'"+userAgent+"'", "null", "''", "86400", "0") + "\\endpipeline\n" +
-		"\\startpipeline\n" + filled(list[3], "7205", ":s") +
-		filled(list[4], ":s", "'session'", id, "'session.created'",
+		"\\startpipeline\n" + filled(list[4], "7205", ":s") +
+		filled(list[5], ":s", "'session'", id, "'session.created'",
 			`'{"session_id": "01900000-0000-7000-8000-000000000000", "user_id": "01900000-0000-7000-8000-000000000001"}'`,
 			"md5(:u::text)::uuid", "null", "''", "-1") + "\\endpipeline\ncommit;\n", nil
 }
@@ -172,16 +172,16 @@ func measureEvent(ctx context.Context, s *stack) ([]row, error) {
 		})
 	}
 	list, err := s.sent(ctx, func(db *postgres.DB) error { return append1(ctx, db, 1) })
-	if err == nil && len(list) != 2 {
+	if err == nil && len(list) != 3 {
 		err = fmt.Errorf("appending an event sent %d statements:\n%s", len(list), strings.Join(list, "\n"))
 	}
 	if err != nil {
 		return nil, err
 	}
 	const id = "lpad(to_hex(:k::bigint),32,'0')::uuid"
-	script := fmt.Sprintf("\\set k random(1, %d)\n\\set s :k %% 16\nbegin;\n\\startpipeline\n", entities) +
-		filled(list[0], "7205", ":s") +
-		filled(list[1], ":s", "'stream'", id, "'stream.updated'",
+	script := fmt.Sprintf("\\set k random(1, %d)\n\\set s :k %% 16\n\\startpipeline\n", entities) +
+		filled(list[0]) + filled(list[1], "7205", ":s") +
+		filled(list[2], ":s", "'stream'", id, "'stream.updated'",
 			`'{"stream_id": "01900000-0000-7000-8000-000000000000", "fields": ["name"]}'`, "null", "null", "''", "-1") +
 		"\\endpipeline\ncommit;\n"
 	var next atomic.Uint64

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -85,9 +86,11 @@ func open(ctx context.Context, perSecond float64, d time.Duration, f func(ctx co
 	begun := time.Now().Add(20 * time.Millisecond)
 	for i := range n {
 		due := begun.Add(time.Duration(float64(i) / perSecond * float64(time.Second)))
-		if err := pause(ctx, time.Until(due)); err != nil {
+		if err := ctx.Err(); err != nil {
+			wg.Wait()
 			return nil, err
 		}
+		sleep(time.Until(due))
 		wg.Go(func() {
 			if err := f(ctx, i); err != nil {
 				failed.CompareAndSwap(nil, &err)
@@ -100,6 +103,15 @@ func open(ctx context.Context, perSecond float64, d time.Duration, f func(ctx co
 		return nil, *e
 	}
 	return took, nil
+}
+
+// sleep is exact to some 60 µs. The runtime's timers may be a millisecond late when nothing else goes on, which would
+// count as time that an answer took.
+func sleep(d time.Duration) {
+	for end := time.Now().Add(d); d > 0; d = time.Until(end) {
+		spec := syscall.NsecToTimespec(d.Nanoseconds())
+		_ = syscall.Nanosleep(&spec, nil) // a signal may cut it short
+	}
 }
 
 // quantile is the value that the share q of sorted does not exceed.
