@@ -48,7 +48,7 @@ func (c HasherConfig) withDefaults() HasherConfig {
 func (c HasherConfig) validate() error {
 	var f errs.Fields
 	if !c.Cost.within() {
-		f.Add("cost", "must be at most 1 GiB, 10 passes and 16 lanes, with 8 KiB or more for each lane")
+		f.Add("cost", "must be at most 128 MiB, 4 passes and 4 lanes, with 8 KiB or more for each lane")
 	}
 	if c.Concurrency < 1 {
 		f.Add("concurrency", "must be at least 1")

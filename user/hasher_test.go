@@ -318,19 +318,21 @@ func TestHashesThatCannotBeCheckedAreRefused(t *testing.T) {
 		{"$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHR$" + key, user.ErrHashFormat},
 		{"$argon2id$v=19$m=65536,t=2,p=1$$" + key, user.ErrHashLimits},
 		{"$argon2id$v=19$m=65536,t=2,p=1$" + salt + "$", user.ErrHashLimits},
-		{argon("$argon2id$v=19$m=1048577,t=2,p=1"), user.ErrHashLimits},
-		{argon("$argon2id$v=19$m=65536,t=11,p=1"), user.ErrHashLimits},
+		{argon("$argon2id$v=19$m=131073,t=2,p=1"), user.ErrHashLimits},
+		{argon("$argon2id$v=19$m=65536,t=5,p=1"), user.ErrHashLimits},
 		{argon("$argon2id$v=19$m=65536,t=0,p=1"), user.ErrHashLimits},
-		{argon("$argon2id$v=19$m=65536,t=2,p=17"), user.ErrHashLimits},
+		{argon("$argon2id$v=19$m=65536,t=2,p=5"), user.ErrHashLimits},
 		{argon("$argon2id$v=19$m=65536,t=2,p=257"), user.ErrHashLimits},
 		{argon("$argon2id$v=19$m=65536,t=2,p=0"), user.ErrHashLimits},
 		{argon("$argon2id$v=19$m=15,t=2,p=2"), user.ErrHashLimits},
 		{"$2x$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", user.ErrHashFormat},
 		{"$2a$5$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", user.ErrHashFormat},
 		{"$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOe", user.ErrHashFormat},
-		{"$2a$16$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", user.ErrHashLimits},
+		{"$2a$14$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", user.ErrHashLimits},
 		{"$2a$03$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", user.ErrHashLimits},
 		{"$2a$05$" + strings.Repeat("C", 300), user.ErrHashFormat},
+		{argon("$argon2id$v=19$m=131072,t=4,p=4"), nil}, // the most there may be
+		{"$2a$13$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", nil},
 	} {
 		if err := user.CheckHash(tt.hash); !errors.Is(err, tt.want) {
 			t.Errorf("CheckHash(%q) = %v, want %v", tt.hash, err, tt.want)

@@ -9,12 +9,12 @@ import (
 )
 
 // Limits on what a stored hash may ask for: whoever can write one must not be
-// able to stop the process with it.
+// able to stop the process with it, nor to tell its account by the time far off.
 const (
-	maxMemoryKiB   = 1 << 20
-	maxTime        = 10
-	maxParallelism = 16
-	maxBcryptCost  = 15
+	maxMemoryKiB   = 128 << 10
+	maxTime        = 4
+	maxParallelism = 4
+	maxBcryptCost  = 13
 	maxEncoded     = 255 // the column's width
 	unusableHash   = "!" // an account that has no password yet
 )
@@ -100,7 +100,7 @@ func parsePHC(encoded string) (parsedHash, error) {
 	if len(h.salt) < 8 || len(h.salt) > 64 || len(h.key) < 16 || len(h.key) > 64 || n[2] > maxParallelism {
 		return parsedHash{}, ErrHashLimits
 	}
-	h.cost = Argon2{MemoryKiB: uint32(n[0]), Time: uint32(n[1]), Parallelism: uint8(n[2])} //nolint:gosec // 32 bits by ParseUint, p ≤ 16
+	h.cost = Argon2{MemoryKiB: uint32(n[0]), Time: uint32(n[1]), Parallelism: uint8(n[2])} //nolint:gosec // 32 bits by ParseUint, p ≤ 4
 	if !h.cost.within() {
 		return parsedHash{}, ErrHashLimits
 	}
