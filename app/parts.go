@@ -261,7 +261,7 @@ func (p *Parts) limiter() *cache.Limiter {
 	if p.Cache == nil {
 		return nil
 	}
-	pepper, err := p.Keys.MAC("auth.limiter")
+	pepper, err := p.Keys.OldestMAC("auth.limiter") // for all instances the same, also while a key is rotated
 	if err != nil {
 		return cache.NewLimiter(p.Cache, cache.LimiterConfig{})
 	}

@@ -112,11 +112,10 @@ func pepperOf(keys *secret.Keyset) (string, error) {
 	if keys == nil {
 		return "", nil
 	}
-	macs, err := keys.MACs("auth.rate")
+	oldest, err := keys.OldestMAC("auth.rate")
 	if err != nil {
 		return "", fmt.Errorf("derive the key of rate limits: %w", err)
 	}
-	oldest := macs[len(macs)-1]
 	return string(oldest[:]), nil
 }
 

@@ -100,6 +100,24 @@ func (k *Keyset) MACs(purpose string, parts ...[]byte) ([][32]byte, error) {
 	return out, nil
 }
 
+// OldestMAC authenticates the parts under the oldest key of purpose. It stays
+// the same through rotations, whatever each instance knows of them yet: for
+// names that all must agree on, not for proofs.
+func (k *Keyset) OldestMAC(purpose string, parts ...[]byte) ([32]byte, error) {
+	if k == nil {
+		return [32]byte{}, ErrKeysetMissing
+	}
+	r := k.ring.Load()
+	keys, err := r.macs(purpose)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	if r.meta.Primary == 0 { // the oldest comes first then, not last
+		return keys[0].sum(parts), nil
+	}
+	return keys[len(keys)-1].sum(parts), nil
+}
+
 // Verify reports whether mac authenticates the parts under any key of purpose.
 func (k *Keyset) Verify(purpose string, mac []byte, parts ...[]byte) (bool, error) {
 	if k == nil {

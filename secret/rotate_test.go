@@ -107,6 +107,48 @@ func TestInterruptedRotationIsFinishedByARunningProcess(t *testing.T) {
 	})
 }
 
+// What instances share names by must not change under a rotation, nor differ while one of them is behind.
+func TestTheOldestKeyStaysThroughRotations(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	m := newMaster(t)
+	a, behind := openRotating(t, db, m, time.Second), openRotating(t, db, m, time.Second)
+	want, err := a.OldestMAC("test", []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- errors.Join(a.Rotate(t.Context()), a.Rotate(t.Context()))
+	}()
+	for rotating := true; rotating; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			rotating = false
+		default:
+		}
+		for _, k := range []*secret.Keyset{a, behind} {
+			if got, err := k.OldestMAC("test", []byte("x")); err != nil || got != want {
+				t.Fatalf("the oldest key changed: %v", err)
+			}
+		}
+	}
+	fresh := openRotating(t, db, m, time.Second)
+	if got, err := fresh.OldestMAC("test", []byte("x")); err != nil || got != want {
+		t.Errorf("whoever starts later has another oldest key: %v", err)
+	}
+	if primary, err := fresh.MAC("test", []byte("x")); err != nil || primary == want {
+		t.Errorf("nothing was rotated: %v", err)
+	}
+	var none *secret.Keyset
+	if _, err := none.OldestMAC("test"); !errors.Is(err, secret.ErrKeysetMissing) {
+		t.Errorf("without keys: %v", err)
+	}
+}
+
 func TestTwoRotationsAtOnceAddOneKey(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)
