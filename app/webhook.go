@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"path"
 	"slices"
 
@@ -13,14 +14,20 @@ import (
 // webhookRelay puts every event that a receiver wants into the outbox, once,
 // whichever instance does it.
 func (p *Parts) webhookRelay() event.Consumer {
-	return event.Consumer{DB: p.DB, Name: "webhook", Logger: p.Log, Handle: func(_ context.Context, tx *postgres.Tx, events []event.Event) error {
+	return event.Consumer{DB: p.DB, Name: "webhook", Logger: p.Log, Handle: func(ctx context.Context, tx *postgres.Tx, events []event.Event) error {
 		for _, e := range events {
 			for _, w := range p.Config.Webhooks {
 				if !w.wants(e.Name) {
 					continue
 				}
 				m := notify.Message{Channel: notify.ChannelWebhook, Topic: e.Name, Payload: e, Target: w.URL}
-				if err := p.Sender.Enqueue(tx, m); err != nil {
+				err := p.Sender.Enqueue(tx, m)
+				if errors.Is(err, notify.ErrBadMessage) { // it never could be sent: what follows must not wait for it
+					p.Log.ErrorContext(ctx, "an event cannot be sent to webhooks, it is left out",
+						"event", e.Name, "shard", e.Shard, "seq", e.Seq, "webhook", w.URL, "err", err)
+					continue
+				}
+				if err != nil {
 					return err
 				}
 			}

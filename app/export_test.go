@@ -1,0 +1,9 @@
+package app
+
+import "context"
+
+// RelayWebhooks puts the events that are there now into the outbox.
+func (p *Parts) RelayWebhooks(ctx context.Context) error {
+	_, err := p.webhookRelay().Consume(ctx)
+	return err
+}
