@@ -158,9 +158,9 @@ func TestParallelSignInsRehashAndAllSucceed(t *testing.T) {
 			_, err := tx.Exec(t.Context(), `select from users where id = $1 for update`, u.ID)
 			for range many {
 				all.Go(func() {
-					l, err := w.Login(t.Context(), auth.Credentials{Login: u.Username, Password: password}, from(1))
-					if err != nil {
-						t.Errorf("%s: %v", u.Username, err)
+					l, failure := w.Login(t.Context(), auth.Credentials{Login: u.Username, Password: password}, from(1))
+					if failure != nil {
+						t.Errorf("%s: %v", u.Username, failure)
 					}
 					answers <- l
 				})

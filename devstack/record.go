@@ -75,8 +75,8 @@ func (l Layout) leftovers(name string) []proc.ID {
 // owns reports whether process pid is a child of that name, of this folder.
 func (l Layout) owns(name string, pid int) bool {
 	if name == redisName {
-		name, cwd := proc.Command(pid)
-		return cwd == l.RedisDir && l.isRedis(name)
+		command, cwd := proc.Command(pid)
+		return cwd == l.RedisDir && l.isRedis(command)
 	}
 	env, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "environ"))
 	return err == nil && hasVar(env, []byte(l.mark(name)))

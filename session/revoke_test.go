@@ -156,7 +156,6 @@ func TestPitfall23RevocationIsExactWithinASecond(t *testing.T) {
 // statement began before there was a replaced token.
 func TestRevocationThatMeetsARefreshEndsTheReplacedToken(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, true)
 	ctx := context.Background()
 	why := session.Cause{Reason: "test"}
 	for name, end := range map[string]func(m *session.Manager, tx *postgres.Tx, s session.Session) error{
@@ -173,6 +172,8 @@ func TestRevocationThatMeetsARefreshEndsTheReplacedToken(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, true)
 			m := w.instance(func(c *session.Config) {
 				c.MaxSessions, c.PollInterval, c.MaxBlind = 1, time.Minute, 2*time.Minute // the feed does not help
 			})

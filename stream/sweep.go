@@ -300,7 +300,7 @@ func writeVisits(ctx context.Context, tx *postgres.Tx, of liveRow, visits []visi
 	rows, _ := tx.Query(ctx, `select id, public_id from users where id = any($1::bigint[]) for key share`, ids)
 	var id int64
 	var name uuid.UUID
-	if _, err := pgx.ForEachRow(rows, []any{&id, &name}, func() error { known[id] = name; return nil }); err != nil {
+	if _, err = pgx.ForEachRow(rows, []any{&id, &name}, func() error { known[id] = name; return nil }); err != nil {
 		return fmt.Errorf("find viewers' accounts: %w", err)
 	}
 	var times []time.Time
@@ -314,7 +314,7 @@ func writeVisits(ctx context.Context, tx *postgres.Tx, of liveRow, visits []visi
 		if !v.left.IsZero() {
 			kind, at = "viewer_leave", v.left
 		}
-		if err := event.Append(tx, e); err != nil {
+		if err = event.Append(tx, e); err != nil {
 			return err
 		}
 		users, kinds, seconds, times = append(users, v.user), append(kinds, kind), append(seconds, v.seconds()), append(times, at)
