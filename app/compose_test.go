@@ -1,7 +1,9 @@
 package app_test
 
 import (
+	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -17,7 +19,12 @@ import (
 type composeFile struct {
 	Services map[string]composeService `yaml:"services"`
 	Volumes  map[string]any            `yaml:"volumes"`
-	Secrets  map[string]struct {
+	Networks map[string]struct {
+		IPAM struct {
+			Config []struct{ Subnet, Gateway string }
+		} `yaml:"ipam"`
+	} `yaml:"networks"`
+	Secrets map[string]struct {
 		File string `yaml:"file"`
 	} `yaml:"secrets"`
 }
@@ -120,4 +127,71 @@ func knownVariable(name string) bool {
 	return slices.ContainsFunc(app.Keys(), func(k app.Key) bool {
 		return name == k.Env || (k.Type == "secret" && name == k.Env+"_FILE")
 	})
+}
+
+// Whoever is trusted as a proxy may say where every request comes from: that is
+// the gateway, through which the host's own proxy comes, and no neighbour.
+func TestComposeTrustsTheGatewayAlone(t *testing.T) {
+	t.Parallel()
+	c := readCompose(t, "../deploy/compose.yaml")
+	networks := c.Networks["default"].IPAM.Config
+	if len(networks) != 1 {
+		t.Fatalf("the network is not fixed: %+v", networks)
+	}
+	subnet, err := netip.ParsePrefix(networks[0].Subnet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted, err := netip.ParsePrefix(c.Services["rootstream"].Environment["ROOTSTREAM_HTTP_TRUSTED_PROXIES"])
+	if err != nil || !trusted.IsSingleIP() || trusted.Addr().String() != networks[0].Gateway || !subnet.Contains(trusted.Addr()) {
+		t.Errorf("trusted: %v, %v; the gateway is %s", trusted, err, networks[0].Gateway)
+	}
+}
+
+// The image is built from the whole folder, which must not carry secrets into it.
+func TestTheImageHoldsNoSecrets(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../.dockerignore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ignored := strings.Fields(string(raw))
+	for _, s := range readCompose(t, "../deploy/compose.yaml").Secrets {
+		if dir := filepath.Join("deploy", filepath.Dir(s.File)); !slices.Contains(ignored, dir) {
+			t.Errorf("%s is copied into the image", dir)
+		}
+	}
+	for _, dir := range []string{".git", "bin"} {
+		if !slices.Contains(ignored, dir) {
+			t.Errorf("%s is copied into the image", dir)
+		}
+	}
+}
+
+// What follows the instructions leaves no file that others on the host can read.
+func TestComposeMakesSecretsForTheirReadersAlone(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("../deploy/compose.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var script []string
+	for line := range strings.Lines(string(raw)) {
+		if command, ok := strings.CutPrefix(line, "#   "); ok && !strings.Contains(command, "docker") {
+			command = strings.ReplaceAll(command, "sudo chown 10001", "ls -l")
+			script = append(script, strings.ReplaceAll(command, "cd deploy", "true"))
+		}
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", strings.Join(script, "")) //nolint:gosec // our own file
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for name, s := range readCompose(t, "../deploy/compose.yaml").Secrets {
+		info, err := os.Stat(filepath.Join(dir, s.File))
+		if err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
 }
