@@ -49,7 +49,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest user session mfa stream event auth notify secret pgserver",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

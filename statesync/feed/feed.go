@@ -1,0 +1,266 @@
+package feed
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/errs"
+	"rootstream/event"
+)
+
+// ErrReset ends a wait for a position that is no longer part of history.
+var ErrReset = errs.New(errs.Unavailable, "sync_reset", "the position waited for is no longer part of history")
+
+// Feed hands on the event log. It is safe for concurrent use.
+type Feed struct {
+	cfg         Config
+	store       *event.Store
+	incarnation int64
+	epoch       atomic.Int64
+	shards      [event.Shards]shard
+	ready       chan struct{}
+
+	own     queue // committed here, to be handed on
+	out     queue // to be published
+	scripts scripts
+
+	look   chan struct{} // something is missing: wake the sweeper soon
+	repair [event.Shards]atomic.Bool
+	heads  [event.Shards]atomic.Int64 // as PostgreSQL last said
+	swept  atomic.Int64               // when that was, in Unix ns
+	server time.Time                  // when PostgreSQL started; of the sweeper
+	behind [event.Shards]lag          // of the sweeper
+
+	retail   atomic.Pointer[context.CancelFunc] // ends what is being read, to start over from what is applied
+	rewind   atomic.Bool                        // the next reading starts at the ends of the signs' and broadcasts' streams
+	spoilt   [event.Shards]atomic.Bool          // the shard's stream has to be removed
+	healedAt [event.Shards]atomic.Int64
+	echoAt   atomic.Int64 // when our own sign of life was last read, in Unix ns
+	began    time.Time
+
+	mu      sync.Mutex
+	peers   map[Sender]*Peer
+	orphans []event.Event // not yet reported
+
+	casts    atomic.Int64
+	counters counters
+}
+
+// New makes a feed. Nothing happens before Run.
+func New(cfg Config) (*Feed, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	f := &Feed{
+		cfg: cfg, store: event.NewStore(cfg.DB), ready: make(chan struct{}), look: make(chan struct{}, 1),
+		peers: map[Sender]*Peer{}, scripts: newScripts(), own: newQueue(), out: newQueue(),
+	}
+	return f, f.register(cfg.Registerer)
+}
+
+// Ready is closed once the feed knows where it starts; everything committed later is handed on.
+func (f *Feed) Ready() <-chan struct{} { return f.ready }
+
+// Offer takes events that were committed here. It never blocks.
+func (f *Feed) Offer(events []event.Event) {
+	if len(events) == 0 {
+		return
+	}
+	f.own.put(events)
+	if f.cfg.Cache != nil {
+		f.counters.dropped.Add(int64(f.out.put(events)))
+	}
+}
+
+// Run feeds until ctx ends; then it returns nil.
+func (f *Feed) Run(ctx context.Context) error {
+	if !f.start(ctx) {
+		return nil
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { f.apply(ctx); return nil })
+	g.Go(func() error { f.sweepLoop(ctx); return nil })
+	if f.cfg.Cache != nil {
+		g.Go(func() error { f.publishLoop(ctx); return nil })
+		g.Go(func() error { f.readLoop(ctx); return nil })
+		g.Go(func() error { f.beatLoop(ctx); return nil })
+	}
+	return g.Wait()
+}
+
+// start finds where to begin, however long PostgreSQL takes; false if ctx ended first.
+func (f *Feed) start(ctx context.Context) bool {
+	for {
+		err := f.begin(ctx)
+		if err == nil {
+			f.began = f.cfg.Now()
+			close(f.ready)
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		f.cfg.Logger.WarnContext(ctx, "the feed cannot begin, trying again", "err", err)
+		pause(ctx, 10*sweepEvery)
+	}
+}
+
+func (f *Feed) begin(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	if err := f.cfg.DB.QueryRow(ctx, "select nextval('sync_incarnation')").Scan(&f.incarnation); err != nil {
+		return err
+	}
+	v, err := f.compare(ctx)
+	if err != nil {
+		return err
+	}
+	f.reset(v, "start")
+	return nil
+}
+
+// apply hands on what was committed here.
+func (f *Feed) apply(ctx context.Context) {
+	for f.own.wait(ctx) {
+		for shard, events := range f.own.take() {
+			for _, run := range runs(events) {
+				f.deliver(shard, run, &f.counters.local)
+			}
+		}
+	}
+}
+
+// deliver hands on a run of a shard's events, or keeps it until what is before it has come.
+func (f *Feed) deliver(shard int, events []event.Event, source *atomic.Int64) {
+	n, hole := f.shards[shard].deliver(events, func(next []event.Event) { f.cfg.OnBatch(shard, next) })
+	source.Add(int64(n))
+	if hole {
+		wake(f.look)
+	}
+}
+
+// reset starts over from what PostgreSQL has. While it runs, nothing is handed on.
+func (f *Feed) reset(v view, reason string) {
+	for i := range f.shards {
+		f.shards[i].mu.Lock()
+	}
+	for i := range f.shards {
+		f.shards[i].reset(v.heads[i])
+	}
+	f.epoch.Store(v.epoch)
+	f.note(v)
+	f.server, f.behind = v.server, [event.Shards]lag{}
+	f.counters.resets.Add(1)
+	f.cfg.OnReset(Reset{Reason: reason, Epoch: v.epoch, Heads: v.heads})
+	for i := range f.shards {
+		f.shards[i].mu.Unlock()
+	}
+	f.startOver()
+}
+
+// Epoch is the history that is being followed.
+func (f *Feed) Epoch() int64 { return f.epoch.Load() }
+
+// Applied is the last number handed on of each shard.
+func (f *Feed) Applied() (v [event.Shards]int64) {
+	for i := range f.shards {
+		v[i] = f.shards[i].applied.Load()
+	}
+	return v
+}
+
+// Wait waits until a shard's events up to seq have been handed on.
+func (f *Feed) Wait(ctx context.Context, shard int, seq int64) error {
+	s := &f.shards[shard]
+	if s.applied.Load() >= seq {
+		return nil
+	}
+	s.mu.Lock()
+	if s.applied.Load() >= seq {
+		s.mu.Unlock()
+		return nil
+	}
+	w := waiter{seq, make(chan struct{})}
+	s.waiters = append(s.waiters, w)
+	s.mu.Unlock()
+	select {
+	case <-w.done:
+		if s.applied.Load() < seq {
+			return ErrReset
+		}
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	s.waiters = slices.DeleteFunc(s.waiters, func(o waiter) bool { return o.done == w.done })
+	s.mu.Unlock()
+	return context.Cause(ctx)
+}
+
+// queue holds events by shard for one goroutine.
+type queue struct {
+	mu     sync.Mutex
+	events [event.Shards][]event.Event
+	n      int
+	more   chan struct{}
+}
+
+func newQueue() queue { return queue{more: make(chan struct{}, 1)} }
+
+// put returns how many events did not fit.
+func (q *queue) put(events []event.Event) (dropped int) {
+	q.mu.Lock()
+	if q.n+len(events) > maxQueued {
+		dropped = len(events)
+	} else {
+		q.n += len(events)
+		for i := range events {
+			s := events[i].Shard
+			q.events[s] = append(q.events[s], events[i])
+		}
+	}
+	q.mu.Unlock()
+	wake(q.more)
+	return dropped
+}
+
+// wait waits until there is something, false if ctx ends.
+func (q *queue) wait(ctx context.Context) bool {
+	select {
+	case <-q.more:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// take empties the queue.
+func (q *queue) take() [event.Shards][]event.Event {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := q.events
+	q.events, q.n = [event.Shards][]event.Event{}, 0
+	return out
+}
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}

@@ -1,0 +1,380 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/cache"
+	"rootstream/event"
+)
+
+// view is what PostgreSQL says about the log, next to what we had handed on when we asked.
+type view struct {
+	epoch   int64
+	server  time.Time
+	asked   [event.Shards]int64
+	askedAt [event.Shards]int64 // times of the events at asked, as we have them
+	heads   [event.Shards]int64
+	at      [event.Shards]int64 // times of the events at asked, as PostgreSQL has them
+}
+
+// lag is a head that was ahead of what was applied.
+type lag struct {
+	head  int64
+	since time.Time
+}
+
+// sweepLoop compares with PostgreSQL.
+func (f *Feed) sweepLoop(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failing := false
+	retailed := f.began
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-f.look:
+			pause(ctx, grace)
+		}
+		next, err := f.sweep(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if failing != (err != nil) {
+			failing = err != nil
+			if failing {
+				f.cfg.Logger.WarnContext(ctx, "the log cannot be compared with PostgreSQL", "err", err)
+			} else {
+				f.cfg.Logger.InfoContext(ctx, "the log is compared with PostgreSQL again")
+			}
+		}
+		if now := f.cfg.Now(); f.cfg.Cache != nil && f.echoAge(now) > echoLate && now.Sub(retailed) > echoLate {
+			retailed = now
+			f.rewind.Store(true)
+			f.startOver()
+		}
+		timer.Reset(next)
+	}
+}
+
+// sweep does one round and says when the next is due.
+func (f *Feed) sweep(ctx context.Context) (time.Duration, error) {
+	next := sweepEvery*3/4 + rand.N(sweepEvery/2) //nolint:gosec // jitter
+	if f.Alone() {
+		next = sweepAlone
+	}
+	v, err := f.compare(ctx)
+	if err != nil {
+		return next, err
+	}
+	if lost, e := f.isAnother(ctx, v); e != nil || lost {
+		return grace, errors.Join(e, f.report(ctx))
+	}
+	f.note(v)
+	f.server = v.server
+	if err = f.report(ctx); err != nil {
+		return next, err
+	}
+	total := int64(0)
+	for i := range v.heads {
+		total += max(0, v.heads[i]-f.shards[i].applied.Load())
+	}
+	if total > tooFar {
+		f.reset(v, "behind")
+		return next, nil
+	}
+	waiting, err := f.catchUp(ctx, v)
+	if waiting {
+		next = min(next, 2*grace)
+	}
+	return next, errors.Join(err, f.repairAll(ctx))
+}
+
+// compare asks PostgreSQL for the heads of the shards, for the epoch, and for the events we handed on last.
+func (f *Feed) compare(ctx context.Context) (view, error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	var v view
+	var shards [event.Shards]int16
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		shards[i], v.asked[i], v.askedAt[i] = int16(i), s.applied.Load(), s.at.Load()
+		s.mu.Unlock()
+	}
+	rows, err := f.cfg.DB.Query(ctx, `select a.shard, coalesce((select max(e.seq) from events e where e.shard = a.shard), 0),
+			(select e.at from events e where e.shard = a.shard and e.seq = a.seq), o.epoch, pg_postmaster_start_time()
+		from unnest($1::smallint[], $2::bigint[]) a (shard, seq), sync_epoch o`, shards[:], v.asked[:])
+	if err != nil {
+		return v, err
+	}
+	defer rows.Close()
+	n := 0
+	for ; rows.Next(); n++ {
+		var shard int16
+		var head int64
+		var at *time.Time
+		if err := rows.Scan(&shard, &head, &at, &v.epoch, &v.server); err != nil {
+			return v, err
+		}
+		v.heads[shard] = head
+		if at != nil {
+			v.at[shard] = at.UnixMicro()
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return v, err
+	}
+	if n != event.Shards {
+		return v, errors.New("the table sync_epoch is empty")
+	}
+	return v, nil
+}
+
+func (f *Feed) note(v view) {
+	for i := range v.heads {
+		f.heads[i].Store(v.heads[i])
+	}
+	f.swept.Store(f.cfg.Now().UnixNano())
+}
+
+// lost reports whether PostgreSQL no longer has what we have handed on.
+func (v view) lost() bool {
+	for i := range v.heads {
+		if v.heads[i] < v.asked[i] || (v.askedAt[i] != 0 && v.at[i] != 0 && v.at[i] != v.askedAt[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// isAnother finds out whether PostgreSQL goes on from another history than ours, begins a new epoch if nobody has,
+// and follows it.
+func (f *Feed) isAnother(ctx context.Context, v view) (bool, error) {
+	lost := v.lost()
+	if v.epoch == f.epoch.Load() && !lost && v.server.Equal(f.server) {
+		return false, nil
+	}
+	orphans, err := f.missing(ctx)
+	if err != nil {
+		return false, err
+	}
+	if v.epoch == f.epoch.Load() {
+		if !lost && len(orphans) == 0 {
+			return false, nil // restarted, nothing lost
+		}
+		if err = f.newEpoch(ctx, v.epoch); err != nil {
+			return false, err
+		}
+	} else if v.epoch < f.epoch.Load() {
+		if err = f.newEpoch(ctx, v.epoch); err != nil {
+			return false, err
+		}
+	}
+	if v, err = f.compare(ctx); err != nil {
+		return false, err
+	}
+	f.mu.Lock()
+	f.orphans = append(f.orphans, orphans...)
+	f.mu.Unlock()
+	f.counters.orphans.Add(int64(len(orphans)))
+	f.cfg.Logger.ErrorContext(ctx, "PostgreSQL has lost commits, starting over from what it has",
+		"epoch", v.epoch, "lost_events", len(orphans))
+	f.reset(v, "epoch")
+	return true, nil
+}
+
+func (f *Feed) newEpoch(ctx context.Context, seen int64) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	_, err := f.cfg.DB.Exec(ctx, `update sync_epoch set epoch = greatest(epoch, $2) + 1, since = now(), reason = 'lost commits'
+		where epoch = $1`, seen, f.epoch.Load())
+	return err
+}
+
+// missing returns the events handed on of late that PostgreSQL does not have.
+func (f *Feed) missing(ctx context.Context) ([]event.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	var have []event.Event
+	for i := range f.shards {
+		s := &f.shards[i]
+		s.mu.Lock()
+		for _, e := range s.recent {
+			if e.Seq > 0 {
+				have = append(have, e)
+			}
+		}
+		s.mu.Unlock()
+	}
+	shards, seqs := make([]int16, len(have)), make([]int64, len(have))
+	ids, ats := make([]uuid.UUID, len(have)), make([]time.Time, len(have))
+	for i, e := range have {
+		shards[i], seqs[i], ids[i], ats[i] = int16(e.Shard), e.Seq, e.AggregateID, e.At //nolint:gosec // one of 16
+	}
+	rows, _ := f.cfg.DB.Query(ctx, `select i - 1 from unnest($1::smallint[], $2::bigint[], $3::uuid[], $4::timestamptz[])
+			with ordinality a (shard, seq, id, at, i)
+		where not exists (select from events e where e.shard = a.shard and e.seq = a.seq and e.aggregate_id = a.id and e.at = a.at)
+			and a.seq > coalesce((select min(e.seq) from events e where e.shard = a.shard), 1) - 1
+		order by i`, shards, seqs, ids, ats)
+	at, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	lost := make([]event.Event, 0, len(at))
+	for _, i := range at {
+		lost = append(lost, have[i])
+	}
+	return lost, err
+}
+
+// report hands on orphans until they are taken.
+func (f *Feed) report(ctx context.Context) error {
+	f.mu.Lock()
+	lost := f.orphans
+	f.mu.Unlock()
+	if len(lost) == 0 {
+		return nil
+	}
+	if err := f.cfg.OnOrphans(ctx, lost); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.orphans = f.orphans[len(lost):]
+	f.mu.Unlock()
+	return nil
+}
+
+// catchUp reads from PostgreSQL what is missing for longer than its way through Redis should take, and gives it to Redis,
+// which seems to lack it. It reports whether something is still to be waited for.
+func (f *Feed) catchUp(ctx context.Context, v view) (waiting bool, err error) {
+	now := f.cfg.Now()
+	alone := f.Alone()
+	due := false
+	after := v.heads
+	for i := range v.heads {
+		applied, b := f.shards[i].applied.Load(), &f.behind[i]
+		if b.head != 0 && applied >= b.head {
+			*b = lag{}
+		}
+		if v.heads[i] <= applied {
+			continue
+		}
+		if b.head == 0 {
+			*b = lag{v.heads[i], now}
+		}
+		if alone || now.Sub(b.since) >= grace {
+			after[i], due = applied, true
+		} else {
+			waiting = true
+		}
+	}
+	for due {
+		events, err := f.since(ctx, after)
+		if errors.Is(err, event.ErrPruned) {
+			f.reset(v, "behind")
+			return false, nil
+		}
+		if err != nil {
+			return waiting, err
+		}
+		f.fill(events, alone)
+		for _, e := range events {
+			after[e.Shard] = max(after[e.Shard], e.Seq)
+		}
+		due = len(events) == page
+	}
+	return waiting, nil
+}
+
+func (f *Feed) since(ctx context.Context, after [event.Shards]int64) ([]event.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	return f.store.Since(ctx, after, page)
+}
+
+// fill hands on events read from PostgreSQL.
+func (f *Feed) fill(events []event.Event, alone bool) {
+	var by [event.Shards][]event.Event
+	for _, e := range events {
+		by[e.Shard] = append(by[e.Shard], e)
+	}
+	for shard := range by {
+		for _, run := range runs(by[shard]) {
+			f.deliver(shard, run, &f.counters.postgres)
+		}
+	}
+	if !alone {
+		f.out.put(events)
+	}
+}
+
+// repairAll puts streams of Redis right that were found wrong.
+func (f *Feed) repairAll(ctx context.Context) error {
+	if f.cfg.Cache == nil {
+		return nil
+	}
+	var first error
+	for shard := range f.repair {
+		if !f.repair[shard].Swap(false) {
+			continue
+		}
+		if err := f.repairOne(ctx, shard); err != nil && first == nil && !errors.Is(err, cache.ErrUnavailable) {
+			first = err
+		}
+	}
+	return first
+}
+
+func (f *Feed) repairOne(ctx context.Context, shard int) error {
+	epoch := f.epoch.Load()
+	if f.spoilt[shard].Swap(false) {
+		return f.wipe(ctx, epoch, shard)
+	}
+	text, there, err := f.cfg.Cache.Get(ctx, cache.SyncHead(epoch, shard))
+	if err != nil || !there {
+		return err
+	}
+	head, known := parseHead(text)
+	applied := f.shards[shard].applied.Load()
+	switch {
+	case !known:
+		return f.wipe(ctx, epoch, shard)
+	case head > applied: // no number can be in Redis before it is in PostgreSQL
+		v, e := f.compare(ctx)
+		if e == nil && head > v.heads[shard] && v.epoch == epoch {
+			return f.wipe(ctx, epoch, shard)
+		}
+		return e
+	case applied-head > keepInRedis:
+		_, err = f.cfg.Cache.Del(ctx, cache.SyncHead(epoch, shard)) // begin anew
+		return err
+	case head < applied:
+		return f.refill(ctx, shard, head, applied)
+	}
+	return nil
+}
+
+// refill publishes what Redis lacks.
+func (f *Feed) refill(ctx context.Context, shard int, head, applied int64) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	events, err := f.store.Shard(ctx, shard, head, page)
+	if err == nil {
+		f.out.put(slices.DeleteFunc(events, func(e event.Event) bool { return e.Seq > applied }))
+	}
+	return err
+}
+
+// wipe removes a shard's stream with everything beside it; the next frame begins it anew.
+func (f *Feed) wipe(ctx context.Context, epoch int64, shard int) error {
+	f.counters.wiped.Add(1)
+	_, err := f.cfg.Cache.Del(ctx, cache.SyncLog(epoch, shard), cache.SyncHead(epoch, shard), cache.SyncPark(epoch, shard))
+	f.startOver()
+	return err
+}
