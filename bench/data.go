@@ -186,7 +186,7 @@ func (r *sessionRows) Values() ([]any, error) {
 		owner, "h1:" + hex.EncodeToString(r.hash[:]), r.hash[:], uuid.New(), "user", int16(1),
 		[]string{"pwd"},
 		made,
-		"chrome/linux/desktop", userAgent, made, r.now.Add(-time.Duration(rand.Int64N(int64(heard)))), made.Add(24 * time.Hour),
+		"chrome/linux/desktop", userAgent, made, r.now.Add(-time.Duration(rand.Int64N(int64(heard)))), made.Add(24 * time.Hour), //nolint:gosec // data, not secrets
 	}, nil
 }
 

@@ -19,7 +19,7 @@ import (
 
 // canaries are secrets that must be found nowhere but where they belong.
 type canaries struct {
-	t    testing.TB
+	t *testing.T
 	mu   sync.Mutex
 	kept map[string]string // by what they are
 }
@@ -102,7 +102,7 @@ func (c *canaries) files(pattern string, present ...string) {
 }
 
 // monitor writes down every command that Redis gets until stop is called.
-func monitor(t testing.TB, s *cachetest.Redis) (stop func() []byte) {
+func monitor(t *testing.T, s *cachetest.Redis) (stop func() []byte) {
 	t.Helper()
 	conn, err := net.Dial("tcp", s.Addr())
 	if err != nil {

@@ -99,10 +99,8 @@ func newHTTP() *http.Client {
 
 func newCaller(url string) caller { return caller{http: newHTTP(), url: url} }
 
-// as is the same caller with a token; at is one to another URL.
+// as is the same caller with a token.
 func (c caller) as(token string) caller { c.token = token; return c }
-
-func (c caller) at(url string) caller { c.url = url; return c }
 
 func (c caller) do(ctx context.Context, method, path string, body any) answer {
 	a := answer{what: method + " " + path}
@@ -145,7 +143,7 @@ func (c caller) do(ctx context.Context, method, path string, body any) answer {
 }
 
 // must makes a request that has to be answered with a status.
-func (c caller) must(t testing.TB, status int, method, path string, body any) answer { //nolint:revive // a request and what it must answer
+func (c caller) must(t *testing.T, status int, method, path string, body any) answer { //nolint:revive // a request and what it must answer
 	t.Helper()
 	a := c.do(context.Background(), method, path, body)
 	if a.status != status || a.err != nil {
@@ -163,7 +161,7 @@ func (c caller) login(ctx context.Context, name, password string) answer {
 }
 
 // signIn must succeed; it returns the token and the session's id.
-func (c caller) signIn(t testing.TB, name, password string) (token, session string) {
+func (c caller) signIn(t *testing.T, name, password string) (token, session string) {
 	t.Helper()
 	a := c.login(context.Background(), name, password)
 	if a.status != http.StatusOK || a.body.str("token") == "" {
@@ -192,7 +190,7 @@ func (c caller) isValid(ctx context.Context, token string, want bool) error {
 }
 
 // metric is one figure of /metrics.
-func metric(t testing.TB, c caller, name string) float64 {
+func metric(t *testing.T, c caller, name string) float64 {
 	t.Helper()
 	for line := range strings.Lines(string(c.must(t, 200, "GET", "/metrics", nil).raw)) {
 		if text, ok := strings.CutPrefix(line, name+" "); ok {

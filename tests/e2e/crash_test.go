@@ -183,7 +183,7 @@ func TestAStoppedServeAnswersWhatItBegan(t *testing.T) {
 // folder is a data folder below which other users may go.
 func folder(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "rsup")
+	dir, err := os.MkdirTemp("", "rsup") //nolint:usetesting // the folders around t.TempDir are closed to other users
 	if err != nil {
 		t.Fatal(err)
 	}

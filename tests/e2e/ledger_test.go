@@ -82,13 +82,12 @@ func (l *ledger) count(what string, took time.Duration) {
 }
 
 // begin writes down a session that was acknowledged.
-func (l *ledger) begin(u *person, id, value string) *entry {
+func (l *ledger) begin(u *person, id, value string) {
 	e := &entry{user: u, id: id}
 	l.mu.Lock()
 	l.sessions = append(l.sessions, e)
 	l.mu.Unlock()
 	l.add(e, value)
-	return e
 }
 
 // add writes down a token of a session.

@@ -33,7 +33,7 @@ const patience = 40 * time.Second
 
 // program is one run of the binary.
 type program struct {
-	t      testing.TB
+	t *testing.T
 	name   string
 	cmd    *exec.Cmd
 	stderr string // file
@@ -65,7 +65,7 @@ func command(args, env []string) *exec.Cmd {
 }
 
 // start runs the binary until the test ends. Its log must not tell of data races or panics.
-func start(t testing.TB, name string, args, env []string) *program {
+func start(t *testing.T, name string, args, env []string) *program {
 	t.Helper()
 	p := &program{t: t, name: name, cmd: command(args, env), done: make(chan struct{})}
 	log, err := os.CreateTemp(t.TempDir(), name+"-*.log")
@@ -83,9 +83,9 @@ func start(t testing.TB, name string, args, env []string) *program {
 	go func() {
 		runtime.LockOSThread() // the kernel sends Pdeathsig when the starting thread ends
 		defer close(p.done)
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
+		failed := p.cmd.Start()
+		started <- failed
+		if failed == nil {
 			_ = p.cmd.Wait() // ProcessState has it
 		}
 	}()
@@ -234,7 +234,7 @@ type result struct {
 }
 
 // run runs one command of the binary to its end.
-func run(t testing.TB, stdin string, env []string, args ...string) result {
+func run(t *testing.T, stdin string, env []string, args ...string) result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
@@ -252,7 +252,7 @@ func run(t testing.TB, stdin string, env []string, args ...string) result {
 }
 
 // masterKey makes a key file.
-func masterKey(t testing.TB) string {
+func masterKey(t *testing.T) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "master.key")
 	if err := os.WriteFile(name, []byte("an-end-to-end-master-key-of-the-tests"), 0o600); err != nil {
@@ -295,14 +295,14 @@ type instance struct {
 }
 
 // serve starts an instance and waits until it is ready.
-func (s stack) serve(t testing.TB, name string) *instance {
+func (s stack) serve(t *testing.T, name string) *instance {
 	t.Helper()
 	p := start(t, name, []string{"serve", "--listen", "127.0.0.1:0"}, s.env())
 	return &instance{p, p.ready()}
 }
 
 // admin makes an administrator by the command line.
-func (s stack) admin(t testing.TB, name, password string) {
+func (s stack) admin(t *testing.T, name, password string) {
 	t.Helper()
 	r := run(t, password+"\n", s.env(), "user", "add", name, "--email", name+"@example.org", "--role", "admin", "--verified")
 	if r.code != 0 {
@@ -320,7 +320,7 @@ func parallel(n int, fn func(i int)) {
 }
 
 // eventually repeats fn until it returns nil.
-func eventually(t testing.TB, within time.Duration, what string, fn func() error) time.Duration {
+func eventually(t *testing.T, within time.Duration, what string, fn func() error) time.Duration {
 	t.Helper()
 	begun := time.Now()
 	for {

@@ -121,7 +121,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 }
 
 // through replaces the address in a URL by that of a proxy.
-func through(t testing.TB, raw string, p *faultproxy.Proxy) string {
+func through(t *testing.T, raw string, p *faultproxy.Proxy) string {
 	t.Helper()
 	u, err := url.Parse(raw)
 	if err != nil {

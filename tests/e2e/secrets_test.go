@@ -122,7 +122,7 @@ func newVault(t *testing.T) *vault {
 }
 
 // do makes a request whose answer must have this status, and keeps it if it is an error.
-func (v *vault) do(c caller, status int, method, path string, body any) answer { //nolint:revive // a request and what it must answer
+func (v *vault) do(c caller, status int, method, path string, body any) answer {
 	v.t.Helper()
 	a := c.must(v.t, status, method, path, body)
 	if !a.ok() {
