@@ -137,6 +137,9 @@ func (n New) check() (json.RawMessage, error) {
 	if _, err := shape(n.Data); err != nil {
 		f.Add("data."+shapeField, "must be a whole number greater than 1, or left out")
 	}
+	if _, ok := n.Data["erased"]; ok {
+		f.Add("data.erased", "is what tells that data was erased: choose another name")
+	}
 	data := json.RawMessage("{}")
 	if n.Data != nil {
 		b, err := json.Marshal(n.Data)

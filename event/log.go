@@ -92,7 +92,7 @@ type Log struct {
 	cfg    LogConfig
 	room   *semaphore.Weighted // for events that wait or are being committed
 	queues []*queue            // of the workers, by shard; the last is for units of several workers' shards
-	due    chan Ref            // entities that need a snapshot
+	due    chan due            // snapshots to write
 	counts *counts
 }
 
@@ -102,7 +102,7 @@ func NewLog(cfg LogConfig) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: make(chan Ref, 1024)}
+	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: make(chan due, 1024)}
 	for range cfg.Workers + 1 {
 		l.queues = append(l.queues, newQueue())
 	}
@@ -191,7 +191,7 @@ func (l *Log) Committed(events []Event) {
 	for _, e := range events {
 		if e.Version%int64(l.cfg.SnapshotEvery) == 0 {
 			select {
-			case l.due <- e.Ref():
+			case l.due <- due{e.Ref(), e.Version}:
 			default: // the next version that is due will do
 			}
 		}

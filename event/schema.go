@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"sync"
+
+	"rootstream/event/codec"
 )
 
 // Schema says what events mean: how the shapes their data had in the past
@@ -12,6 +15,7 @@ import (
 type Schema struct {
 	upcasts map[string]map[int]Upcast
 	folds   map[string]versionedFold
+	codec   func() (*codec.Codec, error)
 }
 
 // Upcast turns data of one shape into data of the next.
@@ -30,7 +34,10 @@ type versionedFold struct {
 // NewSchema knows no shape but the first, and for every type the default fold:
 // the newest value of each field that the events carried.
 func NewSchema() *Schema {
-	return &Schema{upcasts: map[string]map[int]Upcast{}, folds: map[string]versionedFold{}}
+	return &Schema{
+		upcasts: map[string]map[int]Upcast{}, folds: map[string]versionedFold{},
+		codec: sync.OnceValues(func() (*codec.Codec, error) { return codec.New(maxState) }),
+	}
 }
 
 // Upcast registers how data of the named event becomes shape from+1. Events

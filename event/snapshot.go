@@ -1,13 +1,273 @@
 package event
 
-import "context"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/event/codec"
+	"rootstream/postgres"
+)
+
+const (
+	eraseLock = 17 // second key of the lock that keeps snapshots, retention and erasure apart; 16 is the import's
+	maxState  = 16 << 20
+)
+
+// At says which state is meant: the one at a version, else at a time, else now.
+type At struct {
+	Version int64
+	Time    time.Time
+}
+
+// State is what an entity's events made of it.
+type State struct {
+	Entity  Ref            `json:"-"`
+	Version int64          `json:"version"`
+	At      time.Time      `json:"at"` // of the event that made it so
+	Data    map[string]any `json:"state"`
+}
+
+// State returns the entity's state: the nearest snapshot and the events after
+// it, or all events. It fails with [ErrNotFound] if the entity has no such
+// version or no event by then, with [ErrPruned] if what it takes is not kept.
+func (s *Store) State(ctx context.Context, r Ref, at At) (State, error) {
+	target, err := s.versionAt(ctx, r, at)
+	if err != nil {
+		return State{}, err
+	}
+	f, err := s.base(ctx, r, target)
+	if err != nil {
+		return State{}, err
+	}
+	if err = s.replay(ctx, f, target, f.add); err != nil {
+		return State{}, err
+	}
+	if f.version != target {
+		return State{}, s.missing(ctx, r, target)
+	}
+	if !f.known {
+		return State{}, ErrPruned
+	}
+	_, data, err := f.canonical()
+	return State{r, f.version, f.at, data}, err
+}
+
+func (s *Store) versionAt(ctx context.Context, r Ref, at At) (v int64, err error) {
+	switch {
+	case at.Version != 0:
+		return at.Version, nil
+	case at.Time.IsZero():
+		v, err = s.Version(ctx, r)
+	default:
+		err = s.db.QueryRow(ctx, `select coalesce((select version from events where aggregate_type = $1 and aggregate_id = $2 and at <= $3
+			order by version desc limit 1), 0)`, r.Type, r.ID, at.Time).Scan(&v)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("find the version of %s: %w", r, err)
+	}
+	if v == 0 {
+		return 0, s.missing(ctx, r, 1)
+	}
+	return v, nil
+}
+
+// missing tells why r's version cannot be reached.
+func (s *Store) missing(ctx context.Context, r Ref, version int64) error {
+	var pruned bool
+	err := s.db.QueryRow(ctx, `select coalesce(min(version) > 1 and max(version) >= $3, false) from events
+		where aggregate_type = $1 and aggregate_id = $2`, r.Type, r.ID, version).Scan(&pruned)
+	if err != nil {
+		return fmt.Errorf("look for %s version %d: %w", r, version, err)
+	}
+	if pruned {
+		return ErrPruned
+	}
+	return ErrNotFound
+}
+
+// folding is a state in the making.
+type folding struct {
+	entity  Ref
+	fold    Fold
+	state   map[string]any
+	version int64
+	at      time.Time
+	known   bool // whether the state is that of all events up to version
+}
+
+// start is the state before the first event.
+func (s *Store) start(r Ref) *folding {
+	return &folding{entity: r, fold: s.schema.fold(r.Type).fold, state: map[string]any{}, known: true}
+}
+
+// base returns the state of the newest snapshot up to a version that can be
+// read, or of no event. A broken snapshot is for [Store.Verify] to report.
+func (s *Store) base(ctx context.Context, r Ref, version int64) (*folding, error) {
+	for version > 0 {
+		shot, err := s.snapshots(ctx, `aggregate_type = $1 and aggregate_id = $2 and version <= $3 and fold = $4
+			order by version desc limit 1`, r.Type, r.ID, version, s.schema.fold(r.Type).version)
+		if err != nil {
+			return nil, err
+		}
+		if len(shot) == 0 {
+			break
+		}
+		if content, err := s.schema.open(shot[0]); err == nil {
+			state, err := decode(content)
+			f := s.start(r)
+			f.state, f.version, f.at = state, shot[0].Version, shot[0].At
+			return f, err
+		}
+		version = shot[0].Version - 1
+	}
+	return s.start(r), nil
+}
+
+// replay hands f's entity's events after f's version, up to another, to add.
+func (s *Store) replay(ctx context.Context, f *folding, to int64, add func(Event) error) error {
+	err := s.each(ctx, add, `select `+columns+` from events
+		where aggregate_type = $1 and aggregate_id = $2 and version > $3 and version <= $4 order by version`,
+		f.entity.Type, f.entity.ID, f.version, to)
+	if err != nil {
+		return fmt.Errorf("replay %s: %w", f.entity, err)
+	}
+	return nil
+}
+
+// add brings the state to e's version.
+func (f *folding) add(e Event) error {
+	if e.Version != f.version+1 {
+		if f.version > 0 {
+			return fmt.Errorf("version %d is missing", f.version+1) // a fault that Verify reports
+		}
+		f.known = false
+	}
+	f.version, f.at = e.Version, e.At
+	if e.Name == e.AggregateType+".erased" {
+		f.state, f.known = map[string]any{}, true
+	}
+	if e.Erased() || !f.known {
+		return nil
+	}
+	state, err := f.fold(f.state, e)
+	if err != nil {
+		return fmt.Errorf("fold version %d: %w", e.Version, err)
+	}
+	f.state = state
+	return nil
+}
+
+// canonical returns the state as JSON, and as it reads from there.
+func (f *folding) canonical() ([]byte, map[string]any, error) {
+	content, err := json.Marshal(f.state)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the state of %s is not JSON: %w", f.entity, err)
+	}
+	state, err := decode(content)
+	return content, state, err
+}
+
+// snapshot is a row of event_snapshots.
+type snapshot struct {
+	AggregateType string
+	AggregateID   uuid.UUID
+	Version       int64
+	Fold          int
+	Codec         int
+	SHA256        []byte
+	State         []byte
+	At            time.Time
+}
+
+func (s snapshot) ref() Ref { return Ref{s.AggregateType, s.AggregateID} }
+
+func (s *Store) snapshots(ctx context.Context, where string, args ...any) ([]snapshot, error) {
+	rows, err := s.db.Query(ctx, `select aggregate_type, aggregate_id, version, fold, codec, sha256, state, at
+		from event_snapshots where `+where, args...)
+	if err != nil {
+		return nil, fmt.Errorf("read snapshots: %w", err)
+	}
+	shots, err := pgx.CollectRows(rows, pgx.RowToStructByPos[snapshot])
+	if err != nil {
+		return nil, fmt.Errorf("read snapshots: %w", err)
+	}
+	return shots, nil
+}
+
+// open returns the JSON in a snapshot.
+func (s *Schema) open(shot snapshot) ([]byte, error) {
+	c, err := s.codec()
+	if err != nil {
+		return nil, err
+	}
+	if shot.Codec != codec.Version {
+		return nil, codec.ErrFormat
+	}
+	content, err := c.Decode(codec.Aggregate, shot.State)
+	if err == nil && string(codec.Sum(content)) != string(shot.SHA256) {
+		err = codec.ErrHash
+	}
+	return content, err
+}
+
+// due is a version whose state is to be kept.
+type due struct {
+	entity  Ref
+	version int64
+}
+
+// writeSnapshots writes what becomes due until ctx ends.
 func (l *Log) writeSnapshots(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-l.due:
+		case d := <-l.due:
+			if err := l.writeSnapshot(ctx, d); err != nil && ctx.Err() == nil {
+				l.cfg.Logger.WarnContext(ctx, "no snapshot was written", "entity", d.entity.String(), "version", d.version, "err", err)
+			}
 		}
 	}
+}
+
+// writeSnapshot stores a state and removes the entity's older ones, but for the
+// oldest if the events before it are gone.
+func (l *Log) writeSnapshot(ctx context.Context, d due) error {
+	fold := l.cfg.Schema.fold(d.entity.Type).version
+	c, err := l.cfg.Schema.codec()
+	if err != nil {
+		return err
+	}
+	return l.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock_shared($1, $2)", lockSpace, eraseLock); err != nil {
+			return err
+		}
+		state, err := NewStore(tx).With(l.cfg.Schema).State(ctx, d.entity, At{Version: d.version})
+		if err != nil {
+			return err
+		}
+		content, err := json.Marshal(state.Data)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `insert into event_snapshots (aggregate_type, aggregate_id, version, fold, codec, sha256, state, at)
+			values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`, d.entity.Type, d.entity.ID, d.version, fold,
+			codec.Version, codec.Sum(content), c.Encode(codec.Aggregate, content), state.At)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, `delete from event_snapshots s where aggregate_type = $1 and aggregate_id = $2
+			and version not in (select version from event_snapshots
+				where aggregate_type = $1 and aggregate_id = $2 and fold = $3 order by version desc limit $4)
+			and ((select min(version) from events where aggregate_type = $1 and aggregate_id = $2) = 1
+				or version > (select min(version) from event_snapshots k
+					where aggregate_type = $1 and aggregate_id = $2 and k.fold = s.fold))`,
+			d.entity.Type, d.entity.ID, fold, l.cfg.KeepSnapshots)
+		return err
+	})
 }

@@ -188,35 +188,6 @@ func (s *Store) Version(ctx context.Context, r Ref) (int64, error) {
 	return v, nil
 }
 
-// Gap is a place where the log is not what it must be.
-type Gap struct {
-	Place string `json:"place"` // shard 3, or user:<uuid>
-	After int64  `json:"after"` // the last number that is right
-	Next  int64  `json:"next"`  // the number found instead of After+1
-}
-
-// Verify looks at every shard and every entity for numbers that are missing.
-func (s *Store) Verify(ctx context.Context) ([]Gap, error) {
-	rows, err := s.db.Query(ctx, `
-		select 'shard ' || shard, before, seq from (
-			select shard, seq, lag(seq, 1, 0::bigint) over (partition by shard order by seq) before from events) q
-		where seq <> before + 1
-		union all
-		select aggregate_type || ':' || aggregate_id, before, version from (
-			select aggregate_type, aggregate_id, version,
-			       lag(version, 1, 0::bigint) over (partition by aggregate_type, aggregate_id order by version) before from events) q
-		where version <> before + 1
-		limit 1000`)
-	if err != nil {
-		return nil, fmt.Errorf("verify the log: %w", err)
-	}
-	gaps, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Gap])
-	if err != nil {
-		return nil, fmt.Errorf("verify the log: %w", err)
-	}
-	return gaps, nil
-}
-
 const columns = `shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at`
 
 func (s *Store) collect(ctx context.Context, doing, sql string, args ...any) ([]Event, error) {

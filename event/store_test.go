@@ -129,11 +129,11 @@ func TestVerifyFindsWhatIsMissing(t *testing.T) {
 		if _, err := db.Exec(t.Context(), tt.sql); err != nil {
 			t.Fatal(err)
 		}
-		gaps, err := event.NewStore(db).Verify(t.Context())
-		if err != nil || len(gaps) != tt.gaps {
-			t.Errorf("%s: Verify = %+v, %v; want %d gaps", name, gaps, err, tt.gaps)
+		found, err := event.NewStore(db).Verify(t.Context(), nil)
+		if err != nil || len(found.Gaps) != tt.gaps || len(found.Mismatches) != 0 {
+			t.Errorf("%s: Verify = %+v, %v; want %d gaps", name, found, err, tt.gaps)
 		}
-		for _, g := range gaps {
+		for _, g := range found.Gaps {
 			if g.Place != ref.String() && g.Place != fmt.Sprintf("shard %d", ref.Shard()) || g.Next <= g.After+1 {
 				t.Errorf("%s: a gap is %+v", name, g)
 			}
@@ -147,7 +147,7 @@ func TestReadingFailsClearlyWithoutADatabase(t *testing.T) {
 	db.Close()
 	store, ref := event.NewStore(db), newRef("user")
 	_, readErr := store.Read(t.Context(), event.Page{Entity: ref})
-	_, verifyErr := store.Verify(t.Context())
+	_, verifyErr := store.Verify(t.Context(), nil)
 	_, versionErr := store.Version(t.Context(), ref)
 	_, importErr := event.Importer{DB: db}.Import(t.Context())
 	for _, err := range []error{readErr, verifyErr, versionErr, importErr, appendAll(db, anyOf(ref))} {
