@@ -7,3 +7,6 @@ func (p *Parts) RelayWebhooks(ctx context.Context) error {
 	_, err := p.webhookRelay().Consume(ctx)
 	return err
 }
+
+// DataDirOf is the default data folder of a user.
+func DataDirOf(uid int, state, home string) string { return dataDirOf(uid, state, home) }

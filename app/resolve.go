@@ -2,7 +2,6 @@ package app
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,19 +20,24 @@ var (
 	ErrNoSuchKey = errs.New(errs.NotFound, "no_such_setting", "there is no such setting")
 )
 
-// DefaultDataDir is where `rootstream up` keeps everything unless told otherwise.
+// DefaultDataDir is where `rootstream up` keeps everything unless told
+// otherwise; "" for a user without a home, since anybody could make a folder
+// among the temporary files first.
 func DefaultDataDir() string {
-	if os.Geteuid() == 0 {
+	home, _ := os.UserHomeDir() // "" if there is none
+	return dataDirOf(os.Geteuid(), os.Getenv("XDG_STATE_HOME"), home)
+}
+
+func dataDirOf(uid int, state, home string) string {
+	switch {
+	case uid == 0:
 		return "/var/lib/rootstream"
-	}
-	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+	case filepath.IsAbs(state):
 		return filepath.Join(state, "rootstream")
+	case filepath.IsAbs(home):
+		return filepath.Join(home, ".local", "state", "rootstream")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-%d", os.Geteuid()))
-	}
-	return filepath.Join(home, ".local", "state", "rootstream")
+	return ""
 }
 
 // clientFile is what `rootstream up` writes for the commands that follow it.
@@ -55,7 +59,9 @@ func Find(src Source, dataDir string) (Target, error) {
 		if err != nil || !cfg.Postgres.DSN.IsZero() {
 			return Target{Config: cfg}, err
 		}
-		dataDir = DefaultDataDir()
+		if dataDir = DefaultDataDir(); dataDir == "" {
+			return Target{Config: cfg}, nil
+		}
 	}
 	file := filepath.Join(dataDir, clientFile)
 	_, missing := os.Stat(file)

@@ -37,6 +37,20 @@ func TestADataFolderSaysWhereTheServersAre(t *testing.T) {
 	}
 }
 
+func TestTheDefaultFolderIsWhereNobodyElseMayMakeOne(t *testing.T) {
+	t.Parallel()
+	for want, got := range map[string]string{
+		"/var/lib/rootstream":               app.DataDirOf(0, "/state", "/root"),
+		"/state/rootstream":                 app.DataDirOf(7, "/state", "/home/ada"),
+		"/home/ada/.local/state/rootstream": app.DataDirOf(7, "state", "/home/ada"),
+		"":                                  app.DataDirOf(7, "", ""),
+	} {
+		if got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestTheDefaultFolderIsAskedOnlyWhenNoDatabaseIsNamed(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Log("the default folder of root is a fixed one: only what names a database is tried")

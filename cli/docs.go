@@ -59,7 +59,7 @@ func reference(root *cobra.Command) string {
 			walk(sub)
 		}
 	}
-	fmt.Fprintf(&b, "\n## Flags of all commands\n\n```\n%s```\n", strings.ReplaceAll(root.PersistentFlags().FlagUsages(), app.DefaultDataDir(), "see below"))
+	fmt.Fprintf(&b, "\n## Flags of all commands\n\n```\n%s```\n", strings.ReplaceAll(root.PersistentFlags().FlagUsages(), "(default "+cmp.Or(app.DefaultDataDir(), "none")+")", "(default see below)"))
 	b.WriteString("\nThe default data folder is `/var/lib/rootstream` for root, else the user's state folder (`~/.local/state/rootstream`).\n")
 	for _, c := range root.Commands() {
 		walk(c)

@@ -6,6 +6,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -74,7 +75,7 @@ Standard output carries data only; hints go to standard error. Exit codes: 0 ok 
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&env.configFile, "config", os.Getenv("ROOTSTREAM_CONFIG"), "configuration `file` (YAML); also ROOTSTREAM_CONFIG")
-	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up; also ROOTSTREAM_DATA (default "+app.DefaultDataDir()+")")
+	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up; also ROOTSTREAM_DATA (default "+cmp.Or(app.DefaultDataDir(), "none")+")")
 	flags.StringVar(&env.postgres, "postgres", "", "address of the database (`DSN`), instead of a data folder")
 	flags.StringVar(&env.redis, "redis", "", "address of Redis (`URL`)")
 	flags.StringVarP(&env.output, "output", "o", "table", "output `format`: table or json")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"rootstream/errs"
 	"rootstream/internal/proc"
@@ -182,17 +183,32 @@ func (l Layout) makeFolders() error {
 		if err != nil && !errors.Is(err, os.ErrExist) {
 			return ErrAccess.WithCause(err)
 		}
-		switch {
-		case err == nil:
+		if err == nil {
 			err = os.Chmod(f.path, f.mode) // whatever the umask
-		case f.path == l.DataDir:
+		} else if err = ownFolder(f.path); err == nil && f.path == l.DataDir {
 			err = l.checkOurs()
-		default:
-			err = nil
 		}
 		if err != nil {
 			return ErrAccess.WithCause(err)
 		}
+	}
+	return nil
+}
+
+// ownFolder refuses a folder in which somebody else may put things: it was perhaps made for us to find.
+func ownFolder(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	switch {
+	case !info.IsDir() || !ok:
+		return fmt.Errorf("%s is not a folder", path)
+	case int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s belongs to another user (uid %d)", path, st.Uid)
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("others may write to %s (mode %v): chmod go-w %s", path, info.Mode().Perm(), path)
 	}
 	return nil
 }
