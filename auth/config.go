@@ -19,7 +19,7 @@ type Config struct {
 
 	// FactorRequired says that every account must have a second factor, so shorter passwords do: see RequireFactor.
 	FactorRequired bool
-	// Now replaces the process's clock in rules of freshness and limits; nil means time.Now.
+	// Now replaces the clocks of rules of freshness, nil means session.Manager.Now, and of limits, nil means time.Now.
 	Now func() time.Time
 }
 

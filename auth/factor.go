@@ -58,7 +58,7 @@ func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID,
 			return err
 		}
 		if before { // set up since the look above, perhaps by somebody else
-			if err = p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+			if err = p.RequireFreshMFA(s.now(), s.cfg.FreshFor); err != nil {
 				return err
 			}
 		}

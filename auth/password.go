@@ -36,7 +36,7 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, current, next
 		return Grant{}, err
 	}
 	if enrolled {
-		if err = p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor); err != nil {
+		if err = p.RequireFreshMFA(s.now(), s.cfg.FreshFor); err != nil {
 			return Grant{}, err
 		}
 	}

@@ -45,9 +45,9 @@ func (s *Service) RequireFresh(ctx context.Context, p Principal) error {
 		return err
 	}
 	if enrolled {
-		return p.RequireFreshMFA(s.cfg.Now(), s.cfg.FreshFor)
+		return p.RequireFreshMFA(s.now(), s.cfg.FreshFor)
 	}
-	return p.RequireFreshLogin(s.cfg.Now(), s.cfg.FreshFor)
+	return p.RequireFreshLogin(s.now(), s.cfg.FreshFor)
 }
 
 // RequireFactor refuses an account without a second factor where every account must have one.

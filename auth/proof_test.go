@@ -326,3 +326,22 @@ func TestPitfall11OneChallengeGivesOneSession(t *testing.T) {
 		t.Errorf("%d sessions, %d of them by backup code, %d codes left", granted.Load(), byCode.Load(), status.BackupCodesLeft)
 	}
 }
+
+// What was proven is written with the database's time, so a process whose clock
+// is behind must not take it for fresh any longer.
+func TestPitfall37FreshnessIsJudgedByTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.ahead = true })
+	w.register("ada")
+	g := w.login("ada")
+	if err := w.RequireFresh(t.Context(), w.principal(g)); err != nil {
+		t.Errorf("at once: %v", err)
+	}
+	if _, err := w.db.Exec(t.Context(), `update sessions set authenticated_at = authenticated_at - interval '16 minutes', version = version + 1`); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.sessions.Poll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantCode(t, w.RequireFresh(t.Context(), w.principal(g)), errs.Forbidden, "aal_required")
+}

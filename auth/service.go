@@ -55,6 +55,7 @@ type Service struct {
 	mfa      *mfa.Manager
 	limiter  limiter
 	writes   *windows
+	now      func() time.Time // of freshness: the clock of those who wrote when something was proven
 	backoff  *backoff
 	turns    turns
 	pepper   string
@@ -90,6 +91,9 @@ func New(d Deps) (*Service, error) {
 		s.enqueue = notify.Enqueue
 	}
 	s.backoff = newBackoff(d.Cache, s.cfg.Now)
+	if s.now = d.Config.Now; s.now == nil {
+		s.now = d.Sessions.Now
+	}
 	s.writes = newWindows(s.cfg.Now)
 	s.limiter = newWindows(s.cfg.Now)
 	if d.Limiter != nil {

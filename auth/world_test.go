@@ -55,6 +55,7 @@ type option struct {
 	config   auth.Config
 	session  session.Config
 	hasher   user.HasherConfig
+	ahead    bool // the database's clock is an hour ahead, and freshness goes by the clock of the sessions
 	noRedis  bool
 	patience time.Duration // with Redis; 0 means long
 	registry prometheus.Registerer
@@ -67,8 +68,12 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	for _, set := range opts {
 		set(&o)
 	}
+	dsn := postgrestest.DSN(t)
+	if o.ahead {
+		setAhead(t, dsn)
+	}
 	db := postgrestest.Open(t, postgres.Config{ // patient: the machine may be busy
-		DSN: postgrestest.DSN(t), AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
+		DSN: dsn, AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
 		Registerer: o.registry,
 	})
 	w := &world{t: t, db: db, clock: newHands(), logged: &strings.Builder{}}
@@ -101,7 +106,9 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	if !o.still {
 		w.run(w.sessions.Run)
 	}
-	o.config.Now = w.clock.now
+	if !o.ahead {
+		o.config.Now = w.clock.now
+	}
 	w.Service, err = auth.New(auth.Deps{
 		DB: w.db, Users: w.users, Hasher: w.hasher, Sessions: w.sessions, MFA: w.mfa, Limiter: limiter, Cache: client,
 		Keyset: w.keys, Config: o.config, Logger: log,
@@ -114,6 +121,21 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// setAhead puts functions before the database's own, for connections from now on.
+func setAhead(t *testing.T, dsn string) {
+	t.Helper()
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
+	for _, sql := range []string{
+		`create function public.now() returns timestamptz language sql stable as $$select pg_catalog.now() + interval '1 hour'$$`,
+		`create function public.clock_timestamp() returns timestamptz language sql volatile as $$select pg_catalog.clock_timestamp() + interval '1 hour'$$`,
+		`do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$`,
+	} {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // stillClock counts failures in process, so that the waits go by the test's

@@ -56,9 +56,6 @@ func (m *Manager) LegacyPossible() bool { return m.legacy.possible.Load() }
 // FindLegacy looks for sessions of Phase 24.2 as the loop does, all through.
 func (m *Manager) FindLegacy() error { return m.findLegacy(context.Background(), true) }
 
-// DatabaseNow is the database's time as this instance knows it.
-func (m *Manager) DatabaseNow() time.Time { return time.UnixMicro(m.clock.now()) }
-
 // Marks are those of an instance, on their own.
 type Marks struct{ m *marks }
 

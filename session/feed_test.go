@@ -311,20 +311,20 @@ func TestPitfall37ExpiryIsJudgedByTheDatabasesClock(t *testing.T) {
 	if err := w.db.QueryRow(t.Context(), `select clock_timestamp()`).Scan(&at); err != nil {
 		t.Fatal(err)
 	}
-	if off := m.DatabaseNow().Sub(at); off.Abs() > time.Second {
+	if off := m.Now().Sub(at); off.Abs() > time.Second {
 		t.Errorf("this instance takes the database's time to be off by %v", off)
 	}
 	// The end comes to the microsecond, from a view that is cached until after it.
 	w.exec(`update sessions set expires_at = clock_timestamp() + interval '1500 ms' where public_id = $1`, s.ID)
 	eventually(t, 5*time.Second, func() bool {
 		v, err := m.Validate(t.Context(), token, session.ClientHint{})
-		return err == nil && v.ExpiresAt < m.DatabaseNow().Add(time.Minute).UnixMicro()
+		return err == nil && v.ExpiresAt < m.Now().Add(time.Minute).UnixMicro()
 	})
 	v, _ := m.Validate(t.Context(), token, session.ClientHint{})
 	for {
-		before := m.DatabaseNow().UnixMicro()
+		before := m.Now().UnixMicro()
 		ok := valid(m, token)
-		after := m.DatabaseNow().UnixMicro()
+		after := m.Now().UnixMicro()
 		if ok && before >= v.ExpiresAt {
 			t.Fatalf("valid %dµs after the end", before-v.ExpiresAt)
 		}

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -81,6 +82,10 @@ func (m *Manager) Invalidate(keys []string) {
 		}
 	}
 }
+
+// Now is the database's time, as far as this instance knows it: what the times
+// of a View are to be compared with.
+func (m *Manager) Now() time.Time { return time.UnixMicro(m.clock.now()) }
 
 // Ready reports whether this instance may answer: it has heard of revocations lately.
 func (m *Manager) Ready() bool { return !m.clock.blind(m.clock.mono(), m.cfg.MaxBlind) }
