@@ -1,0 +1,217 @@
+package statesync
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"reflect"
+
+	"github.com/google/uuid"
+
+	"rootstream/errs"
+	"rootstream/event"
+)
+
+// maxTries bounds how often a lost race is run again.
+const maxTries = 10
+
+// UpdateOptions say under which condition and in whose name something changes.
+type UpdateOptions struct {
+	Expect         *int64     // version the entity must have; 0 means that it must not be there; nil means any
+	IdempotencyKey string     // the same update under the same key happens once
+	Name           string     // of the event; "" means <type>.changed
+	User, Actor    *uuid.UUID // whose audit trail it belongs to, and who did it
+}
+
+// Result is what an update came to.
+type Result struct {
+	Token   Token // for AtLeast
+	Version int64
+	Doc     Doc
+	Changed bool // false: there was nothing to change, so nothing was appended
+}
+
+// Update changes an entity: fn gets its state, an empty one if it is not there, and changes Data. fn may be called
+// several times. Without Expect the update is made whatever others do meanwhile; with it, a lost race is decided by the
+// type's Rebase, or else is a [event.VersionError].
+func (m *Manager) Update(ctx context.Context, ref event.Ref, fn func(*Doc) error, o UpdateOptions) (Result, error) {
+	return m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
+		d := base.clone()
+		if err := fn(&d); err != nil {
+			return change{}, err
+		}
+		return t.changeTo(base, d.Data, o.Name)
+	})
+}
+
+// Patch is Update with an RFC 7396 merge patch.
+func (m *Manager) Patch(ctx context.Context, ref event.Ref, patch json.RawMessage, o UpdateOptions) (Result, error) {
+	p, err := decodeObject(patch)
+	if err != nil {
+		return Result{}, err
+	}
+	return m.Update(ctx, ref, func(d *Doc) error {
+		d.Data = mergePatch(d.Data, p)
+		return nil
+	}, o)
+}
+
+// Delete ends an entity. It may be made again by Update.
+func (m *Manager) Delete(ctx context.Context, ref event.Ref, o UpdateOptions) (Result, error) {
+	return m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
+		if base.Version == 0 || base.Deleted {
+			return change{}, ErrNotFound
+		}
+		next := Doc{Ref: ref, Deleted: true, Data: map[string]any{}}
+		return change{name: t.Name + ".deleted", data: map[string]any{}, next: next}, nil
+	})
+}
+
+// Publish tells all who watch the entity something that does not change its state.
+func (m *Manager) Publish(ctx context.Context, ref event.Ref, name string, data map[string]any, o UpdateOptions) (Result, error) {
+	t, err := m.durable(ref)
+	if err != nil {
+		return Result{}, err
+	}
+	switch name {
+	case t.Name + ".changed", t.Name + ".deleted", t.Name + ".restored", t.Name + ".erased":
+		return Result{}, errs.NewInvalid("name", "is what changes of state are called")
+	}
+	if _, taken := data[changeField]; taken {
+		return Result{}, errs.NewInvalid("data."+changeField, "is what changes of state carry")
+	}
+	e := o.event(ref, change{name: name, data: data}, event.Any)
+	if o.Expect != nil {
+		e.Expect = *o.Expect
+	}
+	done, err := m.cfg.Log.Append(ctx, e)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Token: tokenAt(m.feed.Epoch(), done[0].Shard, done[0].Seq), Version: done[0].Version, Changed: true}, nil
+}
+
+// change is an event about to be appended, and the document after it.
+type change struct {
+	name string // "" means that nothing changes
+	data map[string]any
+	next Doc
+	size int
+}
+
+// changeTo finds the smallest event that makes data of base.
+func (t Type) changeTo(base Doc, data map[string]any, name string) (change, error) {
+	to, size, err := t.normal(data)
+	if err != nil {
+		return change{}, err
+	}
+	there := base.Version > 0 && !base.Deleted
+	if there && reflect.DeepEqual(base.Data, to) {
+		return change{}, nil
+	}
+	var f errs.Fields
+	for _, field := range t.Reserved {
+		if !reflect.DeepEqual(base.Data[field], to[field]) {
+			f.Add(field, "is changed elsewhere")
+		}
+	}
+	if err := f.Err(); err != nil {
+		return change{}, err
+	}
+	c := change{name: name, next: Doc{Ref: base.Ref, Data: to}, size: size}
+	patch, ok := diff(base.Data, to)
+	if ok && there {
+		c.data = map[string]any{"patch": patch}
+	} else {
+		c.data = map[string]any{"doc": to}
+	}
+	switch name {
+	case "", t.Name + ".changed":
+		c.name = t.Name + ".changed"
+	case t.Name + ".deleted", t.Name + ".erased":
+		return change{}, errs.NewInvalid("name", "is what the end of an entity is called")
+	default:
+		c.data[changeField] = 1
+	}
+	return c, nil
+}
+
+func (o UpdateOptions) event(ref event.Ref, c change, expect int64) event.New {
+	return event.New{
+		Aggregate: ref, Name: c.name, Data: c.data, UserID: o.User, ActorID: o.Actor, Expect: expect, IdempotencyKey: o.IdempotencyKey,
+	}
+}
+
+// change reads the state, lets decide say what is to happen, and appends it, until nobody comes in between.
+func (m *Manager) change(
+	ctx context.Context, ref event.Ref, o UpdateOptions, decide func(Type, Doc) (change, error),
+) (Result, error) {
+	t, err := m.durable(ref)
+	if err != nil {
+		return Result{}, err
+	}
+	if t.ReadOnly {
+		return Result{}, ErrReadOnly
+	}
+	if o.Expect != nil && *o.Expect < 0 {
+		return Result{}, errs.NewInvalid("expect", "must not be negative")
+	}
+	leave, err := m.gates.enter(ctx, ref)
+	if err != nil {
+		return Result{}, err
+	}
+	defer leave()
+	read := Local()
+	for range maxTries {
+		base, err := m.read(ctx, t, ref, read)
+		if err != nil {
+			return Result{}, err
+		}
+		if o.Expect != nil && *o.Expect != base.Version {
+			if !read.latest {
+				read = Latest()
+				continue
+			}
+			return m.tooLate(ctx, t, base, o, decide)
+		}
+		c, err := decide(t, base)
+		if err != nil {
+			if !read.latest && errors.Is(err, ErrNotFound) {
+				read = Latest()
+				continue
+			}
+			return Result{}, err
+		}
+		if c.name == "" {
+			return Result{Token: m.tokenFor(ref), Version: base.Version, Doc: base.clone()}, nil
+		}
+		done, err := m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
+		if err == nil {
+			return m.changed(ctx, t, base, c, done[0])
+		}
+		if _, lost := lostRace(err); !lost {
+			return Result{}, err
+		}
+		read = Latest()
+	}
+	return Result{}, ErrBusy
+}
+
+// tokenFor is where this instance is, for one entity.
+func (m *Manager) tokenFor(ref event.Ref) Token {
+	return tokenAt(m.feed.Epoch(), ref.Shard(), m.feed.Applied()[ref.Shard()])
+}
+
+// changed answers for an event that was appended now, or long ago under the same key.
+func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e event.Event) (Result, error) {
+	r := Result{Token: tokenAt(m.feed.Epoch(), e.Shard, e.Seq), Version: e.Version, Changed: true}
+	if e.Version != base.Version+1 {
+		d, _, err := m.replay(ctx, t, e.Ref(), e.Version)
+		r.Doc = d
+		return r, err
+	}
+	c.next.Version, c.next.At = e.Version, e.At.UTC()
+	m.memory.put(c.next, c.size, t.Hold)
+	r.Doc = c.next.clone()
+	return r, nil
+}

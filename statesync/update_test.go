@@ -1,0 +1,321 @@
+package statesync_test
+
+import (
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"rootstream/cache"
+	"rootstream/cache/cachetest"
+	"rootstream/errs"
+	"rootstream/event"
+	"rootstream/postgres/postgrestest"
+	"rootstream/statesync"
+)
+
+func TestAnUpdateIsReadEverywhere(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	a, b := start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{}))
+	r := ref("thing")
+	if _, err := b.Get(t.Context(), r, statesync.Local()); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("before it is made: %v", err)
+	}
+	for i := range 20 { // b has it in memory from the first round on
+		res := a.set(t, r, "n", i)
+		if res.Version != int64(i+1) || !res.Changed || asJSON(t, res.Doc.Data["n"]) != asJSON(t, i) {
+			t.Fatalf("update %d: %+v", i, res)
+		}
+		d, err := b.Get(t.Context(), r, statesync.AtLeast(res.Token))
+		if err != nil || d.Version < res.Version || asJSON(t, d.Data) != asJSON(t, res.Doc.Data) {
+			t.Fatalf("read elsewhere: %+v, %v; want %v", d, err, res.Doc.Data)
+		}
+		d.Data["n"] = "spoilt" // a copy
+	}
+	latest, err := b.Get(t.Context(), r, statesync.Latest())
+	if err != nil || latest.Version != 20 {
+		t.Errorf("latest: %+v, %v", latest, err)
+	}
+	old, err := b.GetAt(t.Context(), r, event.At{Version: 5})
+	if err != nil || old.Version != 5 || old.Data["n"] != json.Number("4") {
+		t.Errorf("at version 5: %+v, %v", old, err)
+	}
+	if _, err := b.GetAt(t.Context(), r, event.At{Version: 99}); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("at a version that is not: %v", err)
+	}
+	again := a.set(t, r, "n", 19)
+	if again.Changed || again.Version != 20 {
+		t.Errorf("nothing to change: %+v", again)
+	}
+	if err := a.WaitAll(t.Context(), again.Token); err != nil {
+		t.Error(err)
+	}
+	if s := b.Status(); s.Documents == 0 || s.Bytes == 0 || s.Epoch != 1 || b.Token().IsZero() {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestUpdatesOfManyInstancesAllCount(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	nodes := []*instance{start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{})), start(t, db, nil)}
+	r := ref("thing")
+	var wg sync.WaitGroup
+	for _, n := range nodes {
+		for range 2 {
+			wg.Go(func() {
+				for done := 0; done < 15; {
+					_, err := n.Update(t.Context(), r, func(d *statesync.Doc) error {
+						have, _ := d.Data["n"].(json.Number)
+						i, _ := have.Int64()
+						d.Data["n"] = i + 1
+						return nil
+					}, statesync.UpdateOptions{})
+					if err == nil {
+						done++
+					} else if !errors.Is(err, statesync.ErrBusy) {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for _, n := range nodes {
+		d, err := n.Get(t.Context(), r, statesync.Latest())
+		if err != nil || d.Data["n"] != json.Number("90") || d.Version != 90 {
+			t.Errorf("%+v, %v", d, err)
+		}
+	}
+}
+
+// TestAllInstancesConverge makes random changes on all of them and compares what they have in memory with the fold of
+// the log.
+func TestAllInstancesConverge(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	nodes := []*instance{start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{}))}
+	var refs []event.Ref
+	for range 8 {
+		refs = append(refs, ref("thing"), ref("held"))
+	}
+	var wg sync.WaitGroup
+	for i, n := range nodes {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 7))
+			for range 150 {
+				at := refs[r.IntN(len(refs))]
+				var err error
+				switch r.IntN(8) {
+				case 0:
+					_, err = n.Delete(t.Context(), at, statesync.UpdateOptions{})
+				case 1:
+					_, err = n.Get(t.Context(), at, statesync.Local())
+				case 2:
+					redis.FlushAll()
+				default:
+					patch := map[string]any{string(rune('a' + r.IntN(3))): []any{nil, r.IntN(5), 1.5e3, map[string]any{"x": r.IntN(3)}}[r.IntN(4)]}
+					_, err = n.Patch(t.Context(), at, json.RawMessage(asJSON(t, patch)), statesync.UpdateOptions{})
+				}
+				if err != nil && !errors.Is(err, statesync.ErrNotFound) && !errors.Is(err, statesync.ErrBusy) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	want, err := nodes[0].Rebuild(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes {
+		eventually(t, "everything is applied", func() bool { return n.Status().Applied == want.Vector })
+		for _, d := range want.Docs {
+			got, err := n.Get(t.Context(), d.Ref(), statesync.Local())
+			if d.Deleted != errors.Is(err, statesync.ErrNotFound) || (err == nil && (got.Version != d.Version || asJSON(t, got.Data) != asJSON(t, d.Data))) {
+				t.Errorf("%v: %v version %d, %v; want %v version %d", d.Ref(), got.Data, got.Version, err, d.Data, d.Version)
+			}
+		}
+	}
+}
+
+func TestTheSameUpdateHappensOnce(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r := ref("thing")
+	a.set(t, r, "n", 1)
+	add := func(d *statesync.Doc) error {
+		d.Data["list"] = append(d.Data["list"].([]any), len(d.Data["list"].([]any)))
+		return nil
+	}
+	a.set(t, r, "list", []any{})
+	for _, o := range []statesync.UpdateOptions{
+		{IdempotencyKey: "k1"}, {IdempotencyKey: "k2", Expect: expect(3)},
+	} {
+		first, err := a.Update(t.Context(), r, add, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := a.Update(t.Context(), r, add, o)
+		if err != nil || again.Version != first.Version || again.Token != first.Token || asJSON(t, again.Doc.Data) != asJSON(t, first.Doc.Data) {
+			t.Errorf("again: %+v, %v; want %+v", again, err, first)
+		}
+	}
+	d, err := a.Get(t.Context(), r, statesync.Latest())
+	if err != nil || asJSON(t, d.Data["list"]) != "[0,1]" {
+		t.Errorf("%v, %v", d.Data, err)
+	}
+}
+
+func TestWhatCannotBeADocumentIsRefused(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	deep := map[string]any{}
+	for range 40 {
+		deep = map[string]any{"a": deep}
+	}
+	deepList := []any{}
+	for range 40 {
+		deepList = []any{deepList}
+	}
+	many := map[string]any{}
+	for range 5000 {
+		many[uuid.NewString()[:8]] = 1
+	}
+	for name, data := range map[string]map[string]any{
+		"too long":             {"a": strings.Repeat("x", 64<<10)},
+		"too deep":             deep,
+		"too deep, in lists":   {"a": deepList},
+		"too many fields":      many,
+		"our own field":        {"_deleted": true},
+		"NUL":                  {"a": "x\x00"},
+		"NUL in a name":        {"a\x00": 1},
+		"a number too large":   {"a": json.Number("1e400")},
+		"a long name":          {strings.Repeat("a", 300): 1},
+		"what is not JSON":     {"a": func() {}},
+		"a number of no sense": {"a": json.Number("one")},
+	} {
+		r := ref("thing")
+		_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data = data; return nil }, statesync.UpdateOptions{})
+		if errs.KindOf(err) != errs.Invalid || len(errs.FieldsOf(err)) == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) {
+			t.Errorf("%s left something: %v", name, err)
+		}
+	}
+	for _, patch := range []string{"", "[]", "null", `{"a":1} 2`, `{"a":`, "{}{}"} {
+		if _, err := a.Patch(t.Context(), ref("thing"), json.RawMessage(patch), statesync.UpdateOptions{}); errs.KindOf(err) != errs.Malformed {
+			t.Errorf("patch %q: %v", patch, err)
+		}
+	}
+}
+
+func TestWhoMayChangeWhat(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	nothing := func(*statesync.Doc) error { return nil }
+	change := func(d *statesync.Doc) error { d.Data["status"] = "x"; return nil }
+	for _, tt := range []struct {
+		name string
+		ref  event.Ref
+		o    statesync.UpdateOptions
+		fn   func(*statesync.Doc) error
+		kind errs.Kind
+	}{
+		{"unknown type", ref("nothing"), statesync.UpdateOptions{}, nothing, errs.NotFound},
+		{"volatile", ref("viewers"), statesync.UpdateOptions{}, nothing, errs.Invalid},
+		{"no id", event.Ref{Type: "thing"}, statesync.UpdateOptions{}, nothing, errs.Invalid},
+		{"read-only", ref("session"), statesync.UpdateOptions{}, change, errs.Forbidden},
+		{"reserved", ref("stream"), statesync.UpdateOptions{}, change, errs.Invalid},
+		{"negative version", ref("thing"), statesync.UpdateOptions{Expect: expect(-1)}, change, errs.Invalid},
+		{"our name", ref("thing"), statesync.UpdateOptions{Name: "thing.deleted"}, change, errs.Invalid},
+		{"no name", ref("thing"), statesync.UpdateOptions{Name: "Ä"}, change, errs.Invalid},
+	} {
+		if _, err := a.Update(t.Context(), tt.ref, tt.fn, tt.o); errs.KindOf(err) != tt.kind {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	sentinel := errors.New("no")
+	if _, err := a.Update(t.Context(), ref("thing"), func(*statesync.Doc) error { return sentinel }, statesync.UpdateOptions{}); !errors.Is(err, sentinel) {
+		t.Errorf("fn's error became %v", err)
+	}
+	if _, err := a.Delete(t.Context(), ref("session"), statesync.UpdateOptions{}); !errors.Is(err, statesync.ErrReadOnly) {
+		t.Error(err)
+	}
+	if _, err := a.Publish(t.Context(), ref("thing"), "thing.changed", nil, statesync.UpdateOptions{}); errs.KindOf(err) != errs.Invalid {
+		t.Error(err)
+	}
+	if _, err := a.Publish(t.Context(), ref("thing"), "thing.told", map[string]any{"_change": 1}, statesync.UpdateOptions{}); errs.KindOf(err) != errs.Invalid {
+		t.Error(err)
+	}
+}
+
+func TestEventsOfARoomChangeItsEntities(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r := ref("stream")
+	a.set(t, r, "title", "one")
+	if _, err := a.log.Append(t.Context(), event.New{Aggregate: r, Name: "stream.started", Expect: event.Any}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is live", func() bool {
+		d, err := a.Get(t.Context(), r, statesync.Local())
+		return err == nil && d.Data["status"] == "live" && d.Data["title"] == "one"
+	})
+	a.set(t, r, "title", "two")
+	named, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["title"] = "three"; return nil },
+		statesync.UpdateOptions{Name: "stream.renamed"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Publish(t.Context(), r, "stream.raided", map[string]any{"by": "x"}, statesync.UpdateOptions{Expect: expect(named.Version)}); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"title": "three", "status": "live"}
+	for name, read := range map[string]statesync.Read{"local": statesync.AtLeast(a.Token()), "latest": statesync.Latest()} {
+		d, err := a.Get(t.Context(), r, read)
+		if err != nil || d.Version < 4 || cmp.Diff(want, d.Data) != "" {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+	}
+}
+
+func TestADeletedEntityMayComeBack(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a, b := start(t, db, nil), start(t, db, nil)
+	r := ref("thing")
+	a.set(t, r, "old", nil) // a null is kept
+	d, err := b.Get(t.Context(), r, statesync.Latest())
+	if v, there := d.Data["old"]; err != nil || v != nil || !there {
+		t.Errorf("%v, %v", d.Data, err)
+	}
+	gone, err := a.Delete(t.Context(), r, statesync.UpdateOptions{Expect: expect(1)})
+	if err != nil || gone.Version != 2 || !gone.Doc.Deleted {
+		t.Fatalf("%+v, %v", gone, err)
+	}
+	for _, n := range []*instance{a, b} {
+		if _, err := n.Get(t.Context(), r, statesync.AtLeast(gone.Token)); !errors.Is(err, statesync.ErrNotFound) {
+			t.Errorf("after it was deleted: %v", err)
+		}
+		if _, err := n.Delete(t.Context(), r, statesync.UpdateOptions{}); !errors.Is(err, statesync.ErrNotFound) {
+			t.Errorf("deleted twice: %v", err)
+		}
+	}
+	back := b.set(t, r, "new", 1)
+	if back.Version != 3 || asJSON(t, back.Doc.Data) != `{"new":1}` {
+		t.Errorf("back as %+v", back)
+	}
+	d, err = a.Get(t.Context(), r, statesync.AtLeast(back.Token))
+	if err != nil || asJSON(t, d.Data) != `{"new":1}` {
+		t.Errorf("%v, %v", d.Data, err)
+	}
+}
