@@ -41,7 +41,7 @@ type (
 	StreamStats   = stream.Stats
 	StreamSession = stream.Session
 	Event         = event.Event
-	Gap           = event.Gap
+	EventFindings = event.Findings
 	SealingKey    = secret.KeyStatus
 	ID            = uuid.UUID
 	MFAEnrollment = mfa.Enrollment
@@ -293,6 +293,34 @@ func (p *Parts) AuditOf(ctx context.Context, name string, most int) ([]Event, er
 		return nil, err
 	}
 	return p.Events.Audit(ctx, u.PublicID, time.Now().Add(time.Hour), min(most, 1000))
+}
+
+// StateOf returns the state that an entity's events made of it: at a version, else at a time, else now.
+func (p *Parts) StateOf(ctx context.Context, entity string, version int64, at time.Time) (event.State, error) {
+	ref, err := parseRef(entity)
+	if err != nil {
+		return event.State{}, err
+	}
+	return p.Events.State(ctx, ref, event.At{Version: version, Time: at})
+}
+
+// EventsBetween returns all entities' events of a time, oldest first.
+func (p *Parts) EventsBetween(ctx context.Context, since, until time.Time, most int) ([]Event, error) {
+	var all []Event
+	span := event.Span{From: since, To: until}
+	for len(all) < most {
+		span.Limit = min(1000, most-len(all))
+		page, err := p.Events.Between(ctx, span)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < span.Limit {
+			break
+		}
+		span.After = page[len(page)-1].Position()
+	}
+	return all, nil
 }
 
 // ReplayEvents writes an entity's events from a version on, one JSON object a line.

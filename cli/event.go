@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -55,19 +56,30 @@ func eventAppend(env *environment) *cobra.Command {
 
 func eventList(env *environment) *cobra.Command {
 	var user string
+	var since, until moment
 	var limit positive
 	c := &cobra.Command{
-		Use: "list [TYPE:ID]", Short: "List an entity's history, or an account's audit trail", Args: cobra.MaximumNArgs(1),
-		Example: "  rootstream event list --user ada\n  rootstream event list stream:0198c0de-0000-7000-8000-000000000000",
+		Use: "list [TYPE:ID]", Short: "List an entity's history, an account's audit trail, or all events of a time", Args: cobra.MaximumNArgs(1),
+		Example: "  rootstream event list --user ada\n  rootstream event list stream:0198c0de-0000-7000-8000-000000000000\n  rootstream event list --since 2026-08-01T20:00:00Z --until 2026-08-01T20:15:00Z",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if (user == "") == (len(args) == 0) {
-				return usageError{errors.New("name an entity as TYPE:ID, or an account with --user")}
+			span := cmd.Flags().Changed("since") || cmd.Flags().Changed("until")
+			asked := 0
+			for _, one := range []bool{user != "", len(args) > 0, span} {
+				if one {
+					asked++
+				}
+			}
+			if asked != 1 {
+				return usageError{errors.New("name an entity as TYPE:ID, or an account with --user, or a time with --since and --until")}
 			}
 			return env.with(cmd.Context(), func(p *app.Parts) (err error) {
 				var events []app.Event
-				if user != "" {
+				switch {
+				case user != "":
 					events, err = p.AuditOf(cmd.Context(), user, int(limit))
-				} else {
+				case span:
+					events, err = p.EventsBetween(cmd.Context(), time.Time(since), time.Time(until), int(limit))
+				default:
 					events, err = p.EventsOf(cmd.Context(), args[0], 0, int(limit))
 				}
 				if err != nil {
@@ -77,50 +89,127 @@ func eventList(env *environment) *cobra.Command {
 			})
 		},
 	}
+	until = moment(time.Now().Add(time.Minute))
 	c.Flags().StringVar(&user, "user", "", "the audit trail of this `account`, newest first")
+	c.Flags().Var(&since, "since", "events of all entities from this `time` on")
+	c.Flags().Var(&until, "until", "events of all entities before this `time`")
+	c.Flags().Lookup("until").DefValue = "now"
 	limitFlag(c.Flags(), &limit, 1000)
 	return c
 }
 
 func eventReplay(env *environment) *cobra.Command {
-	var from int64
+	var from, version int64
+	var at moment
 	c := &cobra.Command{
-		Use: "replay TYPE:ID", Short: "Print an entity's events in order, one JSON object a line", Args: cobra.ExactArgs(1),
-		Example: "  rootstream event replay stream:0198c0de-0000-7000-8000-000000000000 --from 3",
+		Use: "replay TYPE:ID", Short: "Print an entity's events in order, one JSON object a line, or the state they made", Args: cobra.ExactArgs(1),
+		Long: "Print an entity's events in order, one JSON object a line.\n\nWith --version or --at print the state that the events made of it instead: what it was at that version or time.",
+		Example: "  rootstream event replay stream:0198c0de-0000-7000-8000-000000000000 --from 3\n" +
+			"  rootstream event replay stream:0198c0de-0000-7000-8000-000000000000 --at 2026-08-01T20:14:03Z",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			given := cmd.Flags().Changed
+			state := given("version") || given("at")
+			if given("version") && version < 1 {
+				return usageError{errors.New("--version must be at least 1")}
+			}
+			if given("version") && given("at") || state && given("from") {
+				return usageError{errors.New("--from, --version and --at exclude each other")}
+			}
 			return env.with(cmd.Context(), func(p *app.Parts) error {
-				return p.ReplayEvents(cmd.Context(), args[0], from, env.stdout)
+				if !state {
+					return p.ReplayEvents(cmd.Context(), args[0], from, env.stdout)
+				}
+				s, err := p.StateOf(cmd.Context(), args[0], version, time.Time(at))
+				if err != nil {
+					return err
+				}
+				return env.json(s)
 			})
 		},
 	}
-	c.Flags().Int64Var(&from, "from", 1, "first `version`")
+	c.Flags().Int64Var(&from, "from", 0, "first `version`; 0 means the first that is kept")
+	c.Flags().Int64Var(&version, "version", 0, "print the state at this `version`")
+	c.Flags().Var(&at, "at", "print the state at this `time`")
 	return c
+}
+
+// moment is a flag's time, in RFC 3339.
+type moment time.Time
+
+// String returns the time.
+func (m *moment) String() string {
+	if time.Time(*m).IsZero() {
+		return ""
+	}
+	return time.Time(*m).Format(time.RFC3339Nano)
+}
+
+// Set reads the time.
+func (m *moment) Set(text string) error {
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return errNotTime
+	}
+	*m = moment(t)
+	return nil
+}
+
+// Type names the kind of value in help.
+func (m *moment) Type() string { return "time" }
+
+var errNotTime = errors.New("must be a time like 2026-08-01T20:14:03Z")
+
+// disorder is one thing that is wrong with the log.
+type disorder struct {
+	Place   string `json:"place"`
+	After   int64  `json:"after"`
+	Next    int64  `json:"next"`
+	Problem string `json:"problem"`
 }
 
 func eventVerify(env *environment) *cobra.Command {
 	return &cobra.Command{
-		Use: "verify", Short: "Prove that the log has no gap; exit code 8 if it has", Args: cobra.NoArgs, Example: "  rootstream event verify",
+		Use: "verify", Short: "Prove that the log has no gap and every snapshot is right; exit code 8 if not", Args: cobra.NoArgs, Example: "  rootstream event verify",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return env.with(cmd.Context(), func(p *app.Parts) error {
-				gaps, err := p.Events.Verify(cmd.Context())
+				said := time.Now()
+				found, err := p.Events.Verify(cmd.Context(), func(f app.EventFindings) {
+					if time.Since(said) > 2*time.Second {
+						said = time.Now()
+						env.say("%d events, %d entities, %d snapshots seen", f.Events, f.Entities, f.Snapshots)
+					}
+				})
 				if err != nil {
 					return err
 				}
-				if len(gaps) == 0 {
-					env.say("the log is gapless")
-					if env.output == "json" {
-						return env.json([]app.Gap{})
-					}
-					return nil
-				}
-				if err := list(env, gaps,
-					column[app.Gap]{"PLACE", func(g app.Gap) any { return g.Place }},
-					column[app.Gap]{"AFTER", func(g app.Gap) any { return g.After }},
-					column[app.Gap]{"NEXT", func(g app.Gap) any { return g.Next }}); err != nil {
-					return err
-				}
-				return errCheckFailed
+				return env.disorders(found)
 			})
 		},
 	}
+}
+
+func (env *environment) disorders(found app.EventFindings) error {
+	all := []disorder{}
+	for _, g := range found.Gaps {
+		all = append(all, disorder{g.Place, g.After, g.Next, "numbers are missing"})
+	}
+	for _, m := range found.Mismatches {
+		all = append(all, disorder{m.Entity, m.Version, m.Version, "the snapshot is wrong: " + m.Reason})
+	}
+	if found.OK() {
+		env.say("the log is gapless: %d events, %d entities; %d snapshots are what the events make", found.Events, found.Entities, found.Snapshots)
+		if env.output == "json" {
+			return env.json(all)
+		}
+		return nil
+	}
+	err := list(env, all,
+		column[disorder]{"PLACE", func(d disorder) any { return d.Place }},
+		column[disorder]{"AFTER", func(d disorder) any { return d.After }},
+		column[disorder]{"NEXT", func(d disorder) any { return d.Next }},
+		column[disorder]{"PROBLEM", func(d disorder) any { return d.Problem }})
+	if err != nil {
+		return err
+	}
+	return errCheckFailed
 }

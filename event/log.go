@@ -291,8 +291,8 @@ func (l *Log) settle(ctx context.Context, units []*unit) (first, then []*unit) {
 		case errors.Is(err, errLater):
 			then = append(then, u)
 		case errors.Is(err, ErrDuplicate):
-			events, err := l.original(ctx, u)
-			l.answer(u, events, err)
+			events, failure := l.original(ctx, u)
+			l.answer(u, events, failure)
 		default:
 			l.counts.conflicts.Inc()
 			l.answer(u, nil, err)

@@ -164,58 +164,65 @@ func (v *verification) snapshots(ctx context.Context) error {
 
 // compare replays r's events and looks at each snapshot when its version is reached.
 func (v *verification) compare(ctx context.Context, r Ref, shots []snapshot) error {
-	var due []snapshot // those that replay can tell about
-	contents := map[int64]string{}
+	c := &comparison{verification: v, folding: v.start(r), contents: map[int64]string{}}
 	for _, shot := range shots {
 		content, err := v.schema.open(shot)
 		switch {
 		case err != nil:
 			v.mismatch(shot, err.Error())
-		case shot.Fold == v.schema.fold(r.Type).version:
-			due = append(due, shot)
-			contents[shot.Version] = string(content)
+		case shot.Fold == v.schema.fold(r.Type).version: // what another fold made only it can tell
+			c.due = append(c.due, shot)
+			c.contents[shot.Version] = string(content)
 		}
 	}
-	if len(due) == 0 {
+	if len(c.due) == 0 {
 		return nil
 	}
-	f := v.start(r)
-	var base *snapshot // where all begins, if the events before it are pruned
-	err := v.replay(ctx, f, due[len(due)-1].Version, func(e Event) error {
-		if f.version == 0 && e.Version > 1 {
-			base, due = &due[0], due[1:]
-			f.version = min(e.Version-1, base.Version)
-		}
-		if base != nil && e.Version <= base.Version { // nothing can be told before it
-			f.version = e.Version
-			return nil
-		}
-		if base != nil && f.version == base.Version {
-			state, err := decode([]byte(contents[base.Version]))
-			if err != nil {
-				return err
-			}
-			f.state, base = state, nil
-		}
-		if err := f.add(e); err != nil {
-			return err
-		}
-		if len(due) == 0 || due[0].Version != e.Version {
-			return nil
-		}
-		content, _, err := f.canonical()
-		if err == nil && string(content) != contents[e.Version] {
-			v.mismatch(due[0], "it is not what the events make")
-		}
-		due = due[1:]
-		return err
-	})
-	if err != nil {
+	if err := v.replay(ctx, c.folding, c.due[len(c.due)-1].Version, c.see); err != nil {
 		v.mismatch(shots[0], err.Error())
 		return ctx.Err()
 	}
-	for _, shot := range due {
+	for _, shot := range c.due {
 		v.mismatch(shot, "there is no such event")
 	}
 	return nil
+}
+
+type comparison struct {
+	*verification
+	*folding
+	due      []snapshot       // still to be reached
+	contents map[int64]string // by version
+	base     *snapshot        // where all begins, if the events before it are pruned
+}
+
+// see takes the next event in.
+func (c *comparison) see(e Event) error {
+	if c.version == 0 && e.Version > 1 {
+		c.base, c.due = &c.due[0], c.due[1:]
+		c.version = min(e.Version-1, c.base.Version)
+	}
+	if c.base != nil && e.Version <= c.base.Version { // nothing can be told before it
+		c.version = e.Version
+		return nil
+	}
+	if c.base != nil && c.version == c.base.Version {
+		state, err := decode([]byte(c.contents[c.version]))
+		if err != nil {
+			return err
+		}
+		c.state, c.base = state, nil
+	}
+	if err := c.add(e); err != nil {
+		return err
+	}
+	if len(c.due) == 0 || c.due[0].Version != e.Version {
+		return nil
+	}
+	content, _, err := c.canonical()
+	if err == nil && string(content) != c.contents[e.Version] {
+		c.mismatch(c.due[0], "it is not what the events make")
+	}
+	c.due = c.due[1:]
+	return err
 }

@@ -53,7 +53,7 @@ func New(maxContent int) (*Codec, error) {
 		return nil, fmt.Errorf("prepare to compress: %w", err)
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(uint64(max(maxContent, zstd.MinWindowSize)))) //nolint:gosec // not negative
+		zstd.WithDecoderMaxMemory(uint64(max(maxContent, zstd.MinWindowSize))))
 	if err != nil {
 		return nil, fmt.Errorf("prepare to decompress: %w", err)
 	}
