@@ -51,12 +51,16 @@ const (
 	DeviceChanged
 )
 
-// String is what the API answers.
+// String is what the API answers, "" for nothing: who sends nothing to compare does not match.
 func (d DeviceMatch) String() string {
-	if d == DeviceChanged {
+	switch d {
+	case DeviceSame:
+		return "match"
+	case DeviceChanged:
 		return "changed"
+	default:
+		return ""
 	}
-	return "match"
 }
 
 // View is what a valid token stands for. It holds no pointers and no token.
