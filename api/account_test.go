@@ -281,6 +281,24 @@ func TestEventsOfAnEntity(t *testing.T) {
 	w.do("GET", "/v1/events?aggregate_type=session&aggregate_id="+session, nil, as(bob)).problem(404, "entity_not_found")
 }
 
+// The first event of a stream says whose it was, which counts once it is gone.
+func TestStreamHistoryFollowsItsOwner(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ada, bob := w.token("ada"), w.token("bob")
+	id := w.do("POST", "/v1/streams", object{"name": "s", "is_public": false}, as(ada)).want(201).text("id")
+	query := "/v1/events?aggregate_type=stream&aggregate_id=" + id
+	w.do("GET", query, nil, as(ada)).want(200)
+	_, err := w.db.Exec(t.Context(), `update streams set user_id = (select id from users where username = 'bob')`)
+	must(t, err)
+	w.do("GET", query, nil, as(ada)).problem(404, "entity_not_found")
+	w.do("GET", query, nil, as(bob)).want(200)
+	_, err = w.db.Exec(t.Context(), `delete from streams`)
+	must(t, err)
+	w.do("GET", query, nil, as(ada)).want(200)
+	w.do("GET", query, nil, as(bob)).problem(404, "entity_not_found")
+}
+
 func TestStreamHistoryIsItsOwners(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -117,6 +117,7 @@ type Events interface {
 type Streams interface {
 	streamWrites
 	ByPublicID(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Stream, error)
+	Owner(ctx context.Context, id uuid.UUID) (uuid.UUID, error)
 	Streams(ctx context.Context, a stream.Account, by stream.Filter) (stream.Page[stream.Stream], error)
 	Sessions(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Session], error)
 	Recordings(ctx context.Context, a stream.Account, id uuid.UUID, l stream.List) (stream.Page[stream.Recording], error)

@@ -95,6 +95,12 @@ func (s *Store) ByPublicID(ctx context.Context, a Account, id uuid.UUID) (Stream
 	return got, nil
 }
 
+// Owner says whose a stream is, whoever may see it.
+func (s *Store) Owner(ctx context.Context, id uuid.UUID) (uuid.UUID, error) {
+	is, err := find(ctx, s.db, "s.public_id = $1", id)
+	return is.UserID, err
+}
+
 // ByKey reads the stream a key belongs to, for who takes in its video.
 func (s *Store) ByKey(ctx context.Context, key secret.Secret) (Stream, error) {
 	hash, ok := keyHash(key.Reveal())
@@ -243,5 +249,5 @@ func (s *Store) Delete(ctx context.Context, tx *postgres.Tx, a Account, id uuid.
 	if _, err := tx.Exec(ctx, `delete from streams where id = $1`, is.ID); err != nil {
 		return fmt.Errorf("delete a stream: %w", err)
 	}
-	return is.tell(tx, a, "stream.deleted", map[string]any{"stream_id": id, "user_id": is.UserID})
+	return is.tell(tx, a, "stream.deleted", map[string]any{"stream_id": id, "user_id": is.UserID, "is_public": is.IsPublic})
 }
