@@ -1,0 +1,202 @@
+package statesync
+
+import (
+	"encoding/json"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"rootstream/event"
+)
+
+func values(depth int) *rapid.Generator[any] {
+	leaves := []*rapid.Generator[any]{
+		rapid.Just[any](nil), rapid.Just[any]("s"), rapid.Just[any](true), rapid.Just[any](json.Number("1.5")),
+		rapid.Custom(func(t *rapid.T) any { return []any{nil, rapid.StringMatching(`[a-c]`).Draw(t, "item")} }),
+	}
+	if depth > 0 {
+		leaves = append(leaves, rapid.Custom(func(t *rapid.T) any { return objects(depth-1).Draw(t, "object") }))
+	}
+	return rapid.OneOf(leaves...)
+}
+
+func objects(depth int) *rapid.Generator[map[string]any] {
+	return rapid.MapOfN(rapid.StringMatching(`[a-d]`), values(depth), 0, 4)
+}
+
+func TestAPatchMakesTheSecondDocumentOfTheFirst(t *testing.T) {
+	t.Parallel()
+	said := 0
+	rapid.Check(t, func(t *rapid.T) {
+		from, to := objects(2).Draw(t, "from"), objects(2).Draw(t, "to")
+		before := cloneMap(from)
+		patch, ok := diff(from, to)
+		if !ok {
+			return // the whole document is sent
+		}
+		said++
+		if d := cmp.Diff(to, mergePatch(from, patch)); d != "" {
+			t.Fatalf("patch %v: %s", patch, d)
+		}
+		if d := cmp.Diff(before, from); d != "" {
+			t.Fatalf("the first document was changed: %s", d)
+		}
+	})
+	if said == 0 {
+		t.Error("no patch was ever enough")
+	}
+}
+
+// TestMergePatchFollowsItsStandard uses the examples of RFC 7396, appendix A, that are about objects.
+func TestMergePatchFollowsItsStandard(t *testing.T) {
+	t.Parallel()
+	for _, tt := range [][3]string{
+		{`{"a":"b"}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"b"}`, `{"b":"c"}`, `{"a":"b","b":"c"}`},
+		{`{"a":"b"}`, `{"a":null}`, `{}`},
+		{`{"a":"b","b":"c"}`, `{"a":null}`, `{"b":"c"}`},
+		{`{"a":["b"]}`, `{"a":"c"}`, `{"a":"c"}`},
+		{`{"a":"c"}`, `{"a":["b"]}`, `{"a":["b"]}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`, `{"a":{"b":"d"}}`},
+		{`{"a":[{"b":"c"}]}`, `{"a":[1]}`, `{"a":[1]}`},
+		{`{"e":null}`, `{"a":1}`, `{"e":null,"a":1}`},
+		{`{}`, `{"a":{"bb":{"ccc":null}}}`, `{"a":{"bb":{}}}`},
+	} {
+		doc, err1 := decodeObject([]byte(tt[0]))
+		patch, err2 := decodeObject([]byte(tt[1]))
+		want, err3 := decodeObject([]byte(tt[2]))
+		if err1 != nil || err2 != nil || err3 != nil {
+			t.Fatal(err1, err2, err3)
+		}
+		if d := cmp.Diff(want, mergePatch(doc, patch)); d != "" {
+			t.Errorf("%s on %s: %s", tt[1], tt[0], d)
+		}
+	}
+}
+
+func TestNumbersAreWrittenAsPostgresDoes(t *testing.T) {
+	t.Parallel()
+	typ := Type{MaxBytes: 1000}
+	got, _, err := typ.normal(map[string]any{"a": json.Number("1e3"), "b": json.Number("-0"), "c": 1.5, "d": json.Number("1.50"), "e": []any{json.Number("1E-2")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{
+		"a": json.Number("1000"), "b": json.Number("0"), "c": json.Number("1.5"), "d": json.Number("1.50"), "e": []any{json.Number("0.01")},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func FuzzToken(f *testing.F) {
+	f.Add(tokenAt(1, 3, 77).String())
+	f.Add(tokenOf(1<<40, [event.Shards]int64{1, 2, 3, 15: 1 << 61}).String())
+	f.Add("AQ")
+	f.Fuzz(func(t *testing.T, s string) {
+		tok, err := ParseToken(s)
+		if err == nil && (tok.String() != s || len(s) > maxToken) {
+			t.Errorf("%q reads as %+v", s, tok)
+		}
+	})
+}
+
+func TestTokensHaveOneForm(t *testing.T) {
+	t.Parallel()
+	full := tokenOf(1<<62, [event.Shards]int64{})
+	for i := range full.seq {
+		full.seq[i] = 1 << 62
+	}
+	s := full.String()
+	if back, err := ParseToken(s); err != nil || back != full || len(s) > maxToken {
+		t.Errorf("%d characters, %v", len(s), err)
+	}
+	for _, bad := range []string{"x", "AA", s + "A", s[:len(s)-1], s + "=", "AQEAAYCA", string(make([]byte, 300))} {
+		if _, err := ParseToken(bad); err == nil {
+			t.Errorf("%q was read", bad)
+		}
+	}
+	var none Token
+	if back, err := ParseToken(""); err != nil || back != none || none.String() != "" {
+		t.Errorf("nothing reads as %+v, %v", back, err)
+	}
+}
+
+func FuzzContributions(f *testing.F) {
+	f.Add(appendSaid(nil, event.Ref{Type: "viewers", ID: uuid.New()}, said{at: 7, raw: json.RawMessage(`{"n":1}`)}))
+	f.Add([]byte{3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for len(b) > 0 {
+			ref, s, rest, ok := parseSaid(b)
+			if !ok {
+				return
+			}
+			if len(rest) >= len(b) || (!s.gone && !json.Valid(s.raw)) || len(ref.Type) > 255 {
+				t.Fatalf("%v %v", ref, s)
+			}
+			b = rest
+		}
+	})
+}
+
+// TestWhatWasReadBeforeAChangeIsNotKept holds a read of PostgreSQL up while the feed tells of newer versions.
+func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
+	t.Parallel()
+	m := newMemory(1 << 20)
+	r := event.Ref{Type: "thing", ID: uuid.New()}
+	types := map[string]Type{"thing": {Name: "thing"}}
+	changed := func(v int64, n string) event.Event {
+		return event.Event{
+			AggregateType: "thing", AggregateID: r.ID, Version: v, Name: "thing.changed", Data: json.RawMessage(`{"patch":{"n":` + n + `}}`),
+		}
+	}
+	place := m.begin(r)
+	m.apply(r.Shard(), []event.Event{changed(2, "2")}, types)
+	if m.finish(place, Doc{Ref: r, Version: 1}, 10, false, true) {
+		t.Error("an old version passed for current")
+	}
+	if _, there := m.get(r); there {
+		t.Error("an old version was kept")
+	}
+	m.put(Doc{Ref: r, Version: 2, Data: map[string]any{"n": json.Number("2")}}, 10, false)
+	m.apply(r.Shard(), []event.Event{changed(1, "9"), changed(3, "3")}, types)
+	if d, there := m.get(r); !there || d.Version != 3 || d.Data["n"] != json.Number("3") {
+		t.Errorf("%+v, %v", d, there)
+	}
+	m.put(Doc{Ref: r, Version: 2}, 10, false)
+	if d, _ := m.get(r); d.Version != 3 {
+		t.Errorf("version %d replaced a newer one", d.Version)
+	}
+	m.apply(r.Shard(), []event.Event{changed(5, "5")}, types)
+	if d, there := m.get(r); there {
+		t.Errorf("over a gap it became %+v", d)
+	}
+	place = m.begin(r)
+	m.clear()
+	m.finish(place, Doc{Ref: r, Version: 9}, 10, false, true)
+	if _, there := m.get(r); there {
+		t.Error("what was read before everything was forgotten was kept")
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	t.Parallel()
+	const limit = 16 * 10_000
+	m := newMemory(limit)
+	var first event.Ref
+	for i := range 2000 {
+		r := event.Ref{Type: "thing", ID: uuid.New()}
+		if i == 0 {
+			first = r
+		}
+		m.put(Doc{Ref: r, Version: 1}, 500, i == 0)
+	}
+	if n, bytes := m.size(); bytes > limit || n > 16*13 || n < 16*5 {
+		t.Errorf("%d documents in %d bytes", n, bytes)
+	}
+	if _, there := m.get(first); !there {
+		t.Error("what is held was dropped")
+	}
+}

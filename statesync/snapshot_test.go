@@ -1,0 +1,162 @@
+package statesync_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"pgregory.net/rapid"
+
+	"rootstream/errs"
+	"rootstream/event"
+	"rootstream/postgres/postgrestest"
+	"rootstream/statesync"
+)
+
+var states = rapid.Custom(func(t *rapid.T) statesync.State {
+	s := statesync.State{Format: 1, Epoch: 1, Vector: [event.Shards]int64{0: rapid.Int64Range(0, 9).Draw(t, "seq")}}
+	for i := range byte(5) {
+		if rapid.Bool().Draw(t, "there") {
+			s.Docs = append(s.Docs, statesync.StateDoc{
+				Type: "thing", ID: uuid.UUID{0: i + 1}, Version: rapid.Int64Range(1, 3).Draw(t, "version"), At: time.Unix(1, 0).UTC(),
+				Deleted: rapid.Bool().Draw(t, "deleted"), Data: map[string]any{"n": json.Number(rapid.SampledFrom([]string{"1", "2"}).Draw(t, "n"))},
+			})
+		}
+	}
+	return s
+})
+
+func TestADeltaMakesTheSecondStateOfTheFirst(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		from, to := states.Draw(t, "from"), states.Draw(t, "to")
+		d, err := statesync.Diff(from, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.Apply(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(to, got); diff != "" {
+			t.Fatal(diff)
+		}
+		other := states.Draw(t, "other")
+		if _, err := d.Apply(other); (err == nil) != cmp.Equal(from, other) {
+			t.Fatalf("applied to %v: %v", other, err)
+		}
+	})
+}
+
+func TestSnapshotsEqualWhatTheLogSays(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a := start(t, db, nil)
+	var refs []event.Ref
+	for range 12 {
+		refs = append(refs, ref("thing"), ref("held"))
+	}
+	change := func() {
+		for i, r := range refs {
+			a.set(t, r, "n", uuid.NewString())
+			a.set(t, r, "list", []any{i, nil, 1.25, map[string]any{"x": nil}})
+		}
+		if _, err := a.Delete(t.Context(), refs[3], statesync.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bytesOf := func(s statesync.State, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := s.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	change()
+	full, err := a.SnapshotFull(t.Context())
+	if err != nil || full.Entities != 24 || full.Kind != "full" || full.Bytes == 0 {
+		t.Fatalf("%+v, %v", full, err)
+	}
+	before := bytesOf(a.LoadSnapshot(t.Context(), full.ID))
+	if before != bytesOf(a.Rebuild(t.Context())) {
+		t.Error("the snapshot is not what the log says")
+	}
+	refs = append(refs, ref("thing"))
+	change()
+	delta, err := a.SnapshotDelta(t.Context(), full.ID)
+	if err != nil || delta.Kind != "delta" || *delta.Base != full.ID {
+		t.Fatalf("%+v, %v", delta, err)
+	}
+	now := bytesOf(a.Rebuild(t.Context()))
+	if now == before || bytesOf(a.LoadSnapshot(t.Context(), delta.ID)) != now || bytesOf(a.Current(t.Context())) != now {
+		t.Error("snapshot and delta are not what the log says")
+	}
+	change()
+	second, err := a.SnapshotDelta(t.Context(), delta.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := bytesOf(a.Rebuild(t.Context()))
+	if bytesOf(a.LoadSnapshot(t.Context(), second.ID)) != last {
+		t.Error("a chain of deltas is not what the log says")
+	}
+	list, err := a.Snapshots(t.Context(), 10)
+	if err != nil || len(list) != 3 || list[0].ID != second.ID {
+		t.Errorf("%+v, %v", list, err)
+	}
+
+	b := start(t, db, nil) // holds a type from the snapshot on
+	eventually(t, "it holds what it should", func() bool { return b.Status().Documents >= 12 })
+
+	n, err := a.RestoreSnapshot(t.Context(), full.ID, nil, true)
+	if err != nil || n != 23 {
+		t.Errorf("%d entities differ, %v; want 23: one was deleted then and now", n, err)
+	}
+	if n, err = a.RestoreSnapshot(t.Context(), full.ID, nil, false); err != nil || n != 23 {
+		t.Errorf("%d entities were restored, %v", n, err)
+	}
+	if n, err = a.RestoreSnapshot(t.Context(), full.ID, nil, true); err != nil || n != 0 {
+		t.Errorf("%d entities still differ, %v", n, err)
+	}
+}
+
+func TestSnapshotsThatAreNotAreRefused(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a := start(t, db, nil)
+	a.set(t, ref("thing"), "n", 1)
+	if _, err := a.LoadSnapshot(t.Context(), uuid.New()); !errors.Is(err, statesync.ErrNoSnapshot) {
+		t.Error(err)
+	}
+	if _, err := a.Snapshots(t.Context(), 0); errs.KindOf(err) != errs.Invalid {
+		t.Error(err)
+	}
+	s, err := a.SnapshotFull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, damage := range []string{"overlay(content placing '\\x00' from 60)", "substr(content, 1, 50)", "'\\x'"} {
+		if _, err := db.Exec(t.Context(), "update sync_snapshots set content = "+damage); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.LoadSnapshot(t.Context(), s.ID); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("%s: %v", damage, err)
+		}
+	}
+}
+
+func TestSnapshotsAreTakenOnSchedule(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil, func(c *statesync.Config) { c.SnapshotEvery = 50 * time.Millisecond })
+	a.set(t, ref("thing"), "n", 1)
+	eventually(t, "two snapshots", func() bool {
+		list, err := a.Snapshots(t.Context(), 10)
+		return err == nil && len(list) >= 2
+	})
+}

@@ -1,0 +1,95 @@
+package statesync_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"rootstream/cache"
+	"rootstream/cache/cachetest"
+	"rootstream/errs"
+	"rootstream/postgres/postgrestest"
+	"rootstream/statesync"
+)
+
+func TestVolatileStateIsWhatLivesAddsUpTo(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	nodes := []*instance{
+		start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{})),
+	}
+	eventually(t, "they know each other", func() bool { return len(nodes[0].Status().Peers) == 2 })
+	r := ref("viewers")
+	w := nodes[0].watch(t, statesync.SubOptions{}, "viewers.*")
+	for i, n := range nodes {
+		if err := n.SetVolatile(r, map[string]any{"now": 10 * (i + 1)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := func(n *instance) string {
+		d, err := n.Get(t.Context(), r, statesync.Local())
+		if errors.Is(err, statesync.ErrNotFound) {
+			return "none"
+		}
+		return asJSON(t, d.Data["now"])
+	}
+	for _, n := range nodes {
+		eventually(t, "everybody's viewers count", func() bool { return now(n) == "60" })
+	}
+	if err := nodes[1].SetVolatile(r, map[string]any{"now": -500}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a count is never below none", func() bool { return now(nodes[0]) == "40" })
+	redis.FlushAll()
+	redis.Restart()
+	if err := nodes[1].SetVolatile(r, map[string]any{"now": 5}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is asserted again after Redis lost it", func() bool { return now(nodes[0]) == "45" && now(nodes[2]) == "45" })
+	nodes[2].stop() // without a word
+	eventually(t, "what it held is gone with it", func() bool { return now(nodes[0]) == "15" && now(nodes[1]) == "15" })
+	nodes[1].DropVolatile(r)
+	nodes[1].DropVolatile(r)
+	eventually(t, "what is taken back is gone", func() bool { return now(nodes[0]) == "10" })
+	nodes[0].DropVolatile(r)
+	eventually(t, "nobody contributes", func() bool { return now(nodes[0]) == "none" && now(nodes[1]) == "none" })
+	eventually(t, "the watcher heard it to the end", func() bool {
+		c := w.changes()
+		return len(c) > 0 && string(c[len(c)-1].Data) == "{}"
+	})
+	for _, c := range w.changes() {
+		if !c.Volatile || c.Version != 0 || c.Name != "viewers.set" || !json.Valid(c.Data) {
+			t.Errorf("%+v", c)
+		}
+	}
+	if nodes[0].Status().Volatile != 0 {
+		t.Errorf("%d entities are left", nodes[0].Status().Volatile)
+	}
+}
+
+func TestVolatileChangesAreTakenTogether(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil) // without Redis it is this instance's alone
+	r := ref("cursor")
+	w := a.watch(t, statesync.SubOptions{}, "cursor."+r.ID.String())
+	for i := range 5000 {
+		if err := a.SetVolatile(r, map[string]any{"at": i}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the last one is told", func() bool {
+		c := w.changes()
+		return len(c) > 0 && string(c[len(c)-1].Data) == `{"at":4999}`
+	})
+	if n := len(w.changes()); n > 2500 {
+		t.Errorf("%d changes were told one by one", n)
+	}
+	for name, err := range map[string]error{
+		"unknown": a.SetVolatile(ref("nothing"), nil), "durable": a.SetVolatile(ref("thing"), nil),
+		"not JSON": a.SetVolatile(r, map[string]any{"a": func() {}}), "too long": a.SetVolatile(r, map[string]any{"a": make([]byte, 64<<10)}),
+	} {
+		if k := errs.KindOf(err); k != errs.Invalid && k != errs.NotFound {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
