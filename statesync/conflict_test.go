@@ -38,7 +38,7 @@ func TestALostRaceIsDecidedByTheType(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		_, err := put(mine, statesync.UpdateOptions{Expect: expect(1)})
+		_, err := put(mine, statesync.UpdateOptions{Expect: new(int64(1))})
 		if !errors.Is(err, tt.err) {
 			t.Errorf("%s: %v, want %v", tt.kind, err, tt.err)
 		}
@@ -50,10 +50,10 @@ func TestALostRaceIsDecidedByTheType(t *testing.T) {
 		if err != nil || len(list) != min(1, len(tt.rule)) || len(list) == 1 && list[0].Rule != tt.rule {
 			t.Errorf("%s: conflicts %+v, %v", tt.kind, list, err)
 		}
-		if _, err := put(mine, statesync.UpdateOptions{Expect: expect(77)}); !errors.Is(err, event.ErrVersion) {
+		if _, err := put(mine, statesync.UpdateOptions{Expect: new(int64(77))}); !errors.Is(err, event.ErrVersion) {
 			t.Errorf("%s: a version that is not there yet: %v", tt.kind, err)
 		}
-		if _, err := put(mine, statesync.UpdateOptions{Expect: expect(0)}); tt.kind == "thing" && !errors.Is(err, event.ErrVersion) {
+		if _, err := put(mine, statesync.UpdateOptions{Expect: new(int64(0))}); tt.kind == "thing" && !errors.Is(err, event.ErrVersion) {
 			t.Errorf("%s: it is there: %v", tt.kind, err)
 		}
 	}
@@ -65,7 +65,7 @@ func TestTheLoserIsRestored(t *testing.T) {
 	r := ref("theirs")
 	a.set(t, r, "n", 1)
 	a.set(t, r, "n", 2)
-	_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["n"] = 3; return nil }, statesync.UpdateOptions{Expect: expect(1)})
+	_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["n"] = 3; return nil }, statesync.UpdateOptions{Expect: new(int64(1))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,9 +75,9 @@ func TestTheLoserIsRestored(t *testing.T) {
 	}
 	actor := uuid.New()
 	for range 2 { // the second time changes nothing
-		res, err := a.RestoreLoser(t.Context(), list[0].ID, &actor)
-		if err != nil || asJSON(t, res.Doc.Data) != `{"n":3}` || res.Version != 3 {
-			t.Errorf("%+v, %v", res, err)
+		res, e := a.RestoreLoser(t.Context(), list[0].ID, &actor)
+		if e != nil || asJSON(t, res.Doc.Data) != `{"n":3}` || res.Version != 3 {
+			t.Errorf("%+v, %v", res, e)
 		}
 	}
 	open, _, err := a.Conflicts(t.Context(), statesync.ConflictPage{Open: true})
@@ -96,7 +96,7 @@ func TestConflictsComeInPages(t *testing.T) {
 	a.set(t, r, "n", -1)
 	for i := range 5 {
 		a.set(t, r, "n", i)
-		_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["m"] = i; return nil }, statesync.UpdateOptions{Expect: expect(1)})
+		_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["m"] = i; return nil }, statesync.UpdateOptions{Expect: new(int64(1))})
 		if err != nil {
 			t.Fatal(err)
 		}

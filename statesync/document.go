@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"reflect"
 	"strconv"
 	"strings"
@@ -78,7 +79,7 @@ func decodeObject(b []byte) (map[string]any, error) {
 	if err := dec.Decode(&m); err != nil {
 		return nil, errs.New(errs.Malformed, "malformed_json", "the document is not a JSON object").WithCause(err)
 	}
-	if _, err := dec.Token(); err != io.EOF || m == nil { //nolint:errorlint // the decoder returns it as it is
+	if _, err := dec.Token(); err != io.EOF || m == nil {
 		return nil, errs.New(errs.Malformed, "malformed_json", "the document is not one JSON object")
 	}
 	return m, nil
@@ -173,9 +174,7 @@ func (n *normalizer) number(path string, v json.Number) json.Number {
 // mergePatch applies an RFC 7396 patch. Neither argument is changed; the result shares what did not change.
 func mergePatch(doc, patch map[string]any) map[string]any {
 	out := make(map[string]any, len(doc)+len(patch))
-	for k, v := range doc {
-		out[k] = v
-	}
+	maps.Copy(out, doc)
 	for k, v := range patch {
 		switch v := v.(type) {
 		case nil:

@@ -38,7 +38,7 @@ func (h *hub) publish(shard int, events []event.Event) {
 		for i := range events {
 			e := &events[i]
 			ref := e.Ref()
-			h.each(ref, func(s *sub) { s.push(e, ref) })
+			h.each(ref, func(s *sub) { s.push(e) })
 		}
 	}
 	h.at[shard].Store(events[len(events)-1].Seq)
@@ -208,7 +208,7 @@ func (s *sub) wakeUp() {
 }
 
 // push queues an event unless it is there already.
-func (s *sub) push(e *event.Event, ref event.Ref) {
+func (s *sub) push(e *event.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cut || e.Seq <= s.last[e.Shard] || e.Seq <= s.skip[e.Shard] {

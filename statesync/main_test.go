@@ -153,5 +153,3 @@ func asJSON(t *testing.T, v any) string {
 	}
 	return string(b)
 }
-
-func expect(v int64) *int64 { return &v }

@@ -142,8 +142,8 @@ func (m *Manager) tooLate(
 }
 
 // rebased does what a Rebase said; again if theirs changed once more.
-func (m *Manager) rebased(
-	ctx context.Context, t Type, theirs Doc, data map[string]any, verdict Verdict, o UpdateOptions, //nolint:revive // all six are one decision
+func (m *Manager) rebased( //nolint:revive // all six are one decision
+	ctx context.Context, t Type, theirs Doc, data map[string]any, verdict Verdict, o UpdateOptions,
 ) (r Result, again bool, err error) {
 	switch verdict {
 	case KeepTheirs:

@@ -462,40 +462,45 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, id uuid.UUID, actor *uuid
 	}
 	n := 0
 	for _, want := range s.Docs {
-		t, ok := m.types[want.Type]
-		if !ok || t.ReadOnly || t.Class != Durable {
-			continue
-		}
-		have, err := m.read(ctx, t, want.Ref(), Latest())
-		if err != nil {
-			return n, err
-		}
-		if have.Deleted == want.Deleted && reflect.DeepEqual(have.Data, want.Data) {
-			continue
-		}
-		n++
-		if dry {
-			continue
-		}
-		o := UpdateOptions{Actor: actor}
-		if want.Deleted {
-			_, err = m.Delete(ctx, want.Ref(), o)
-		} else {
-			_, err = m.Update(ctx, want.Ref(), func(d *Doc) error {
-				data := cloneMap(want.Data)
-				for _, field := range t.Reserved { // not ours to change back
-					delete(data, field)
-					if v, is := d.Data[field]; is {
-						data[field] = v
-					}
-				}
-				d.Data = data
-				return nil
-			}, o)
-		}
+		differs, err := m.restore(ctx, want, actor, dry)
 		if err != nil {
 			return n, fmt.Errorf("restore %s: %w", want.Ref(), err)
 		}
+		if differs {
+			n++
+		}
 	}
 	return n, nil
+}
+
+// restore makes one entity what it was and reports whether it was something else.
+func (m *Manager) restore(ctx context.Context, want StateDoc, actor *uuid.UUID, dry bool) (differs bool, err error) {
+	t, ok := m.types[want.Type]
+	if !ok || t.ReadOnly || t.Class != Durable {
+		return false, nil
+	}
+	have, err := m.read(ctx, t, want.Ref(), Latest())
+	if err != nil || (have.Deleted == want.Deleted && reflect.DeepEqual(have.Data, want.Data)) {
+		return false, err
+	}
+	if dry {
+		return true, nil
+	}
+	o := UpdateOptions{Actor: actor}
+	if want.Deleted {
+		_, err = m.Delete(ctx, want.Ref(), o)
+		return true, err
+	}
+	_, err = m.Update(ctx, want.Ref(), func(d *Doc) error {
+		data := cloneMap(want.Data)
+		for _, field := range t.Reserved { // not ours to change back
+			delete(data, field)
+			if v, is := d.Data[field]; is {
+				data[field] = v
+			}
+		}
+		d.Data = data
+		return nil
+	}, o)
+	return true, err
 }

@@ -163,38 +163,43 @@ func (m *Manager) change(
 	defer leave()
 	read := Local()
 	for range maxTries {
-		base, err := m.read(ctx, t, ref, read)
-		if err != nil {
-			return Result{}, err
-		}
-		if o.Expect != nil && *o.Expect != base.Version {
-			if !read.latest {
-				read = Latest()
-				continue
-			}
-			return m.tooLate(ctx, t, base, o, decide)
-		}
-		c, err := decide(t, base)
-		if err != nil {
-			if !read.latest && errors.Is(err, ErrNotFound) {
-				read = Latest()
-				continue
-			}
-			return Result{}, err
-		}
-		if c.name == "" {
-			return Result{Token: m.tokenFor(ref), Version: base.Version, Doc: base.clone()}, nil
-		}
-		done, err := m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
-		if err == nil {
-			return m.changed(ctx, t, base, c, done[0])
-		}
-		if _, lost := lostRace(err); !lost {
-			return Result{}, err
+		r, again, err := m.try(ctx, t, ref, read, o, decide)
+		if !again {
+			return r, err
 		}
 		read = Latest()
 	}
 	return Result{}, ErrBusy
+}
+
+// try is one attempt of change on a state read as r says; again if it was not the newest.
+func (m *Manager) try( //nolint:revive // it is change's loop
+	ctx context.Context, t Type, ref event.Ref, read Read, o UpdateOptions, decide func(Type, Doc) (change, error),
+) (r Result, again bool, err error) {
+	base, err := m.read(ctx, t, ref, read)
+	if err != nil {
+		return Result{}, false, err
+	}
+	if o.Expect != nil && *o.Expect != base.Version {
+		if !read.latest {
+			return Result{}, true, nil
+		}
+		r, err = m.tooLate(ctx, t, base, o, decide)
+		return r, false, err
+	}
+	c, err := decide(t, base)
+	if err != nil {
+		return Result{}, !read.latest && errors.Is(err, ErrNotFound), err
+	}
+	if c.name == "" {
+		return Result{Token: m.tokenFor(ref), Version: base.Version, Doc: base.clone()}, false, nil
+	}
+	done, err := m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
+	if _, lost := lostRace(err); lost || err != nil {
+		return Result{}, lost, err
+	}
+	r, err = m.changed(ctx, t, base, c, done[0])
+	return r, false, err
 }
 
 // tokenFor is where this instance is, for one entity.

@@ -157,7 +157,7 @@ func TestTheSameUpdateHappensOnce(t *testing.T) {
 	}
 	a.set(t, r, "list", []any{})
 	for _, o := range []statesync.UpdateOptions{
-		{IdempotencyKey: "k1"}, {IdempotencyKey: "k2", Expect: expect(3)},
+		{IdempotencyKey: "k1"}, {IdempotencyKey: "k2", Expect: new(int64(3))},
 	} {
 		first, err := a.Update(t.Context(), r, add, o)
 		if err != nil {
@@ -235,7 +235,7 @@ func TestWhoMayChangeWhat(t *testing.T) {
 		{"no id", event.Ref{Type: "thing"}, statesync.UpdateOptions{}, nothing, errs.Invalid},
 		{"read-only", ref("session"), statesync.UpdateOptions{}, change, errs.Forbidden},
 		{"reserved", ref("stream"), statesync.UpdateOptions{}, change, errs.Invalid},
-		{"negative version", ref("thing"), statesync.UpdateOptions{Expect: expect(-1)}, change, errs.Invalid},
+		{"negative version", ref("thing"), statesync.UpdateOptions{Expect: new(int64(-1))}, change, errs.Invalid},
 		{"our name", ref("thing"), statesync.UpdateOptions{Name: "thing.deleted"}, change, errs.Invalid},
 		{"no name", ref("thing"), statesync.UpdateOptions{Name: "Ä"}, change, errs.Invalid},
 	} {
@@ -276,7 +276,7 @@ func TestEventsOfARoomChangeItsEntities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Publish(t.Context(), r, "stream.raided", map[string]any{"by": "x"}, statesync.UpdateOptions{Expect: expect(named.Version)}); err != nil {
+	if _, err := a.Publish(t.Context(), r, "stream.raided", map[string]any{"by": "x"}, statesync.UpdateOptions{Expect: new(named.Version)}); err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{"title": "three", "status": "live"}
@@ -298,15 +298,15 @@ func TestADeletedEntityMayComeBack(t *testing.T) {
 	if v, there := d.Data["old"]; err != nil || v != nil || !there {
 		t.Errorf("%v, %v", d.Data, err)
 	}
-	gone, err := a.Delete(t.Context(), r, statesync.UpdateOptions{Expect: expect(1)})
+	gone, err := a.Delete(t.Context(), r, statesync.UpdateOptions{Expect: new(int64(1))})
 	if err != nil || gone.Version != 2 || !gone.Doc.Deleted {
 		t.Fatalf("%+v, %v", gone, err)
 	}
 	for _, n := range []*instance{a, b} {
-		if _, err := n.Get(t.Context(), r, statesync.AtLeast(gone.Token)); !errors.Is(err, statesync.ErrNotFound) {
+		if _, err = n.Get(t.Context(), r, statesync.AtLeast(gone.Token)); !errors.Is(err, statesync.ErrNotFound) {
 			t.Errorf("after it was deleted: %v", err)
 		}
-		if _, err := n.Delete(t.Context(), r, statesync.UpdateOptions{}); !errors.Is(err, statesync.ErrNotFound) {
+		if _, err = n.Delete(t.Context(), r, statesync.UpdateOptions{}); !errors.Is(err, statesync.ErrNotFound) {
 			t.Errorf("deleted twice: %v", err)
 		}
 	}

@@ -217,7 +217,7 @@ func (v *volatile) tell(ctx context.Context) {
 }
 
 func appendSaid(b []byte, ref event.Ref, s said) []byte {
-	b = append(b, byte(len(ref.Type)))
+	b = append(b, byte(len(ref.Type))) //nolint:gosec // at most 50
 	b = append(b, ref.Type...)
 	b = append(b, ref.ID[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.at))
@@ -226,7 +226,7 @@ func appendSaid(b []byte, ref event.Ref, s said) []byte {
 		flag = 1
 	}
 	b = append(b, flag)
-	b = binary.AppendUvarint(b, uint64(len(s.raw)))
+	b = binary.AppendUvarint(b, uint64(len(s.raw))) //nolint:gosec // a length
 	return append(b, s.raw...)
 }
 

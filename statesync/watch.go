@@ -167,61 +167,82 @@ func (m *Manager) follow(ctx context.Context, s *sub, fn func(Change) error) err
 
 // resume tells what happened between the subscriber's token and now, or that it cannot be told.
 func (m *Manager) resume(ctx context.Context, s *sub, fn func(Change) error) error {
-	from := s.o.From
-	if from.IsZero() {
+	const tooMany = 50_000
+	p, reason := s.missed()
+	missing := int64(0)
+	for i := range p.from {
+		missing += p.to[i] - p.from[i]
+	}
+	switch {
+	case reason != "":
+	case missing > tooMany:
+		reason = "expired"
+	case missing > 0:
+		err := m.tellPast(ctx, s, p, fn)
+		if !errors.Is(err, event.ErrPruned) {
+			return err
+		}
+		reason = "expired"
+	}
+	if reason == "" {
 		return nil
 	}
-	after, missing := s.start, int64(0)
-	for i := range after {
-		if from.set>>i&1 == 1 {
-			after[i] = min(from.seq[i], s.start[i])
-			if !s.wants(i) {
-				after[i] = s.start[i]
-			}
-			missing += s.start[i] - after[i]
-			if from.epoch == s.epoch && from.seq[i] > s.start[i] { // this instance is behind the one that gave the token
-				s.skip[i] = from.seq[i]
-			}
+	return fn(Change{Reset: true, Reason: reason, Token: tokenOf(p.epoch, p.to)})
+}
+
+// past is a stretch of the log.
+type past struct {
+	epoch    int64
+	from, to [event.Shards]int64
+}
+
+// missed finds what the subscriber's token lacks of what was told before the subscriber was there.
+func (s *sub) missed() (p past, reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	token := s.o.From
+	p = past{s.epoch, s.start, s.start}
+	if token.IsZero() {
+		return p, ""
+	}
+	if token.epoch != s.epoch {
+		return p, "epoch"
+	}
+	for i := range p.from {
+		if token.set>>i&1 == 1 && s.wants(i) {
+			p.from[i] = min(token.seq[i], s.start[i])
+			s.skip[i] = token.seq[i] // if this instance is behind the one that gave the token
 		}
 	}
-	if from.epoch != s.epoch {
-		return fn(Change{Reset: true, Reason: "epoch", Token: s.token()})
-	}
-	const tooMany = 50_000
-	if missing > tooMany {
-		return fn(Change{Reset: true, Reason: "expired", Token: s.token()})
-	}
-	s.vector = after
-	for missing > 0 {
-		events, err := m.store.Since(ctx, after, 1000)
-		if errors.Is(err, event.ErrPruned) {
-			s.vector = s.start
-			return fn(Change{Reset: true, Reason: "expired", Token: s.token()})
-		}
+	return p, ""
+}
+
+// tellPast tells a stretch of the log.
+func (m *Manager) tellPast(ctx context.Context, s *sub, p past, fn func(Change) error) error {
+	for p.from != p.to {
+		events, err := m.store.Since(ctx, p.from, 1000)
 		if err != nil {
 			return err
 		}
+		if len(events) == 0 {
+			return nil // it was lost: a reset is on its way
+		}
 		for i := range events {
 			e := &events[i]
-			if e.Seq > s.start[e.Shard] {
+			if e.Seq > p.to[e.Shard] {
 				continue
 			}
-			after[e.Shard] = e.Seq
-			missing--
-			s.vector[e.Shard] = e.Seq
-			if s.matches(e.Ref()) {
-				c := changeOf(e)
-				c.Token = s.token()
-				if err := fn(c); err != nil {
-					return err
-				}
+			p.from[e.Shard] = e.Seq
+			if !s.matches(e.Ref()) {
+				continue
+			}
+			c := changeOf(e)
+			c.Token = tokenOf(p.epoch, p.from)
+			if err := fn(c); err != nil {
+				return err
 			}
 		}
-		if len(events) == 0 {
-			break
-		}
 	}
-	s.vector = s.start
 	return nil
 }
 
