@@ -34,6 +34,9 @@ func main() {
 	if os.Getenv(floorEnv) != "" {
 		os.Exit(runFloor(os.Stdout))
 	}
+	if os.Getenv(watcherEnv) != "" {
+		os.Exit(runWatcher(os.Stdout, os.Stderr))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()

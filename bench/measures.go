@@ -25,6 +25,7 @@ func measures() []measure {
 		{"batch", "validate-batch over HTTP", batchNote, measureBatch},
 		{"create", "create sessions", createNote, measureCreate},
 		{"event", "append events", eventNote, measureEvent},
+		{"sync", "state that every instance sees", syncNote, measureSync},
 		{"totp", "second factors and passwords on a clock", totpNote, measureFactors},
 		{"revoke", "revocation across two processes", revokeNote, measureRevoke},
 		{"storm", "a storm of sign-ins", stormNote, measureStorm},

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/event"
+	"rootstream/statesync"
+)
+
+const syncNote = `
+Two processes, each with a statesync.Manager as serve has it; this one writes, the other subscribes to everything and notes
+how long ago each change was made (both read the clock of the same machine). Updates arrive on a clock, whatever the
+answers take, and go to 2,000 entities in turn; each is acknowledged once PostgreSQL has it on disk. The floor of the
+throughput is pgbench inserting batches of 256 numbered rows into the same table in one statement, two clients. Volatile
+updates are 2 goroutines setting contributions of 10,000 entities.`
+
+const syncEntities = 2000
+
+// pairUp starts the other process and makes an instance here.
+func (s *stack) pairUp(ctx context.Context, at place) (in *syncInstance, w *watcher, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	where, err := json.Marshal(at)
+	if err != nil {
+		return nil, nil, err
+	}
+	cmd := exec.CommandContext(ctx, self) //nolint:gosec // this program
+	cmd.Env = append(os.Environ(), watcherEnv+"="+string(where))
+	cmd.Stderr = s.stderr
+	c, err := startChild(ctx, cmd, watcherLine)
+	if err != nil {
+		return nil, nil, err
+	}
+	w = &watcher{child: c, url: "http://" + c.line[len(watcherLine):]}
+	if in, err = at.instance(ctx); err != nil {
+		return nil, nil, errors.Join(err, c.kill())
+	}
+	return in, w, nil
+}
+
+// watcher is the other process.
+type watcher struct {
+	*child
+	url string
+}
+
+// take returns the delays it has noted since the last time.
+func (w *watcher) take(ctx context.Context) ([]time.Duration, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(answer.Body)
+	if err = errors.Join(err, answer.Body.Close()); err != nil {
+		return nil, err
+	}
+	took := make([]time.Duration, len(body)/8)
+	return took, binary.Read(bytes.NewReader(body), binary.LittleEndian, took)
+}
+
+// all takes until n delays have come, or no more do.
+func (w *watcher) all(ctx context.Context, n int) ([]time.Duration, error) {
+	var all []time.Duration
+	for end := time.Now().Add(patience); len(all) < n && time.Now().Before(end); {
+		took, err := w.take(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, took...)
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+	if len(all) < n {
+		return nil, fmt.Errorf("%d of %d changes came to the other process", len(all), n)
+	}
+	return sorted(all), nil
+}
+
+// stamped sets the time of sending.
+func stamped(d *statesync.Doc) error {
+	if d.Data == nil {
+		d.Data = map[string]any{}
+	}
+	d.Data["sent"] = fmt.Sprint(time.Now().UnixNano())
+	return nil
+}
+
+// propagation measures from the moment an update was due to the moment it was told in the other process.
+func (s *stack) propagation(ctx context.Context, in *syncInstance, w *watcher, perSecond float64) ([]time.Duration, error) {
+	span := time.Duration(s.scale.openFor / 3 * float64(time.Second))
+	if _, err := w.take(ctx); err != nil {
+		return nil, err
+	}
+	took, err := open(ctx, perSecond, span, func(ctx context.Context, i int) error {
+		_, failure := in.Update(ctx, entity(durableType, i%syncEntities), stamped, statesync.UpdateOptions{})
+		return failure
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w.all(ctx, len(took))
+}
+
+func measureSync(ctx context.Context, s *stack) ([]row, error) {
+	in, w, err := s.pairUp(ctx, place{DSN: s.dsn, Redis: s.redisURL, Key: s.key})
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.syncRows(ctx, in, w)
+	if err = errors.Join(err, in.stop(), w.kill()); err != nil {
+		return nil, err
+	}
+	if in, w, err = s.pairUp(ctx, place{DSN: s.dsn, Key: s.key}); err != nil {
+		return nil, err
+	}
+	alone, err := s.propagation(ctx, in, w, 1000)
+	if err = errors.Join(err, in.stop(), w.kill()); err != nil {
+		return nil, err
+	}
+	rows = append(rows, latency("seen by the other process, 1,000 updates/s, without Redis", alone, 100))
+	return rows, nil
+}
+
+func latency(what string, sorted []time.Duration, most float64) row {
+	return atMost(what+", p99", "ms", []float64{millis(quantile(sorted, .99))}, most).
+		with("p50 %.2f ms, p99.9 %.1f ms of %s", millis(quantile(sorted, .5)), millis(quantile(sorted, .999)), number(float64(len(sorted))))
+}
+
+func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]row, error) {
+	if _, err := s.propagation(ctx, in, w, 1000); err != nil { // the first versions of all entities
+		return nil, err
+	}
+	var rows []row
+	for _, load := range []struct{ perSecond, most float64 }{{5000, 10}, {10_000, 30}} {
+		took, err := s.propagation(ctx, in, w, load.perSecond)
+		if err != nil {
+			return nil, fmt.Errorf("%.0f updates a second: %w", load.perSecond, err)
+		}
+		rows = append(rows, latency("seen by the other process, "+number(load.perSecond)+" updates/s", took, load.most))
+		if load.perSecond == 5000 {
+			rows = append(rows, atMost("the same, p50", "ms", []float64{millis(quantile(took, .5))}, 3))
+		}
+	}
+	for _, part := range []func(context.Context, *syncInstance) ([]row, error){s.durableRate, s.heldSnapshot, s.volatileRate, s.replay} {
+		more, err := part(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// updates are as many as 256 callers get acknowledged.
+func updates(in *syncInstance) func(ctx context.Context, d time.Duration) (float64, error) {
+	var next atomic.Int64
+	return func(ctx context.Context, d time.Duration) (float64, error) {
+		return closed(ctx, 256, d, func(ctx context.Context, _ int) error {
+			_, failure := in.Update(ctx, entity(durableType, int(next.Add(1))%syncEntities), stamped, statesync.UpdateOptions{})
+			return failure
+		})
+	}
+}
+
+const batchRows = 256
+
+// batchScript inserts a batch of rows of one shard, numbered as the log numbers them.
+func batchScript() string {
+	return fmt.Sprintf(`\set s random(0, 15)
+\startpipeline
+begin;
+select pg_advisory_xact_lock(7205, :s);
+insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, at)
+select :s, (select coalesce(max(seq), 0) from events where shard = :s) + g, 'floor', gen_random_uuid(), 1, 'floor.changed',
+	'{"patch": {"sent": "1234567890123456789"}}', clock_timestamp() from generate_series(1, %d) g;
+commit;
+\endpipeline
+`, batchRows)
+}
+
+func (s *stack) durableRate(ctx context.Context, in *syncInstance) ([]row, error) {
+	floor := s.pgbenchSide(batchScript())
+	rates, err := alternate(ctx, s, side{rate: updates(in)}, side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
+		rate, failure := floor.rate(ctx, d)
+		return rate * batchRows, failure
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return []row{
+		atLeast("durable updates acknowledged", "/s", rates[0], 15_000),
+		compared("durable updates, to rows of a batched insert", rates[0], rates[1], 0.5),
+	}, nil
+}
+
+// heldSnapshot writes while another connection holds a snapshot, as a dump does.
+func (s *stack) heldSnapshot(ctx context.Context, in *syncInstance) ([]row, error) {
+	conn, err := pgx.Connect(ctx, s.dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if err = execAll(ctx, conn, []string{
+		"set idle_in_transaction_session_timeout = 0", "begin isolation level repeatable read", "select count(*) from events",
+	}); err != nil {
+		return nil, err
+	}
+	var rates []float64
+	for range 3 {
+		rate, err := updates(in)(ctx, 3*s.round())
+		if err != nil {
+			return nil, err
+		}
+		rates = append(rates, rate)
+	}
+	return []row{atLeast("durable updates beside a snapshot that is held open", "/s", rates, 15_000)}, nil
+}
+
+func (s *stack) volatileRate(ctx context.Context, in *syncInstance) ([]row, error) {
+	var rates []float64
+	for range s.scale.rounds {
+		var next atomic.Int64
+		rate, err := closed(ctx, 2, s.round(), func(context.Context, int) error {
+			n := next.Add(1)
+			return in.SetVolatile(entity(volatileType, int(n)%10_000), map[string]any{"viewers": n})
+		})
+		if err != nil {
+			return nil, err
+		}
+		rates = append(rates, rate)
+	}
+	for i := range 10_000 {
+		in.DropVolatile(entity(volatileType, i))
+	}
+	return []row{atLeast("volatile updates", "/s", rates, 100_000)}, nil
+}
+
+// replay reads the whole log, and one entity with ten thousand events.
+func (s *stack) replay(ctx context.Context, in *syncInstance) ([]row, error) {
+	ref, long := entity(durableType, syncEntities), 10_000
+	if s.scale.name != "full" {
+		long = 1000
+	}
+	for i := range long {
+		_, err := in.Update(ctx, ref, func(d *statesync.Doc) error {
+			d.Data = map[string]any{"n": i, "text": "the state of an entity that changes often"}
+			return nil
+		}, statesync.UpdateOptions{})
+		if err != nil {
+			return nil, err
+		}
+	}
+	store := event.NewStore(in.db)
+	n, begun := 0, time.Now()
+	for shard := range event.Shards {
+		for after := int64(0); ; {
+			page, err := store.Shard(ctx, shard, after, 1000)
+			if err != nil {
+				return nil, err
+			}
+			if len(page) == 0 {
+				break
+			}
+			n, after = n+len(page), page[len(page)-1].Seq
+		}
+	}
+	rate := float64(n) / time.Since(begun).Seconds()
+	var took []time.Duration
+	for range 100 {
+		begun = time.Now()
+		if _, err := store.State(ctx, ref, event.At{}); err != nil {
+			return nil, err
+		}
+		took = append(took, time.Since(begun))
+	}
+	slices.Sort(took)
+	return []row{
+		atLeast("replay from the log", "events/s", []float64{rate}, 200_000).with("%s events", number(float64(n))),
+		atMost("state of an entity with "+number(float64(long))+" events, median", "ms", []float64{millis(quantile(took, .5))}, 5),
+	}, nil
+}
