@@ -296,3 +296,21 @@ func TestAMadeUpTokenIsRefusedBeforeAnythingIsHashed(t *testing.T) {
 	_, err = w.BootstrapAdmin(t.Context(), "sut_made-up", auth.Registration{Username: "eve", Email: "eve@example.org", Password: password}, from(1))
 	wantCode(t, err, errs.Gone, "token_gone")
 }
+
+func TestANameAndAnAddressAreOneBudget(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stillClock)
+	w.register("ada")
+	guess := func(login string) error {
+		_, err := w.Login(t.Context(), auth.Credentials{Login: login, Password: "wrong"}, from(2))
+		return err
+	}
+	for i := range 5 {
+		wantCode(t, guess([]string{"ada", "Ada@example.org"}[i%2]), errs.Unauthenticated, "invalid_credentials")
+	}
+	for _, login := range []string{"ada", "ada@example.org"} {
+		if err := guess(login); !errors.Is(err, auth.ErrRateLimited) {
+			t.Errorf("a sixth guess, at %s: %v", login, err)
+		}
+	}
+}

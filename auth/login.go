@@ -67,6 +67,9 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if err != nil {
 		return Login{}, err
 	}
+	if found {
+		key = accountKey(a.PublicID) // a name and an address are no two budgets
+	}
 	if err = s.allowLogin(ctx, key, known, c); err != nil {
 		return Login{}, err
 	}

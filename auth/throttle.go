@@ -7,6 +7,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
 	"rootstream/cache"
@@ -120,6 +121,9 @@ func pepperOf(keys *secret.Keyset) (string, error) {
 }
 
 const maxLogin = 320 // bytes of a name or an address
+
+// accountKey is an account as limits count it; no login name begins like that.
+func accountKey(id uuid.UUID) string { return "\x00" + id.String() }
 
 // loginKey is a login name as limits count it: the same for every spelling
 // that could be the same account.
