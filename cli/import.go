@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 
 	"rootstream/app"
 )
@@ -24,4 +25,10 @@ func (env *environment) importSummary(sum app.ImportSummary) error {
 		return errPartial
 	}
 	return nil
+}
+
+// harmless is text from outside as a terminal may have it: what would control it is escaped.
+func harmless(text string) string {
+	quoted := strconv.Quote(text)
+	return quoted[1 : len(quoted)-1]
 }

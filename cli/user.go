@@ -192,7 +192,7 @@ A line that cannot be imported is named on standard error and skipped; then the 
 			return env.with(cmd.Context(), func(p *app.Parts) error {
 				sum, err := p.Users.Import(cmd.Context(), in, app.ImportOptions{DryRun: dry, Report: func(l app.ImportLine) {
 					if l.Err != nil {
-						env.say("line %d %s: %v", l.Line, l.Username, l.Err)
+						env.say("line %d %s: %v", l.Line, harmless(l.Username), l.Err)
 					}
 				}})
 				if err != nil {
