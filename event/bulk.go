@@ -48,23 +48,21 @@ const insertEvent = `with v as (
 // answers with each event's numbers either way. It runs after the locks are
 // held, in a snapshot of its own (READ COMMITTED), so the maxima are what is
 // committed. Each maximum is one descent of an index, whatever the plan's age.
-const insertEvents = `with want as materialized (
-		select * from unnest($1::smallint[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::text[], $9::bigint[])
-			with ordinality w (shard, aggregate_type, aggregate_id, name, data, user_id, actor_id, key, expect, ord)
-	), entity as (
-		select aggregate_type, aggregate_id, coalesce((select max(e.version) from events e
-			where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id), 0) as now
-		from (select distinct aggregate_type, aggregate_id from want) w
-	), head as (
-		select shard, coalesce((select max(e.seq) from events e where e.shard = w.shard), 0) as now
-		from (select distinct shard from want) w
+const insertEvents = `with entity as materialized (
+		select array(select coalesce((select max(e.version) from events e
+			where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id), 0)
+			from unnest($1::text[], $2::uuid[]) with ordinality w (aggregate_type, aggregate_id, ord) order by ord) as now
+	), head as materialized (
+		select array(select coalesce((select max(e.seq) from events e where e.shard = w.shard), 0)
+			from unnest($3::smallint[]) with ordinality w (shard, ord) order by ord) as now
 	), numbered as materialized (
-		select w.*, entity.now,
-			entity.now + row_number() over (partition by w.aggregate_type, w.aggregate_id order by w.ord) as version,
-			head.now + row_number() over (partition by w.shard order by w.ord) as seq,
+		select w.*, entity.now[w.entity] as now, entity.now[w.entity] + w.after_now as version, head.now[w.head] + w.after_head as seq,
 			w.key <> '' and coalesce((select true from events e where e.idempotency_key = w.key limit 1), false) as seen,
 			clock_timestamp() as at
-		from want w join entity using (aggregate_type, aggregate_id) join head using (shard)
+		from unnest($4::int[], $5::int[], $6::int[], $7::int[], $8::smallint[], $9::text[], $10::uuid[], $11::text[], $12::text[],
+				$13::uuid[], $14::uuid[], $15::text[], $16::bigint[])
+			with ordinality w (entity, after_now, head, after_head, shard, aggregate_type, aggregate_id, name, data,
+				user_id, actor_id, key, expect, ord), entity, head
 	), put as (
 		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
 		select shard, seq, aggregate_type, aggregate_id, version, name, data::jsonb, user_id, actor_id, at, nullif(key, '')
@@ -72,6 +70,27 @@ const insertEvents = `with want as materialized (
 		where not exists (select from numbered where seen or expect not in (-1, version - 1))
 	)
 	select now, version, seq, at, seen from numbered order by ord`
+
+// places numbers the distinct keys of rows: for each row which key it has, and the how many-th with that key it is.
+type places[K comparable] struct {
+	keys         []K
+	which, count []int32 // from 1 on
+}
+
+func placesOf[K comparable](rows []*row, key func(*row) K) (p places[K]) {
+	seen, counts := make(map[K]int32, len(rows)), []int32{}
+	for _, r := range rows {
+		k := key(r)
+		if seen[k] == 0 {
+			p.keys, counts = append(p.keys, k), append(counts, 0)
+			seen[k] = int32(len(p.keys)) //nolint:gosec // at most a thousand
+		}
+		n := seen[k]
+		counts[n-1]++
+		p.which, p.count = append(p.which, n), append(p.count, counts[n-1])
+	}
+	return p
+}
 
 // insert makes b lock, number and insert rows. Their numbers stand once b is through.
 func insert(b *pgx.Batch, rows []*row) {
@@ -87,19 +106,19 @@ func insert(b *pgx.Batch, rows []*row) {
 
 // insertMany is insert with a statement that also tells which keys are used.
 func insertMany(b *pgx.Batch, rows []*row) {
-	n := len(rows)
-	shards, types, ids, names := make([]int16, n), make([]string, n), make([]uuid.UUID, n), make([]string, n)
-	data, users, actors := make([]string, n), make([]*uuid.UUID, n), make([]*uuid.UUID, n)
-	keys, expected := make([]string, n), make([]int64, n)
-	for i, r := range rows {
-		shards[i], types[i], ids[i], names[i] = int16(r.Aggregate.Shard()), r.Aggregate.Type, r.Aggregate.ID, r.Name //nolint:gosec // 0 to 15
-		data[i], users[i], actors[i] = string(r.data), r.UserID, r.ActorID
-		keys[i], expected[i] = r.IdempotencyKey, r.Expect
-	}
-	locked := slices.Clone(shards)
-	slices.Sort(locked)
-	b.Queue(lockShards, lockSpace, slices.Compact(locked))
-	b.Queue(insertEvents, shards, types, ids, names, data, users, actors, keys, expected).Query(func(answer pgx.Rows) error {
+	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
+	shard := func(r *row) int16 { return int16(r.Aggregate.Shard()) } //nolint:gosec // 0 to 15
+	heads := placesOf(rows, shard)
+	b.Queue(lockShards, lockSpace, slices.Sorted(slices.Values(heads.keys)))
+	b.Queue(insertEvents,
+		of(entities.keys, func(r Ref) string { return r.Type }), of(entities.keys, func(r Ref) uuid.UUID { return r.ID }), heads.keys,
+		entities.which, entities.count, heads.which, heads.count, of(rows, shard),
+		of(rows, func(r *row) string { return r.Aggregate.Type }), of(rows, func(r *row) uuid.UUID { return r.Aggregate.ID }),
+		of(rows, func(r *row) string { return r.Name }),
+		of(rows, func(r *row) string { return string(r.data) }),
+		of(rows, func(r *row) *uuid.UUID { return r.UserID }), of(rows, func(r *row) *uuid.UUID { return r.ActorID }),
+		of(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }),
+	).Query(func(answer pgx.Rows) error {
 		for i := 0; answer.Next(); i++ {
 			if err := rows[i].scan(answer); err != nil {
 				return err
@@ -107,6 +126,15 @@ func insertMany(b *pgx.Batch, rows []*row) {
 		}
 		return answer.Err()
 	})
+}
+
+// of is one column of rows.
+func of[R, V any](rows []R, value func(R) V) []V {
+	column := make([]V, len(rows))
+	for i, r := range rows {
+		column[i] = value(r)
+	}
+	return column
 }
 
 // scan notes what the statement answered.
