@@ -226,7 +226,7 @@ func appendSaid(b []byte, ref event.Ref, s said) []byte {
 		flag = 1
 	}
 	b = append(b, flag)
-	b = binary.AppendUvarint(b, uint64(len(s.raw))) //nolint:gosec // a length
+	b = binary.AppendUvarint(b, uint64(len(s.raw)))
 	return append(b, s.raw...)
 }
 
@@ -241,11 +241,12 @@ func parseSaid(b []byte) (ref event.Ref, s said, rest []byte, ok bool) {
 	s.at = merge.HLC(binary.BigEndian.Uint64(b[16:]))
 	s.gone, b = b[24] == 1, b[25:]
 	size, used := binary.Uvarint(b)
-	if used <= 0 || size > uint64(len(b)-used) {
+	if used <= 0 || size > maxDocBytes || int(size) > len(b)-used {
 		return ref, s, nil, false
 	}
-	s.raw = b[used : used+int(size)]                               //nolint:gosec // not more than there is
-	return ref, s, b[used+int(size):], s.gone || json.Valid(s.raw) //nolint:gosec // as above
+	b = b[used:]
+	s.raw = b[:size]
+	return ref, s, b[size:], s.gone || json.Valid(s.raw)
 }
 
 // hear takes what another instance contributes.
