@@ -100,6 +100,8 @@ func streamAccount(ctx context.Context) stream.Account {
 	return stream.Account{ID: p.DBUserID, PublicID: p.UserID, Operator: p.Role >= session.RoleOperator}
 }
 
+const freshForOthers = "Operators may do it to anybody's stream, with a fresh proof of identity: see reauthenticate."
+
 func (s *Server) streamRoutes() {
 	tags := []string{"streams"}
 	handle(s, huma.Operation{OperationID: "create-stream", Method: http.MethodPost, Path: "/v1/streams", DefaultStatus: http.StatusCreated, Tags: tags, Summary: "Create a stream", Errors: []int{http.StatusConflict}},
@@ -120,17 +122,39 @@ func (s *Server) streamRoutes() {
 			return reply(s.deps.Streams.Update(ctx, streamAccount(ctx), in.ID, stream.Patch(in.Body)))
 		})
 	remove := streamOp(tags, "delete-stream", http.MethodDelete, "", "Delete one of my streams with its recordings' records")
-	remove.DefaultStatus = http.StatusNoContent
+	remove.DefaultStatus, remove.Description = http.StatusNoContent, freshForOthers
 	handle(s, remove, anyUser, func(ctx context.Context, in *PathID) (*empty, error) {
+		if err := s.freshUnlessOwn(ctx, in.ID); err != nil {
+			return nil, err
+		}
 		return nothing(s.deps.Streams.Delete(ctx, streamAccount(ctx), in.ID))
 	})
-	handle(s, streamOp(tags, "rotate-stream-key", http.MethodPost, "/key", "Replace the stream key"),
+	rotate := streamOp(tags, "rotate-stream-key", http.MethodPost, "/key", "Replace the stream key")
+	rotate.Description = freshForOthers
+	handle(s, rotate,
 		anyUser, func(ctx context.Context, in *PathID) (*output[streamKey], error) {
+			if err := s.freshUnlessOwn(ctx, in.ID); err != nil {
+				return nil, err
+			}
 			key, err := s.deps.Streams.RotateKey(ctx, streamAccount(ctx), in.ID)
 			return reply(streamKey{key.Reveal()}, err)
 		})
 	s.liveRoutes(tags)
 	s.viewerRoutes(tags)
+}
+
+// freshUnlessOwn asks operators for a fresh proof before they take over or
+// delete what is somebody else's. All others the store refuses.
+func (s *Server) freshUnlessOwn(ctx context.Context, id uuid.UUID) error {
+	p := caller(ctx)
+	if p.RequireRole(session.RoleOperator) != nil {
+		return nil
+	}
+	owner, err := s.deps.Streams.Owner(ctx, id)
+	if err != nil || owner == p.UserID {
+		return err
+	}
+	return s.deps.Auth.RequireFresh(ctx, p)
 }
 
 // streamOp is an operation on one stream.
