@@ -47,6 +47,7 @@ type Config struct {
 	Address       string             // told to other instances
 	CacheBytes    int64              // documents kept in memory; 0 means 64 MiB
 	SnapshotEvery time.Duration      // between full snapshots; 0 means only by command
+	KeepSnapshots int                // full ones kept when one is taken on schedule, with their deltas; 0 means 10
 	Registerer    prometheus.Registerer
 	Logger        *slog.Logger     // nil means slog.Default
 	Now           func() time.Time // nil means time.Now

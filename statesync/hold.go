@@ -2,6 +2,7 @@ package statesync
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,7 +30,7 @@ func (m *Manager) hold(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-snapshots:
-			if _, err := m.SnapshotFull(ctx); err != nil && ctx.Err() == nil {
+			if err := m.scheduled(ctx); err != nil && ctx.Err() == nil {
 				m.cfg.Logger.WarnContext(ctx, "no snapshot was taken", "err", err)
 			}
 		case <-m.hub.resets:
@@ -43,6 +44,19 @@ func (m *Manager) hold(ctx context.Context) {
 			again.Reset(wait)
 		}
 	}
+}
+
+// scheduled takes a full snapshot and removes the oldest.
+func (m *Manager) scheduled(ctx context.Context) error {
+	if _, err := m.SnapshotFull(ctx); err != nil {
+		return err
+	}
+	_, err := m.cfg.DB.Exec(ctx, `delete from sync_snapshots where id in (
+		select id from sync_snapshots where kind = 'full' order by at desc, id desc offset $1)`, m.cfg.KeepSnapshots)
+	if err != nil {
+		return fmt.Errorf("remove old snapshots: %w", err)
+	}
+	return nil
 }
 
 // holdAll reads the entities of held types that are not in memory: from the newest snapshot and what happened since,

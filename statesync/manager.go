@@ -32,10 +32,10 @@ type Manager struct {
 
 // New makes a manager. Register types, then Run.
 func New(cfg Config) (*Manager, error) {
-	if cfg.DB == nil || cfg.Log == nil || cfg.CacheBytes < 0 || cfg.SnapshotEvery < 0 {
+	if cfg.DB == nil || cfg.Log == nil || cfg.CacheBytes < 0 || cfg.SnapshotEvery < 0 || cfg.KeepSnapshots < 0 {
 		return nil, errs.New(errs.Internal, "statesync_config", "a manager needs a database and a log")
 	}
-	cfg.CacheBytes = cmp.Or(cfg.CacheBytes, 64<<20)
+	cfg.CacheBytes, cfg.KeepSnapshots = cmp.Or(cfg.CacheBytes, 64<<20), cmp.Or(cfg.KeepSnapshots, 10)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.Default()).With("component", "statesync")
 	if cfg.Now == nil {
 		cfg.Now = time.Now

@@ -146,7 +146,9 @@ func (m *memory) apply(shard int, events []event.Event, types map[string]Type) {
 		next, ok := step(types[ev.AggregateType], e.doc, *ev)
 		if ok {
 			e.doc = next
-			s.resize(e, e.size+int64(len(ev.Data))/2) // about; it is exact again when it is next read
+			if ev.Version%16 == 0 { // a document rarely grows much in between
+				s.resize(e, int64(approximate(next.Data))+entryOverhead)
+			}
 			continue
 		}
 		if e.loading > 0 {

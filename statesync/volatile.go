@@ -159,7 +159,7 @@ func (v *volatile) run(ctx context.Context) {
 		case <-tick.C:
 		}
 		v.tell(ctx)
-		if n%10 == 0 {
+		if n%int(time.Second/volatileTick) == 0 {
 			v.expire(v.m.cfg.Now())
 			v.again(v.m.cfg.Now())
 		}
