@@ -216,9 +216,11 @@ func (p *Parts) openAccounts(context.Context) (err error) {
 	if p.MFA, err = mfa.New(p.DB, p.Keys, mfa.Config{Issuer: c.Issuer, Strict: c.Strict, Derive: p.Hasher.Derive, Logger: p.Log}); err != nil {
 		return err
 	}
-	streams, err := stream.New(p.DB, p.Cache, stream.Config{
-		MaxStreams: p.Config.Streams.PerAccount, MaxViewers: p.Config.Streams.ViewersPerAccount, Logger: p.Log,
-	})
+	cfg := stream.Config{MaxStreams: p.Config.Streams.PerAccount, MaxViewers: p.Config.Streams.ViewersPerAccount, Logger: p.Log}
+	if p.Keys != nil {
+		cfg.Keys = p.Keys
+	}
+	streams, err := stream.New(p.DB, p.Cache, cfg)
 	p.Streams = Streams{streams, p.DB}
 	return err
 }

@@ -12,7 +12,7 @@ const activeKey = "rsv:active"
 
 // viewerKeys are all keys of a stream's viewers, in one slot:
 //  1. sorted set: viewer → when it expires, in ms
-//  2. hash: viewer → "account joined-at-ms"
+//  2. hash: viewer → its ticket: "account joined-at-ms seal"
 //  3. hash: session, total, peak; swept, claim; "of account" → how many viewers it is
 //  4. list: joins and leaves to be written to PostgreSQL
 //  5. list: those of them that somebody is writing just now
@@ -42,7 +42,7 @@ local function leave(viewer, at)
 	if account then
 		local of = 'of ' .. string.match(account, '^%S*')
 		if redis.call('HINCRBY', stats, of, -1) <= 0 then redis.call('HDEL', stats, of) end
-		note('l ' .. viewer .. ' ' .. account .. ' ' .. int(at))
+		note('l ' .. viewer .. ' ' .. int(at) .. ' ' .. account)
 	end
 end
 
@@ -95,11 +95,11 @@ local of = 'of ' .. ARGV[6]
 if (tonumber(redis.call('HGET', stats, of)) or 0) >= tonumber(ARGV[7]) then return -1 end
 redis.call('HINCRBY', stats, of, 1)
 redis.call('ZADD', viewers, int(now + ttl), ARGV[5])
-redis.call('HSET', who, ARGV[5], ARGV[6] .. ' ' .. int(now))
+redis.call('HSET', who, ARGV[5], ARGV[8])
 redis.call('HINCRBY', stats, 'total', 1)
 local n = count()
 if n > (tonumber(redis.call('HGET', stats, 'peak')) or 0) then redis.call('HSET', stats, 'peak', n) end
-note('j ' .. ARGV[5] .. ' ' .. ARGV[6] .. ' ' .. int(now))
+note('j ' .. ARGV[5] .. ' ' .. int(now) .. ' ' .. ARGV[8])
 keep()
 return n`
 

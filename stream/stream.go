@@ -22,7 +22,14 @@ type Config struct {
 	FlushEvery time.Duration // between writes of viewers' figures to PostgreSQL; 0 means 3s
 	MaxStreams int           // of one account; 0 means 1000
 	MaxViewers int           // that one account can be of one stream at once; 0 means 200
+	Keys       Keys          // seal what Redis keeps of viewers; nil means that it is believed
 	Logger     *slog.Logger  // nil means slog.Default
+}
+
+// Keys authenticate; see secret.Keyset.
+type Keys interface {
+	MAC(purpose string, parts ...[]byte) ([32]byte, error)
+	Verify(purpose string, mac []byte, parts ...[]byte) (bool, error)
 }
 
 // Store keeps streams. It is safe for concurrent use.

@@ -206,13 +206,11 @@ func (s *Store) writeFigures(ctx context.Context, found []swept) error {
 // writeLines appends the events and the usage of joins and leaves. Lines may be fetched again, after a crash here or
 // because Redis came back with old ones; each is written once.
 func (s *Store) writeLines(ctx context.Context, f swept) error {
-	visits := make([]visit, 0, len(f.lines))
-	for _, line := range f.lines {
-		if v, ok := readVisit(line); ok {
-			visits = append(visits, v)
-		}
+	visits, err := s.readVisits(ctx, f)
+	if err != nil {
+		return err
 	}
-	err := s.db.InTx(ctx, func(tx *postgres.Tx) error { return writeVisits(ctx, tx, f.liveRow, visits) })
+	err = s.db.InTx(ctx, func(tx *postgres.Tx) error { return writeVisits(ctx, tx, f.liveRow, visits) })
 	if err != nil { // ErrDuplicate too: somebody else is writing them, and the next sweep sees which
 		return fmt.Errorf("write viewers down: %w", err)
 	}
@@ -220,6 +218,32 @@ func (s *Store) writeLines(ctx context.Context, f swept) error {
 		return unavailable(err)
 	}
 	return nil
+}
+
+// readVisits reads lines; those that are none of ours are dropped and counted.
+func (s *Store) readVisits(ctx context.Context, f swept) ([]visit, error) {
+	visits := make([]visit, 0, len(f.lines))
+	now := time.Now().UTC()
+	for _, line := range f.lines {
+		v, ok := readVisit(line)
+		if ok {
+			var err error
+			if ok, err = s.sealed(v, f.PublicID); err != nil {
+				return nil, err
+			}
+		}
+		if !ok {
+			continue
+		}
+		if v.left.After(now) { // which is all that Redis decides of it
+			v.left = now
+		}
+		visits = append(visits, v)
+	}
+	if n := len(f.lines) - len(visits); n > 0 {
+		s.cfg.Logger.WarnContext(ctx, "Redis told of visits that were not ours, they are dropped", "stream_id", f.PublicID, "count", n)
+	}
+	return visits, nil
 }
 
 // forgetIdle takes streams nobody watches any more, or that are gone, out of the hash of active ones.
@@ -250,28 +274,32 @@ type visit struct {
 	user   int64
 	joined time.Time
 	left   time.Time // zero for a join
+	seal   string    // over stream, viewer, account and joined
 }
 
-// readVisit reads a line of the log.
+// readVisit reads a line of the log: j or l, viewer, when, ticket.
 func readVisit(line string) (visit, bool) {
 	parts := strings.Split(line, " ")
-	if len(parts) < 4 || parts[0] == "j" && len(parts) != 4 || parts[0] == "l" && len(parts) != 5 || parts[0] != "j" && parts[0] != "l" {
+	if len(parts) == 5 { // without a keyset there is no seal
+		parts = append(parts, "")
+	}
+	if len(parts) != 6 || parts[0] != "j" && parts[0] != "l" {
 		return visit{}, false
 	}
-	var n [3]int64
-	for i, text := range parts[2:] {
+	var n [3]int64 // when, account, joined
+	for i, text := range parts[2:5] {
 		var err error
 		if n[i], err = strconv.ParseInt(text, 10, 64); err != nil || n[i] < 0 || n[i] > 1<<52 {
 			return visit{}, false
 		}
 	}
 	id, err := uuid.Parse(parts[1])
-	if err != nil || n[0] > 1<<31-1 {
+	if err != nil || n[1] > 1<<31-1 {
 		return visit{}, false
 	}
-	v := visit{viewer: id, user: n[0], joined: time.UnixMilli(n[1]).UTC()}
+	v := visit{viewer: id, user: n[1], joined: time.UnixMilli(n[2]).UTC(), seal: parts[5]}
 	if parts[0] == "l" {
-		v.left = time.UnixMilli(max(n[2], n[1])).UTC()
+		v.left = time.UnixMilli(max(n[0], n[2])).UTC()
 	}
 	return v, true
 }

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"strconv"
 	"time"
@@ -45,7 +46,11 @@ func (s *Store) Join(ctx context.Context, a Account, id uuid.UUID) (Viewer, erro
 	if err != nil {
 		return Viewer{}, fmt.Errorf("name a viewer: %w", err)
 	}
-	args := append(s.sessionArgs(rows[0]), viewer.String(), strconv.FormatInt(a.ID, 10), strconv.Itoa(s.cfg.MaxViewers))
+	ticket, err := s.ticket(visit{viewer: viewer, user: a.ID, joined: time.Now()}, id)
+	if err != nil {
+		return Viewer{}, err
+	}
+	args := append(s.sessionArgs(rows[0]), viewer.String(), strconv.FormatInt(a.ID, 10), strconv.Itoa(s.cfg.MaxViewers), ticket)
 	reply, err := s.scripts.join.Exec(ctx, s.cache, viewerKeys(id), args...)
 	if err != nil {
 		return Viewer{}, unavailable(err)
@@ -62,6 +67,39 @@ func (s *Store) Join(ctx context.Context, a Account, id uuid.UUID) (Viewer, erro
 		return Viewer{}, unavailable(err)
 	}
 	return s.viewer(viewer), nil
+}
+
+const ticketPurpose = "stream.viewer"
+
+// ticket is what Redis keeps of a visit for PostgreSQL: account, beginning,
+// and a seal, so that who can write to Redis cannot write history.
+func (s *Store) ticket(v visit, of uuid.UUID) (string, error) {
+	text := fmt.Sprintf("%d %d", v.user, v.joined.UnixMilli())
+	if s.cfg.Keys == nil {
+		return text, nil
+	}
+	mac, err := s.cfg.Keys.MAC(ticketPurpose, of[:], v.viewer[:], []byte(text))
+	if err != nil {
+		return "", fmt.Errorf("seal a visit: %w", err)
+	}
+	return text + " " + base64.RawURLEncoding.EncodeToString(mac[:]), nil
+}
+
+// sealed reports whether a visit that Redis tells of took place here.
+func (s *Store) sealed(v visit, of uuid.UUID) (bool, error) {
+	if s.cfg.Keys == nil {
+		return true, nil
+	}
+	mac, err := base64.RawURLEncoding.Strict().DecodeString(v.seal)
+	if err != nil {
+		return false, nil //nolint:nilerr // what is no seal seals nothing
+	}
+	text := fmt.Sprintf("%d %d", v.user, v.joined.UnixMilli())
+	ok, err := s.cfg.Keys.Verify(ticketPurpose, mac, of[:], v.viewer[:], []byte(text))
+	if err != nil {
+		return false, fmt.Errorf("verify a visit: %w", err)
+	}
+	return ok, nil
 }
 
 // Renew keeps a viewer of the account's counted for another while.

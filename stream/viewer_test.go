@@ -3,6 +3,8 @@ package stream_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/errs"
+	"rootstream/secret"
 	"rootstream/stream"
 )
 
@@ -261,9 +264,9 @@ func TestManyViewersAreWrittenInBatches(t *testing.T) {
 	id := r.live(a).Stream.PublicID
 	r.join(a, id)
 	// 1,200 more joins, as the script notes them, and lines that are none.
-	lines := []string{"garbage", "j x 1 2", "l " + uuid.NewString() + " 1 2", "j " + uuid.NewString() + " 99999999999 5", "j " + uuid.NewString() + " 2147483647 5"}
+	lines := []string{"garbage", "j x 1 1 2", "l " + uuid.NewString() + " 1 2", "j " + uuid.NewString() + " 5 99999999999 5", "j " + uuid.NewString() + " 5 2147483647 5"}
 	for range 1200 {
-		lines = append(lines, fmt.Sprintf("j %s %d %d", uuid.NewString(), a.ID, time.Now().UnixMilli()))
+		lines = append(lines, fmt.Sprintf("j %s %d %d %[2]d", uuid.NewString(), time.Now().UnixMilli(), a.ID))
 	}
 	if _, err := c.Do(t.Context(), cache.Cmd{Name: "RPUSH", Key: cache.StreamViewers(id) + ":log"}.With(lines...)); err != nil {
 		t.Fatal(err)
@@ -272,6 +275,72 @@ func TestManyViewersAreWrittenInBatches(t *testing.T) {
 		r.flush()
 		return r.scan(`select count(*)::text from events where name = 'viewer.joined'`) == "1201"
 	})
+}
+
+// Whoever can write to Redis makes no history, neither of visits that never
+// were nor of others' accounts, streams or times.
+func TestPlantedVisitsAreNotWrittenDown(t *testing.T) {
+	t.Parallel()
+	c := redis(t)
+	bare := newRig(t, nil, often)
+	master, err := secret.NewMasterKeyFile(filepath.Join(t.TempDir(), "master.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := secret.Open(t.Context(), bare.db, master, "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logged strings.Builder
+	sealed, err := stream.New(bare.db, c, stream.Config{FlushEvery: often.FlushEvery, Keys: keys, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Store: sealed, t: t, db: bare.db}
+	a, b := r.account("ada"), r.account("bob")
+	id, other := r.live(a).Stream.PublicID, r.live(a).Stream.PublicID
+	r.join(b, other)
+	viewer := r.join(b, id)
+	reply, err := c.Do(t.Context(), cache.Cmd{Name: "LRANGE", Key: cache.StreamViewers(id) + ":log"}.With("0", "-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := reply.Strings()
+	if err != nil || len(lines) != 1 {
+		t.Fatal(lines, err)
+	}
+	f := strings.Fields(lines[0]) // j viewer when account joined seal
+	if len(f) != 6 {
+		t.Fatal(lines)
+	}
+	planted := []string{
+		fmt.Sprintf("j %s %s %s %s", uuid.NewString(), f[2], f[3], f[4]),                     // no seal
+		fmt.Sprintf("j %s %s %s %s %s", uuid.NewString(), f[2], f[3], f[4], f[5]),            // of another viewer
+		fmt.Sprintf("j %s %s %d %s %s", viewer, f[2], a.ID, f[4], f[5]),                      // of another account
+		fmt.Sprintf("l %s %s %s %d %s", viewer, f[2], f[3], 5, f[5]),                         // of another time
+		fmt.Sprintf("l %s %s %s %s %s", viewer, f[2], f[3], f[4], strings.ToUpper(f[5])+"x"), // with another seal
+	}
+	push := func(stream uuid.UUID, lines ...string) {
+		if _, err := c.Do(t.Context(), cache.Cmd{Name: "RPUSH", Key: cache.StreamViewers(stream) + ":log"}.With(lines...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	push(id, planted...)
+	push(other, lines...) // the right line of another stream
+	push(id, fmt.Sprintf("l %s %d %s", viewer, time.Now().Add(100*time.Hour).UnixMilli(), strings.Join(f[3:], " ")))
+	until(t, "all is written", func() bool {
+		r.flush()
+		return strings.Contains(r.events(id), "viewer.left") && strings.Contains(r.events(other), "viewer.joined")
+	})
+	if got := r.events(id) + " " + r.events(other); strings.Count(got, "viewer.") != 3 {
+		t.Errorf("events = %s", got)
+	}
+	if got := r.scan(`select max(duration_seconds)::text from usage_logs where event_type = 'viewer_leave'`); got != "0" {
+		t.Errorf("a visit from now to the future lasted %s s", got)
+	}
+	if got := logged.String(); !strings.Contains(got, "count=5") || !strings.Contains(got, "count=1") {
+		t.Errorf("nobody is told: %s", got)
+	}
 }
 
 func TestLinesFetchedAgainAfterACrashAreWrittenOnce(t *testing.T) {
