@@ -183,7 +183,7 @@ func TestComposeMakesSecretsForTheirReadersAlone(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	cmd := exec.CommandContext(t.Context(), "sh", "-ec", strings.Join(script, "")) //nolint:gosec // our own file
+	cmd := exec.CommandContext(t.Context(), "sh", "-ec", strings.Join(script, ""))
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -28,7 +28,7 @@ func TestAnEventThatCannotBeSentHoldsNoOtherUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	if err := p.RelayWebhooks(t.Context()); err != nil { // it begins at the end of the log
+	if err = p.RelayWebhooks(t.Context()); err != nil { // it begins at the end of the log
 		t.Fatal(err)
 	}
 	// One entity, so one shard: an event as Phase 24.2 may have named it, one that is too large, and a good one.

@@ -338,3 +338,17 @@ func TestARedisPortThatAStrangerHasIsReplaced(t *testing.T) {
 	}
 	again.stop()
 }
+
+func TestAFolderOfSomebodyElseIsRefused(t *testing.T) {
+	t.Parallel()
+	folder := "/" // of root, who else would have to be root to make one of another user
+	if os.Geteuid() == 0 {
+		folder = filepath.Join(home(t), "data")
+		if err := errors.Join(os.Mkdir(folder, 0o700), os.Chown(folder, 65534, 65534)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := refused(t, stackConfig(folder, "127.0.0.1:0")); !errors.Is(err, devstack.ErrAccess) || !strings.Contains(err.Error(), "belongs to another user") {
+		t.Errorf("refused with %v", err)
+	}
+}

@@ -58,9 +58,9 @@ func (d DeviceMatch) String() string {
 		return "match"
 	case DeviceChanged:
 		return "changed"
-	default:
-		return ""
+	case DeviceUnknown:
 	}
+	return ""
 }
 
 // View is what a valid token stands for. It holds no pointers and no token.
