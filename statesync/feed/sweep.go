@@ -111,20 +111,25 @@ func (f *Feed) compare(ctx context.Context) (view, error) {
 		s.mu.Unlock()
 	}
 	rows, err := f.cfg.DB.Query(ctx, `select a.shard, coalesce((select max(e.seq) from events e where e.shard = a.shard), 0),
-			(select e.at from events e where e.shard = a.shard and e.seq = a.seq), o.epoch, pg_postmaster_start_time()
-		from unnest($1::smallint[], $2::bigint[]) a (shard, seq), sync_epoch o`, shards[:], v.asked[:])
+			(select e.at from events e where e.shard = a.shard and e.seq = a.seq),
+			(select epoch from sync_epoch), pg_postmaster_start_time()
+		from unnest($1::smallint[], $2::bigint[]) a (shard, seq)`, shards[:], v.asked[:])
 	if err != nil {
 		return v, err
 	}
 	defer rows.Close()
-	n := 0
-	for ; rows.Next(); n++ {
+	for rows.Next() {
 		var shard int16
 		var head int64
 		var at *time.Time
-		if err := rows.Scan(&shard, &head, &at, &v.epoch, &v.server); err != nil {
+		var epoch *int64
+		if err := rows.Scan(&shard, &head, &at, &epoch, &v.server); err != nil {
 			return v, err
 		}
+		if epoch == nil {
+			return v, errors.New("the table sync_epoch is empty")
+		}
+		v.epoch = *epoch
 		v.heads[shard] = head
 		if at != nil {
 			v.at[shard] = at.UnixMicro()
@@ -132,9 +137,6 @@ func (f *Feed) compare(ctx context.Context) (view, error) {
 	}
 	if err := rows.Err(); err != nil {
 		return v, err
-	}
-	if n != event.Shards {
-		return v, errors.New("the table sync_epoch is empty")
 	}
 	return v, nil
 }
