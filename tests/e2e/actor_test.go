@@ -6,6 +6,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+
+	"rootstream/tests/harness"
 )
 
 // act is somebody who signs people in and out until ctx ends.
@@ -32,7 +34,7 @@ func (w *world) act(ctx context.Context, r *rand.Rand) {
 		default:
 			w.disable(u, r)
 		}
-		<-time.After(between(r, 1, 30))
+		<-time.After(harness.Between(r, 1, 30))
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"rootstream/cache/cachetest"
 	"rootstream/postgres/postgrestest"
+	"rootstream/tests/harness"
 )
 
 // deeds are writes that were acknowledged, and how to see whether they are still there.
@@ -127,7 +128,7 @@ func (d *deeds) busy(t *testing.T, more int) {
 		return len(d.list)
 	}
 	from := count()
-	eventually(t, patience, "clients get something done", func() error {
+	harness.Eventually(t, patience, "clients get something done", func() error {
 		if n := count() - from; n < more {
 			return fmt.Errorf("%d of %d", n, more)
 		}
@@ -143,7 +144,7 @@ func TestAKilledServeLosesNothingThatWasAcknowledged(t *testing.T) {
 		serve := s.serve(t, "serve")
 		d.during(newCaller(serve.url), fmt.Sprintf("round%d-", i), func() {
 			d.busy(t, 12)
-			serve.kill()
+			serve.Kill()
 		})
 	}
 	d.check(t, newCaller(s.serve(t, "serve").url))
@@ -165,10 +166,10 @@ func TestAStoppedServeAnswersWhatItBegan(t *testing.T) {
 		<-begun // the server asked for the body
 	}
 	asked := time.Now()
-	code := serve.terminate()
+	code := serve.Terminate()
 	t.Logf("it stopped within %v", time.Since(asked))
 	if code != 0 {
-		t.Errorf("exit code %d:\n%s", code, serve.tail())
+		t.Errorf("exit code %d:\n%s", code, serve.Tail())
 	}
 	for range cap(answers) {
 		if a := <-answers; !a.ok() {
@@ -216,7 +217,7 @@ func processes(dir string) map[int]string {
 // slay ends at once (SIGKILL) the processes below a folder that which names, and waits until they are gone.
 func slay(t *testing.T, dir string, which func(args string) bool) {
 	t.Helper()
-	eventually(t, patience, "the killed processes are gone", func() error {
+	harness.Eventually(t, patience, "the killed processes are gone", func() error {
 		left := 0
 		for pid, args := range processes(dir) {
 			if which(args) {
@@ -242,9 +243,9 @@ func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 		}
 	})
 	listen := fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
-	up := func() *program {
-		p := start(t, "up", []string{"up", "--data", dir, "--listen", listen}, generous())
-		p.ready()
+	up := func() *harness.Program {
+		p := harness.Start(t, "up", []string{"up", "--data", dir, "--listen", listen}, generous())
+		p.Ready()
 		return p
 	}
 	postgres := func(args string) bool { return strings.Contains(args, "postgres") && !strings.Contains(args, "--data") }
@@ -262,7 +263,7 @@ func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 	before := postmaster()
 	d.during(c, "attached", func() {
 		d.busy(t, 8)
-		p.kill()
+		p.Kill()
 		slay(t, dir, func(args string) bool { return !postgres(args) })
 	})
 	p = up()
@@ -272,13 +273,13 @@ func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 	d.check(t, c)
 	d.during(c, "crashed", func() {
 		d.busy(t, 8)
-		p.kill()
+		p.Kill()
 		slay(t, dir, func(string) bool { return true })
 	})
 	p = up()
 	d.check(t, c)
-	if code := p.terminate(); code != 0 {
-		t.Errorf("exit code %d after SIGTERM:\n%s", code, p.tail())
+	if code := p.Terminate(); code != 0 {
+		t.Errorf("exit code %d after SIGTERM:\n%s", code, p.Tail())
 	}
 	if left := processes(dir); len(left) != 0 {
 		t.Errorf("a stopped stack left %v", left)

@@ -4,5 +4,5 @@
 //
 // The test binary runs itself as rootstream, so the processes under test have
 // the race detector whenever the tests do. Random tests print the seed of
-// their faults; E2E_SEED repeats it. ROOTSTREAM_SOAK=30m makes them last.
+// their faults; ROOTSTREAM_SEED repeats it. ROOTSTREAM_SOAK=30m makes them last.
 package e2e

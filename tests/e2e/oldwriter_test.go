@@ -13,6 +13,7 @@ import (
 
 	"rootstream/cache/cachetest"
 	"rootstream/postgres/postgrestest"
+	"rootstream/tests/harness"
 )
 
 // TestOldWritersGoOnBesideLiveInstances runs a program of Phase 24.2, in its own words and its own time zone, on the
@@ -145,7 +146,7 @@ func (w *oldWriter) hasEvent(name string) {
 		w.t.Fatal(err)
 	}
 	for _, c := range w.callers {
-		took := eventually(w.t, patience, "the event is told", func() error {
+		took := harness.Eventually(w.t, patience, "the event is told", func() error {
 			a := c.as(w.boss).do(w.t.Context(), "GET", "/v1/events?aggregate_type=user&aggregate_id="+id+"&limit=1000", nil)
 			if !slices.ContainsFunc(a.body.items(), func(e object) bool { return e.str("name") == name }) {
 				return fmt.Errorf("%v", a)

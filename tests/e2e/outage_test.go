@@ -11,6 +11,7 @@ import (
 
 	"rootstream/cache/cachetest"
 	"rootstream/postgres/postgrestest"
+	"rootstream/tests/harness"
 )
 
 // maxBlind is how long an instance may go on without news of revocations.
@@ -75,7 +76,7 @@ func (s *site) works() {
 	over := time.Now()
 	for _, both := range []caller{s.one, s.other} {
 		for _, ended := range []string{token, c.token} {
-			eventually(s.t, maxBlind-time.Since(over), "the session ends", func() error { return both.isValid(s.t.Context(), ended, false) })
+			harness.Eventually(s.t, maxBlind-time.Since(over), "the session ends", func() error { return both.isValid(s.t.Context(), ended, false) })
 		}
 	}
 }
@@ -158,7 +159,7 @@ func (s *site) refuses(tokens ...string) error {
 func (s *site) status(code int, status string) {
 	s.t.Helper()
 	for _, c := range []caller{s.one, s.other} {
-		eventually(s.t, healsWithin, "the instance is "+status, func() error {
+		harness.Eventually(s.t, healsWithin, "the instance is "+status, func() error {
 			a := c.do(s.t.Context(), "GET", "/readyz", nil)
 			if a.status != code || a.body.str("status") != status {
 				return fmt.Errorf("%v", a)
@@ -279,7 +280,7 @@ func (s *site) withoutBoth() {
 	token := s.known()
 	s.redis.Kill()
 	s.pg.Kill()
-	eventually(s.t, maxBlind, "nobody is let in", func() error { return s.refuses(token) })
+	harness.Eventually(s.t, maxBlind, "nobody is let in", func() error { return s.refuses(token) })
 	for range 5 {
 		if err := s.refuses(token); err != nil {
 			s.t.Error(err)

@@ -12,6 +12,7 @@ import (
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/postgres/postgrestest"
+	"rootstream/tests/harness"
 )
 
 // poisoner is somebody who can write to Redis, and to nothing else.
@@ -32,7 +33,7 @@ func lease(token string) string { return cache.SessionLease(sha256.Sum256([]byte
 func (p *poisoner) cached(token string) string {
 	p.t.Helper()
 	var raw string
-	eventually(p.t, patience, "the view is in Redis", func() error {
+	harness.Eventually(p.t, patience, "the view is in Redis", func() error {
 		if err := p.one.isValid(p.t.Context(), token, true); err != nil {
 			return err
 		}

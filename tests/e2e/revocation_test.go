@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"net/url"
-	"os"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,7 +17,7 @@ import (
 
 	"rootstream/cache/cachetest"
 	"rootstream/postgres/postgrestest"
-	"rootstream/tests/faultproxy"
+	"rootstream/tests/harness"
 )
 
 // round is how long each part of a round takes: whole, broken, (healing,) whole again.
@@ -34,11 +31,10 @@ const healsWithin = 10 * time.Second
 // acknowledged, nobody refuses a live one as invalid, nothing answers with an error of ours, and all agree in the end.
 func TestRevocationHoldsOnEveryInstanceWhateverBreaks(t *testing.T) {
 	t.Parallel()
-	seed := seedOf(t)
-	t.Logf("E2E_SEED=%d", seed)
+	seed := harness.Seed(t)
 	w := newWorld(t, seed)
 	defer w.report()
-	soak, _ := time.ParseDuration(os.Getenv("ROOTSTREAM_SOAK"))
+	soak := harness.Soak(t, 0)
 	schedules := rand.New(rand.NewPCG(seed, 0))
 	for begun := time.Now(); ; {
 		w.traffic(schedules)
@@ -46,19 +42,6 @@ func TestRevocationHoldsOnEveryInstanceWhateverBreaks(t *testing.T) {
 			break
 		}
 	}
-}
-
-func seedOf(t *testing.T) uint64 {
-	t.Helper()
-	text := os.Getenv("E2E_SEED")
-	if text == "" {
-		return rand.Uint64() >> 32
-	}
-	seed, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("E2E_SEED: %v", err)
-	}
-	return seed
 }
 
 // world is three instances, and people who use them.
@@ -100,9 +83,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	}
 	t.Cleanup(w.old.Close)
 	for i := range 3 {
-		n := &node{toPostgres: faultproxy.New(t, pg.Addr()), toRedis: faultproxy.New(t, redis.Addr())}
+		n := &node{Lines: harness.NewLines(t, pg, redis)}
 		own := w.stack
-		own.dsn, own.redis = through(t, pg.DSN(), n.toPostgres), through(t, redis.URL(), n.toRedis)
+		own.dsn, own.redis = harness.Through(t, pg.DSN(), n.ToPostgres), harness.Through(t, redis.URL(), n.ToRedis)
 		n.instance = own.serve(t, fmt.Sprintf("instance %d", i))
 		w.breaker.nodes = append(w.breaker.nodes, n)
 		w.callers = append(w.callers, newCaller(n.url))
@@ -115,26 +98,15 @@ func newWorld(t *testing.T, seed uint64) *world {
 	// Once an instance has seen that there are sessions of Phase 24.2 it knows the next one at once.
 	w.insert(w.people[0])
 	for _, c := range w.callers {
-		eventually(t, patience, "a session of Phase 24.2 is known", func() error { return c.isValid(t.Context(), w.book.byToken[0].value, true) })
+		harness.Eventually(t, patience, "a session of Phase 24.2 is known", func() error { return c.isValid(t.Context(), w.book.byToken[0].value, true) })
 	}
 	return w
-}
-
-// through replaces the address in a URL by that of a proxy.
-func through(t *testing.T, raw string, p *faultproxy.Proxy) string {
-	t.Helper()
-	u, err := url.Parse(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u.Host = p.Addr()
-	return u.String()
 }
 
 // traffic is one round.
 func (w *world) traffic(schedules *rand.Rand) {
 	steps := w.breaker.schedule(schedules, round.broken)
-	w.t.Logf("faults:%s", print(steps))
+	w.t.Logf("faults:%s", harness.Print(steps))
 	w.canary, _ = w.callers[0].signIn(w.t, boss, password)
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -147,7 +119,7 @@ func (w *world) traffic(schedules *rand.Rand) {
 	w.book.phase.Add(1)
 	<-time.After(round.whole)
 	w.book.phase.Add(1)
-	play(w.t, steps)
+	harness.Play(steps)
 	w.heal()
 	w.book.phase.Add(1)
 	<-time.After(round.whole)
@@ -166,13 +138,12 @@ func (w *world) dice() *rand.Rand {
 // heal mends what is left and waits until every instance reads and writes again, without a restart.
 func (w *world) heal() {
 	for _, n := range w.breaker.nodes {
-		n.toPostgres.Heal()
-		n.toRedis.Heal()
+		n.Heal()
 	}
 	begun := time.Now()
 	for i, c := range w.callers {
 		left := max(time.Second, time.Until(begun.Add(healsWithin)))
-		eventually(w.t, left, w.breaker.nodes[i].name+" heals", func() error {
+		harness.Eventually(w.t, left, w.breaker.nodes[i].Name+" heals", func() error {
 			if a := c.do(w.t.Context(), "GET", "/readyz", nil); a.body.str("status") != "ready" {
 				return errors.New(a.String())
 			}
@@ -191,7 +162,7 @@ func (w *world) check(ctx context.Context, r *rand.Rand) {
 		if t := w.book.pick(r); t != nil {
 			w.validate(t, r.IntN(len(w.callers)))
 		}
-		<-time.After(between(r, 1, 8))
+		<-time.After(harness.Between(r, 1, 8))
 	}
 }
 

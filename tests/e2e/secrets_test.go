@@ -26,6 +26,7 @@ import (
 	"rootstream/cache/cachetest"
 	"rootstream/mfa"
 	"rootstream/postgres/postgrestest"
+	"rootstream/tests/harness"
 )
 
 // vault is a server whose every secret is known, and all that leaves it but for what was asked for.
@@ -51,8 +52,8 @@ func TestSecretsNeverLeaveTheirPlace(t *testing.T) {
 	t.Parallel()
 	v := newVault(t)
 	stop := monitor(t, v.redis)
-	v.serve = &instance{program: start(t, "serve", []string{"serve", "--listen", "127.0.0.1:0", "--config", filepath.Join(v.dir, "rootstream.yaml")}, v.env)}
-	v.serve.url = v.serve.ready()
+	v.serve = &instance{Program: harness.Start(t, "serve", []string{"serve", "--listen", "127.0.0.1:0", "--config", filepath.Join(v.dir, "rootstream.yaml")}, v.env)}
+	v.serve.url = v.serve.Ready()
 	v.c = newCaller(v.serve.url)
 	v.signUp()
 	v.secondFactor()
@@ -63,7 +64,7 @@ func TestSecretsNeverLeaveTheirPlace(t *testing.T) {
 	v.absent("the commands of Redis", stop(), "EVALSHA", cache.SessionViewPrefix)
 	v.faults()
 
-	eventually(t, patience, "webhooks have arrived", func() error {
+	harness.Eventually(t, patience, "webhooks have arrived", func() error {
 		v.hooked.Lock()
 		defer v.hooked.Unlock()
 		return want("events were sent", bytes.Contains(v.hooks.Bytes(), []byte("session.revoked")), true)
@@ -75,12 +76,11 @@ func TestSecretsNeverLeaveTheirPlace(t *testing.T) {
 	v.absent("/metrics", v.c.must(t, 200, "GET", "/metrics", nil).raw, "rootstream_session_")
 	v.absent("/openapi.json", v.c.must(t, 200, "GET", "/openapi.json", nil).raw, "/v1/auth/login")
 	v.absent("the dump", v.dump(), "ada@example.org", "$argon2id$")
-	v.absentFrom(v.serve.cmd.Process.Pid, "serve")
+	v.absentFrom(v.serve.PID(), "serve")
 	v.files(filepath.Join(filepath.Dir(v.pg.Dir()), "server.log"), "insert into sessions", "ada@example.org")
-	_ = v.serve.cmd.Process.Signal(syscall.SIGQUIT)
-	v.serve.mayDie = true
-	v.serve.wait()
-	v.absent("the log and the crash", []byte(v.serve.log()), "level=WARN", "goroutine ")
+	v.serve.Signal(syscall.SIGQUIT)
+	v.serve.Wait()
+	v.absent("the log and the crash", []byte(v.serve.Log()), "level=WARN", "goroutine ")
 }
 
 func newVault(t *testing.T) *vault {
@@ -147,7 +147,7 @@ var mailed = regexp.MustCompile(`token=3D([A-Za-z0-9_-]+)|token=([A-Za-z0-9_-]+)
 // mail is the token in the newest mail to ada that holds one and was not read yet.
 func (v *vault) mail(what string) (token string) {
 	v.t.Helper()
-	eventually(v.t, patience, "a mail arrives", func() error {
+	harness.Eventually(v.t, patience, "a mail arrives", func() error {
 		names, _ := filepath.Glob(filepath.Join(v.dir, "mail", "*.eml"))
 		for _, name := range names {
 			raw, _ := os.ReadFile(name)
@@ -355,7 +355,7 @@ func (v *vault) faults() {
 	v.do(v.c, 503, "POST", "/v1/users", object{"username": "hedy", "email": "hedy@example.org", "password": v.kept["the password in use"]})
 	v.pg.ReadOnly(false)
 	v.pg.Restart()
-	eventually(v.t, patience, "the instance heals", func() error {
+	harness.Eventually(v.t, patience, "the instance heals", func() error {
 		a := v.c.do(v.t.Context(), "GET", "/v1/users/me", nil)
 		return want(a.String()+": status", a.status, 200)
 	})

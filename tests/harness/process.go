@@ -1,0 +1,245 @@
+package harness
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// RunAsProgram is set in the environment of the processes that [Start] makes of the test binary.
+const RunAsProgram = "HARNESS_RUN_AS_PROGRAM"
+
+// Patience is for what happens at once on a machine that is not busy.
+const Patience = 40 * time.Second
+
+// readyPrefix begins the line that a process prints to standard output once it serves; the rest is its URL.
+const readyPrefix = "rootstream is ready: "
+
+// Program is one run of the binary.
+type Program struct {
+	Name   string
+	tb     testing.TB
+	cmd    *exec.Cmd
+	stderr string // file
+	stdout *bufio.Reader
+	done   chan struct{}
+}
+
+// environ is what every process gets, and env on top.
+func environ(env []string) []string {
+	out := []string{RunAsProgram + "=1", "GORACE=halt_on_error=0 exitcode=66"}
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"} {
+		if v, ok := os.LookupEnv(name); ok {
+			out = append(out, name+"="+v)
+		}
+	}
+	return append(out, env...)
+}
+
+// Command is the test binary as the program, with these arguments and variables; it ends with this process.
+func Command(args, env []string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(self, args...) //nolint:gosec,noctx // ourselves, ended by the test
+	cmd.Env = environ(env)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	return cmd
+}
+
+// Start runs the binary until the test ends. Its log must not tell of data races or panics.
+func Start(tb testing.TB, name string, args, env []string) *Program {
+	tb.Helper()
+	p := &Program{tb: tb, Name: name, cmd: Command(args, env), done: make(chan struct{})}
+	log, err := os.CreateTemp(tb.TempDir(), name+"-*.log")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.stderr = log.Name()
+	out, in, err := os.Pipe()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.cmd.Stdout, p.cmd.Stderr = in, log
+	p.stdout = bufio.NewReader(out)
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the kernel sends Pdeathsig when the starting thread ends
+		defer close(p.done)
+		failed := p.cmd.Start()
+		started <- failed
+		if failed == nil {
+			_ = p.cmd.Wait() // ProcessState has it
+		}
+	}()
+	err = <-started
+	_ = in.Close()
+	_ = log.Close()
+	if err != nil {
+		tb.Fatalf("start %s: %v", name, err)
+	}
+	tb.Cleanup(func() {
+		p.Kill()
+		_ = out.Close()
+		p.inspect()
+		if tb.Failed() {
+			tb.Logf("the last warnings of %s:\n%s", name, p.warnings())
+		}
+	})
+	return p
+}
+
+// Ready waits for the ready line and returns the URL in it.
+func (p *Program) Ready() string {
+	p.tb.Helper()
+	type line struct {
+		text string
+		err  error
+	}
+	got := make(chan line, 1)
+	go func() {
+		text, err := p.stdout.ReadString('\n')
+		got <- line{text, err}
+	}()
+	select {
+	case l := <-got:
+		url, ok := strings.CutPrefix(strings.TrimSpace(l.text), readyPrefix)
+		if ok {
+			return url
+		}
+		<-time.After(time.Second) // its last words
+		p.tb.Fatalf("%s said %q (%v), not that it is ready:\n%s", p.Name, l.text, l.err, p.Log())
+	case <-time.After(2 * Patience):
+		p.tb.Fatalf("%s is not ready:\n%s", p.Name, p.Log())
+	}
+	return ""
+}
+
+// SayReady prints the line that Ready waits for.
+func SayReady(w io.Writer, url string) {
+	_, _ = fmt.Fprintln(w, readyPrefix+url) // who does not listen does not wait
+}
+
+// Log is what it has written to standard error.
+func (p *Program) Log() string {
+	b, _ := os.ReadFile(p.stderr)
+	return string(b)
+}
+
+// Tail is the end of the log.
+func (p *Program) Tail() string {
+	log := p.Log()
+	return log[max(0, len(log)-4000):]
+}
+
+// warnings are what the log says above the level info, each with the last request and how often.
+func (p *Program) warnings() string {
+	last, times, order := map[string]string{}, map[string]int{}, []string{}
+	for line := range strings.Lines(p.Log()) {
+		_, what, found := strings.Cut(line, " level=")
+		if !found || (!strings.HasPrefix(what, "WARN") && !strings.HasPrefix(what, "ERROR")) {
+			continue
+		}
+		what, _, _ = strings.Cut(what, " request_id=")
+		if times[what]++; times[what] == 1 {
+			order = append(order, what)
+		}
+		last[what] = line
+	}
+	var b strings.Builder
+	for _, what := range order {
+		_, _ = fmt.Fprintf(&b, "%4d× %s", times[what], last[what])
+	}
+	return b.String()
+}
+
+// PID is the process' number.
+func (p *Program) PID() int { return p.cmd.Process.Pid }
+
+// Signal sends a signal, unless the process has ended.
+func (p *Program) Signal(s syscall.Signal) {
+	select {
+	case <-p.done:
+	default:
+		_ = p.cmd.Process.Signal(s) // it may be ending
+	}
+}
+
+// Pause stops the process where it stands (SIGSTOP); Resume lets it go on.
+func (p *Program) Pause() { p.Signal(syscall.SIGSTOP) }
+
+// Resume lets a paused process go on.
+func (p *Program) Resume() { p.Signal(syscall.SIGCONT) }
+
+// Kill ends the process at once (SIGKILL).
+func (p *Program) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.done
+}
+
+// Terminate asks the process to stop and returns its exit code.
+func (p *Program) Terminate() int {
+	p.tb.Helper()
+	p.Signal(syscall.SIGTERM)
+	return p.Wait()
+}
+
+// Wait waits for the end of the process and returns its exit code.
+func (p *Program) Wait() int {
+	p.tb.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(Patience):
+		p.Signal(syscall.SIGQUIT)
+		<-time.After(time.Second)
+		p.tb.Errorf("%s does not stop:\n%s", p.Name, p.Tail())
+		p.Kill()
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// inspect fails the test for what must never be in a log.
+func (p *Program) inspect() {
+	f, err := os.Open(p.stderr)
+	if err != nil {
+		p.tb.Error(err)
+		return
+	}
+	defer func() { _ = f.Close() }()
+	r := bufio.NewReader(f)
+	for {
+		line, err := r.ReadString('\n')
+		for _, word := range []string{"DATA RACE", "panic", "fatal error"} {
+			if strings.Contains(line, word) {
+				rest, _ := io.ReadAll(io.LimitReader(r, 6000))
+				p.tb.Errorf("the log of %s: %s%s", p.Name, line, rest)
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Eventually repeats fn until it returns nil, and tells how long that took.
+func Eventually(tb testing.TB, within time.Duration, what string, fn func() error) time.Duration {
+	tb.Helper()
+	for begun := time.Now(); ; <-time.After(20 * time.Millisecond) {
+		err := fn()
+		if err == nil {
+			return time.Since(begun)
+		}
+		if time.Since(begun) > within {
+			tb.Fatalf("%s: not within %v: %v", what, within, err)
+		}
+	}
+}
