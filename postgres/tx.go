@@ -84,7 +84,7 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 }
 
 // begin is sent together with the first statement.
-const begin = "begin isolation level read committed read write"
+const begin = "begin isolation level read committed"
 
 func (tx *Tx) commit(ctx context.Context) error {
 	if !tx.begun {
