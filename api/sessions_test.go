@@ -64,8 +64,8 @@ func TestValidate(t *testing.T) {
 	token := in.text("token")
 	for _, strong := range []bool{false, true} {
 		v := w.do("POST", "/v1/sessions/validate", object{"token": token, "strong": strong}).want(200)
-		v.keys("", "valid", "session").keys("session", verdictKeys...) // nothing was given to compare
-		if v.at("valid") != true || v.at("session.id") != in.at("session.id") || v.at("session.user_id") != in.at("session.user_id") ||
+		v.keys("", "valid", "session", "device").keys("session", verdictKeys...)
+		if v.at("valid") != true || v.at("device") != "match" || v.at("session.id") != in.at("session.id") || v.at("session.user_id") != in.at("session.user_id") ||
 			v.at("session.aal") != float64(1) || v.at("session.role") != "user" || v.at("session.expires_at") != in.at("session.expires_at") {
 			t.Errorf("strong=%v: %s of %s", strong, v.body, in.body)
 		}
@@ -91,7 +91,7 @@ func TestValidateBatchAnswersInOrder(t *testing.T) {
 	ada, bob := w.token("ada"), w.token("bob")
 	for _, odd := range []string{"garbage", "gar\\bage é"} { // by the short way and by the ordinary one
 		v := w.do("POST", "/v1/sessions/validate-batch", object{"tokens": []string{ada, odd, bob, ada}}).want(200).keys("", "items")
-		v.keys("items.0", "valid", "session").keys("items.1", "valid").keys("items.0.session", verdictKeys...)
+		v.keys("items.0", "valid", "session", "device").keys("items.1", "valid").keys("items.0.session", verdictKeys...)
 		if len(v.at("items").([]any)) != 4 || v.at("items.0.session.id") != v.at("items.3.session.id") || v.at("items.0.session.id") == v.at("items.2.session.id") || v.at("items.1.valid") != false {
 			t.Errorf("in order: %s", v.body)
 		}

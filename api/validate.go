@@ -50,7 +50,7 @@ type batchRequest struct {
 type verdict struct {
 	Valid   bool          `json:"valid"`
 	Session *validSession `json:"session,omitempty"`
-	Device  string        `json:"device,omitempty" enum:"match,changed" doc:"Whether it comes from where the session was made; a signal, never a refusal. Absent if nothing was given to compare, or nothing is on record."`
+	Device  string        `json:"device,omitempty" enum:"match,changed" doc:"Whether it comes from where the session was made; a signal, never a refusal."`
 }
 
 // validSession is what a valid token stands for.
@@ -187,13 +187,9 @@ func appendVerdict(b []byte, v *session.View, valid bool) []byte {
 	}
 	b = appendTime(b, "created_at", v.CreatedAt)
 	b = appendTime(b, "expires_at", v.ExpiresAt)
-	b = append(b, '}')
-	if v.Device != session.DeviceUnknown {
-		b = append(b, `,"device":"`...)
-		b = append(b, v.Device.String()...)
-		b = append(b, '"')
-	}
-	return append(b, '}')
+	b = append(b, `},"device":"`...)
+	b = append(b, v.Device.String()...)
+	return append(b, `"}`...)
 }
 
 func appendUUID(b []byte, id uuid.UUID) []byte {

@@ -191,7 +191,7 @@ func (s *Store) Version(ctx context.Context, r Ref) (int64, error) {
 const columns = `shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at`
 
 func (s *Store) collect(ctx context.Context, doing, sql string, args ...any) ([]Event, error) {
-	var events []Event
+	events := []Event{} // in JSON a list, also when it is empty
 	err := s.each(ctx, func(e Event) error {
 		events = append(events, e)
 		return nil

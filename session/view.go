@@ -51,16 +51,12 @@ const (
 	DeviceChanged
 )
 
-// String is what the API answers, "" for nothing: who sends nothing to compare does not match.
+// String is what the API answers: what was not compared contradicts nothing.
 func (d DeviceMatch) String() string {
-	switch d {
-	case DeviceSame:
-		return "match"
-	case DeviceChanged:
+	if d == DeviceChanged {
 		return "changed"
-	case DeviceUnknown:
 	}
-	return ""
+	return "match"
 }
 
 // View is what a valid token stands for. It holds no pointers and no token.
