@@ -18,8 +18,8 @@ const module = "rootstream/"
 var mayImport = map[string]string{
 	"cmd/rootstream": "cli",
 	"cli":            "app",
-	"app":            "api auth cache devstack event mfa notify pgserver postgres secret session stream user",
-	"api":            "auth event mfa secret session stream user",
+	"app":            "api auth cache devstack event mfa notify pgserver postgres secret session statesync statesync/merge stream user",
+	"api":            "auth event mfa secret session statesync stream user",
 	"auth":           "event mfa notify postgres session user cache secret",
 	"user":           "event postgres secret",
 	"session":        "cache event postgres secret session/near",

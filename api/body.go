@@ -45,13 +45,13 @@ func unmarshal(data []byte, v any) error {
 }
 
 // readJSON reads a request's body, strictly. No body at all is for the operation to judge.
-func readJSON(w http.ResponseWriter, r *http.Request, limit int) (io.Reader, error) {
-	ctx := r.Context()
+func readJSON(w http.ResponseWriter, r *http.Request, a access) (io.Reader, error) {
+	ctx, limit := r.Context(), a.body
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && !strings.EqualFold(enc, "identity") {
 		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must not be compressed")
 	}
 	kind := r.Header.Get("Content-Type")
-	if kind != "" && !isJSON(kind) {
+	if kind != "" && !isJSON(kind, a.patch) {
 		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must be application/json")
 	}
 	body, err := readBody(r, limit)
@@ -89,9 +89,12 @@ func readBody(r *http.Request, limit int) ([]byte, error) {
 	return body, err
 }
 
-// isJSON reports whether a content type is JSON, in UTF-8.
-func isJSON(contentType string) bool {
+// mergePatchType is RFC 7396.
+const mergePatchType = "application/merge-patch+json"
+
+// isJSON reports whether a content type is JSON, in UTF-8, or a merge patch where that is meant.
+func isJSON(contentType string, patch bool) bool {
 	media, params, err := mime.ParseMediaType(contentType)
 	charset := params["charset"]
-	return err == nil && media == "application/json" && (charset == "" || strings.EqualFold(charset, "utf-8"))
+	return err == nil && (media == "application/json" || patch && media == mergePatchType) && (charset == "" || strings.EqualFold(charset, "utf-8"))
 }

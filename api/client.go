@@ -28,11 +28,16 @@ func newFacts(r *http.Request, p peer) *facts {
 	return &facts{id: newRequestID(r), peer: p, token: tokenOf(r, p), device: deviceOf(r, p), userAgent: r.UserAgent()}
 }
 
-// identified gives a request its id and its facts, for as long as it may take.
+// identified gives a request its id and its facts, for as long as it may take; 0 means as long as it likes.
 func identified(w http.ResponseWriter, r *http.Request, p peer, longest time.Duration) (*http.Request, context.CancelFunc) {
 	f := newFacts(r, p)
 	w.Header().Set("X-Request-Id", f.id)
-	ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), factsKey{}, f), longest)
+	ctx, cancel := context.WithValue(r.Context(), factsKey{}, f), context.CancelFunc(nil)
+	if longest == 0 {
+		ctx, cancel = context.WithCancel(ctx)
+	} else {
+		ctx, cancel = context.WithTimeout(ctx, longest)
+	}
 	return r.WithContext(ctx), cancel
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,6 +12,7 @@ import (
 	"rootstream/mfa"
 	"rootstream/secret"
 	"rootstream/session"
+	"rootstream/statesync"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -23,8 +25,10 @@ type Deps struct {
 	Users       Users
 	Streams     Streams
 	Events      Events
-	Checks      []Check // what /readyz asks
-	MinPassword int     // shown on the setup page
+	State       State
+	StateTypes  map[string]StateType // those of the configuration, beside stream, user and session
+	Checks      []Check              // what /readyz asks
+	MinPassword int                  // shown on the setup page
 }
 
 // Auth signs people up, in and out, and administers accounts; see auth.Service.
@@ -111,6 +115,24 @@ type Users interface {
 type Events interface {
 	Read(ctx context.Context, p event.Page) ([]event.Event, error)
 	Audit(ctx context.Context, userID uuid.UUID, before time.Time, limit int) ([]event.Event, error)
+}
+
+// State keeps the state of entities that all instances share; see statesync.Manager.
+type State interface {
+	Get(ctx context.Context, ref event.Ref, read statesync.Read) (statesync.Doc, error)
+	GetAt(ctx context.Context, ref event.Ref, at event.At) (statesync.Doc, error)
+	Patch(ctx context.Context, ref event.Ref, patch json.RawMessage, o statesync.UpdateOptions) (statesync.Result, error)
+	Lend(ref event.Ref, doc json.RawMessage) (time.Duration, error)
+	Token() statesync.Token
+	Subscribe(ctx context.Context, patterns []string, o statesync.SubOptions, fn func(statesync.Change) error) error
+	Conflicts(ctx context.Context, p statesync.ConflictPage) ([]statesync.Conflict, string, error)
+	RestoreLoser(ctx context.Context, id uuid.UUID, actor *uuid.UUID) (statesync.Result, error)
+}
+
+// StateType is what the API has to know of a type of the configuration.
+type StateType struct {
+	Volatile bool
+	Write    session.Role // the least role that may change it; everybody may read it
 }
 
 // Streams keeps streams; see stream.Store, whose writes are each given a transaction of their own.

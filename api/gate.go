@@ -27,6 +27,7 @@ type access struct {
 	partway bool         // those as well who must set up a second factor before they may do anything else
 	fresh   bool         // who they are was proven a short while ago, with the second factor if there is one
 	body    int          // largest body; 0 means maxBody
+	patch   bool         // the body may call itself a merge patch
 }
 
 // The kinds of access.
@@ -117,12 +118,17 @@ func (s *Server) enter(w http.ResponseWriter, r *http.Request, op *huma.Operatio
 	if op.RequestBody == nil {
 		return http.NoBody, nil
 	}
-	return readJSON(w, r, a.body)
+	return readJSON(w, r, a)
 }
 
 // admit finds out who calls and whether they may.
 func (s *Server) admit(r *http.Request, a access) error {
 	ctx := r.Context()
+	if _, bounded := ctx.Deadline(); !bounded { // what goes on for long begins as soon as others
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
+		defer cancel()
+	}
 	f := factsOf(ctx)
 	switch {
 	case a.public:

@@ -22,7 +22,7 @@ var columns = []string{
 }
 
 // matrix says what each of them gets, for every operation there is.
-// 403a is aal_required, 403r is role_required.
+// 403a is aal_required, 403r is role_required, 403f is topic_forbidden.
 const matrix = `
 operation                anonymous AAL1 stale fresh other operator op.stale admin ad.stale
 
@@ -86,6 +86,12 @@ leave-stream             401  204  204  204  404  404  404  404  404
 
 list-events              401  200  200  200  404  200  200  200  200
 
+get-state                401  200  200  200  404  200  200  200  200
+patch-state              401  200  200  200  404  200  200  200  200
+watch                    401  200  200  200  403f 200  200  200  200
+list-conflicts           401  403r 403r 403r 403r 200  200  200  200
+restore-conflict         401  403r 403r 403r 403r 404  403a 404  403a
+
 admin-list-users         401  403r 403r 403r 403r 200  200  200  200
 admin-get-user           401  403r 403r 403r 403r 200  200  200  200
 admin-create-user        401  403r 403r 403r 403r 403r 403r 201  403a
@@ -143,6 +149,9 @@ func (w *world) cell(op operation, column, want string) {
 	if s.token != "" {
 		tunes = append(tunes, as(s.token))
 	}
+	if op.ID == "patch-state" {
+		tunes = append(tunes, withHeader("If-Match", "*"))
+	}
 	a := w.do(op.method, s.path, s.body, tunes...)
 	have := fmt.Sprint(a.status)
 	if a.status == 401 || a.status == 403 {
@@ -151,6 +160,8 @@ func (w *world) cell(op operation, column, want string) {
 			have += "a"
 		case "role_required":
 			have += "r"
+		case "topic_forbidden":
+			have += "f"
 		case "unauthenticated":
 		default:
 			have += fmt.Sprint(" ", code)
@@ -224,6 +235,12 @@ func (w *world) scene(op operation, column string) scene {
 		var id uuid.UUID
 		must(w.tb, w.db.QueryRow(ctx, `select public_id from user_mfa where user_id = $1`, owner.ID).Scan(&id))
 		replace = []string{"factor_id", id.String()}
+	case strings.HasPrefix(op.path, "/v1/state/"):
+		id, _ := w.liveStream(owner, op.ID)
+		replace = []string{"type", "stream", "id", id.String()}
+	case op.ID == "watch":
+		id, _ := w.liveStream(owner, op.ID)
+		query += "topics=stream." + id.String()
 	case op.ID == "list-events":
 		query += "aggregate_type=user&aggregate_id=" + owner.PublicID.String()
 	case op.ID == "revoke-sessions":
@@ -268,6 +285,6 @@ func bodies(login, token string) map[string]any {
 		"rename-session":  object{"device_name": "tv"}, "confirm-totp": object{"code": "000000"}, "create-stream": object{"name": "s"},
 		"update-stream": object{"name": "t"}, "stream-stats": object{"fps": 30},
 		"add-recording":  object{"file_path": "a.mp4", "file_size_bytes": 1},
-		"admin-set-role": object{"role": "operator"},
+		"admin-set-role": object{"role": "operator"}, "patch-state": object{"scene": "lobby"},
 	}
 }

@@ -21,13 +21,15 @@ import (
 
 // Config is how the API behaves towards the network.
 type Config struct {
-	Version        string
-	TrustedProxies []netip.Prefix    // ends of TLS whose X-Forwarded-* we believe
-	ServiceTokens  map[string]string // token → name; they may call validate and forward
-	RequestTimeout time.Duration     // 0 means 15s
-	Registerer     prometheus.Registerer
-	Metrics        http.Handler // what /metrics answers; nil means 404
-	Logger         *slog.Logger // nil means slog.Default
+	Version              string
+	TrustedProxies       []netip.Prefix    // ends of TLS whose X-Forwarded-* we believe
+	ServiceTokens        map[string]string // token → name; they may call validate and forward
+	RequestTimeout       time.Duration     // 0 means 15s
+	MaxWatches           int               // connections to /v1/watch; 0 means 10,000
+	MaxWatchesPerAccount int               // the same of one account; 0 means 50
+	Registerer           prometheus.Registerer
+	Metrics              http.Handler // what /metrics answers; nil means 404
+	Logger               *slog.Logger // nil means slog.Default
 }
 
 // Server is the API as an http.Handler.
@@ -42,6 +44,7 @@ type Server struct {
 	requests    *prometheus.HistogramVec
 	hotSeen     map[string]prometheus.Observer // by path; what the short way answered
 	described   func() ([]byte, error)
+	watches     *watches
 }
 
 // Errors of the transport.
@@ -77,6 +80,7 @@ func New(deps Deps, cfg Config) *Server {
 	for p, route := range hotRoutes {
 		s.hotSeen[p] = s.requests.WithLabelValues(route, statusClass(http.StatusOK))
 	}
+	s.watches = newWatches(cfg, deps.Streams)
 	s.api = humago.New(s.mux, humaConfig(cfg.Version))
 	s.described = sync.OnceValues(s.OpenAPI)
 	s.routes()
@@ -109,6 +113,8 @@ func (s *Server) routes() {
 	s.factorRoutes()
 	s.streamRoutes()
 	s.eventRoutes()
+	s.stateRoutes()
+	s.watchRoutes()
 	s.adminRoutes()
 	s.pageRoutes()
 	s.plumbingRoutes()
@@ -143,7 +149,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	forBrowsers(w.Header())
 	begun := time.Now()
-	r, cancel := identified(w, r, p, s.cfg.RequestTimeout)
+	longest := s.cfg.RequestTimeout
+	if r.URL.Path == watchPath {
+		longest = 0
+	}
+	r, cancel := identified(w, r, p, longest)
 	defer cancel()
 	rec := &recorder{ResponseWriter: w}
 	defer s.finish(rec, r, begun)
@@ -182,7 +192,9 @@ func (s *Server) finish(w *recorder, r *http.Request, begun time.Time) {
 	if route == "" || route == "/" {
 		route = "other"
 	}
-	s.requests.WithLabelValues(route, statusClass(w.status)).Observe(time.Since(begun).Seconds())
+	if r.URL.Path != watchPath { // they last as long as somebody looks
+		s.requests.WithLabelValues(route, statusClass(w.status)).Observe(time.Since(begun).Seconds())
+	}
 }
 
 // panicked says nothing about a panic but that there was one. An answer that

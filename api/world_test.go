@@ -35,6 +35,8 @@ import (
 	"rootstream/postgres/postgrestest"
 	"rootstream/secret"
 	"rootstream/session"
+	"rootstream/statesync"
+	"rootstream/statesync/merge"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -57,6 +59,8 @@ type world struct {
 	mfa      *mfa.Manager
 	auth     *auth.Service
 	streams  streams
+	log      *event.Log
+	state    shared
 	clock    *hands // of codes, limits and freshness; sessions go by the database's
 	logged   *guarded
 }
@@ -75,10 +79,16 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	for _, set := range opts {
 		set(&o)
 	}
+	w := &world{tb: tb, redis: cachetest.Server(tb), clock: newHands(), logged: &guarded{}}
 	db := postgrestest.Open(tb, postgres.Config{ // patient: the machine may be busy
 		DSN: postgrestest.DSN(tb), AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
+		OnCommit: func(tx *postgres.Tx) {
+			if w.log != nil {
+				w.log.Committed(event.Appended(tx))
+			}
+		},
 	})
-	w := &world{tb: tb, db: db, redis: cachetest.Server(tb), clock: newHands(), logged: &guarded{}}
+	w.db = db
 	log := slog.New(slog.NewTextHandler(w.logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var manager atomic.Pointer[session.Manager]
 	redis := w.redis.Client(tb, cache.Config{Logger: log, CommandTimeout: 20 * time.Second, OnInvalidate: func(keys []string) {
@@ -115,9 +125,13 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	store, err := stream.New(db, redis, stream.Config{Logger: log})
 	must(tb, err)
 	w.streams = streams{store, db}
+	w.share(redis, keys, log)
 	registry := prometheus.NewRegistry()
 	deps := api.Deps{
 		Auth: w.auth, Sessions: w.sessions, Factors: w.mfa, Users: w.users, Streams: w.streams, Events: event.NewStore(db), MinPassword: 15,
+		State: w.state, StateTypes: map[string]api.StateType{
+			"note": {Write: session.RoleUser}, "setting": {Write: session.RoleOperator}, "mood": {Volatile: true, Write: session.RoleUser},
+		},
 		Checks: []api.Check{
 			{Name: "postgresql", Required: true, Probe: func(ctx context.Context) error {
 				_, err := db.Exec(ctx, "select 1 from users limit 0")
@@ -136,6 +150,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	w.handler = w.api
 	server := httptest.NewServer(w.api)
 	tb.Cleanup(server.Close)
+	tb.Cleanup(w.api.EndWatches)
 	w.url = server.URL
 	return w
 }
@@ -154,6 +169,51 @@ func keyset(tb testing.TB, db *postgres.DB) *secret.Keyset {
 	keys, err := secret.Open(tb.Context(), db, master, "main")
 	must(tb, err)
 	return keys
+}
+
+// shared is the state, with what the program lends to it.
+type shared struct{ *statesync.Manager }
+
+func (s shared) Lend(ref event.Ref, doc json.RawMessage) (time.Duration, error) {
+	var fields map[string]any
+	if err := json.Unmarshal(doc, &fields); err != nil {
+		return 0, err
+	}
+	return 30 * time.Second, s.SetVolatile(ref, fields)
+}
+
+// share sets the shared state up.
+func (w *world) share(redis *cache.Client, keys *secret.Keyset, log *slog.Logger) {
+	w.tb.Helper()
+	schema := event.NewSchema()
+	var manager atomic.Pointer[statesync.Manager]
+	appender, err := event.NewLog(event.LogConfig{DB: w.db, Schema: schema, Logger: log, OnCommit: func(events []event.Event) {
+		if m := manager.Load(); m != nil {
+			m.Offer(events)
+		}
+	}})
+	must(w.tb, err)
+	cfg := statesync.Config{DB: w.db, Log: appender, Schema: schema, Logger: log}
+	if keys != nil {
+		cfg.Cache, cfg.Auth = redis, keys
+	}
+	m, err := statesync.New(cfg)
+	must(w.tb, err)
+	for _, t := range []statesync.Type{
+		{Name: "stream", Fold: stream.Fold, Reserved: stream.Folded()},
+		{Name: "user"},
+		{Name: "session", ReadOnly: true},
+		{Name: "note"},
+		{Name: "setting", Rebase: statesync.PerField(nil)},
+		{Name: "mood", Class: statesync.Volatile, Join: merge.Sum()},
+	} {
+		must(w.tb, m.Register(t))
+	}
+	manager.Store(m)
+	w.log, w.state = appender, shared{m}
+	w.run(appender.Run)
+	w.run(m.Run)
+	<-m.Ready()
 }
 
 // run keeps a loop going until the test ends.
@@ -300,7 +360,10 @@ func (w *world) do(method, path string, body any, tunes ...tune) answer {
 		w.tb.Fatalf("%s %s: %v", method, path, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	read, err := io.ReadAll(resp.Body)
+	var read []byte
+	if resp.Header.Get("Content-Type") != "text/event-stream" { // it has no end
+		read, err = io.ReadAll(resp.Body)
+	}
 	if err != nil {
 		w.tb.Fatalf("%s %s: %v", method, path, err)
 	}

@@ -18,6 +18,7 @@ type Config struct {
 	Session       SessionConfig   `yaml:"session"`
 	MFA           MFAConfig       `yaml:"mfa"`
 	Streams       StreamsConfig   `yaml:"streams"`
+	Sync          SyncConfig      `yaml:"sync"`
 	Mail          MailConfig      `yaml:"mail"`
 	Webhooks      []WebhookConfig `yaml:"webhooks"`
 	ServiceTokens []ServiceToken  `yaml:"service_tokens"`
@@ -120,6 +121,24 @@ type MFAConfig struct {
 type StreamsConfig struct {
 	PerAccount        int `yaml:"per_account" default:"1000" doc:"Streams of one account."`
 	ViewersPerAccount int `yaml:"viewers_per_account" default:"200" doc:"Viewers of one stream that one account can be at once."`
+}
+
+// SyncConfig is the state that all instances share.
+type SyncConfig struct {
+	CacheMiB          int              `yaml:"cache_mib" default:"64" doc:"Memory for entities' state in one instance, in MiB."`
+	SnapshotEvery     time.Duration    `yaml:"snapshot_every" default:"0s" doc:"Time between snapshots of all state; 0s: only by command."`
+	Watches           int              `yaml:"watches" default:"10000" doc:"Connections to /v1/watch on one instance; beyond them the answer is 503."`
+	WatchesPerAccount int              `yaml:"watches_per_account" default:"50" doc:"The same of one account; beyond them the answer is 429."`
+	Types             []SyncTypeConfig `yaml:"types"`
+}
+
+// SyncTypeConfig is a type of state of your own, beside stream, user and session.
+type SyncTypeConfig struct {
+	Name     string `yaml:"name" doc:"What it is called: lower-case letters, digits and _."`
+	Class    string `yaml:"class" doc:"durable (default): in PostgreSQL before it is acknowledged. volatile: in memory and Redis, gone 30 s after it was last set."`
+	Merge    string `yaml:"merge" doc:"Of durable: what becomes of a change that expected an older version: reject (default, 412), per_field, mine or theirs. Of volatile: what the instances' values amount to: latest (default), per_field, max or sum."`
+	MaxBytes int    `yaml:"max_bytes" doc:"Largest document, in bytes of JSON. Not set: a little less than 64 KiB."`
+	Write    string `yaml:"write" doc:"Least role that may change it: user, operator (default) or admin. Everybody signed in may read it."`
 }
 
 // MailConfig is how mail leaves.

@@ -242,6 +242,9 @@ func (c Config) check(f *errs.Fields) {
 		{"session.limit", c.Session.Limit, 1, 100_000},
 		{"session.near_capacity", c.Session.NearCapacity, 1024, 1 << 27},
 		{"auth.password_min_length", c.Auth.PasswordMinLength, 8, 64},
+		{"sync.cache_mib", c.Sync.CacheMiB, 1, 1 << 20},
+		{"sync.watches", c.Sync.Watches, 1, 1 << 20},
+		{"sync.watches_per_account", c.Sync.WatchesPerAccount, 1, 1 << 20},
 	} {
 		if bound.value < bound.least || bound.value > bound.most {
 			f.Add(bound.path, fmt.Sprintf("must be between %d and %d", bound.least, bound.most))
@@ -249,6 +252,7 @@ func (c Config) check(f *errs.Fields) {
 	}
 	c.HTTP.check(f)
 	c.Session.check(f)
+	c.Sync.check(f)
 	for i, t := range c.ServiceTokens {
 		if len(t.Token.Reveal()) < 32 {
 			f.Add(fmt.Sprintf("service_tokens[%d].token", i), "must have at least 32 characters: openssl rand -hex 32")

@@ -21,7 +21,7 @@ func Migrate(ctx context.Context, cfg Config, rolling bool) ([]Migration, error)
 	if err != nil {
 		return nil, err
 	}
-	db, err := openPostgres(ctx, cfg, nil)
+	db, err := openPostgres(ctx, cfg, nil, nil)
 	if err != nil {
 		return nil, err
 	}

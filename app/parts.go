@@ -43,10 +43,13 @@ type Parts struct {
 	MFA      *mfa.Manager
 	Streams  Streams
 	Events   *event.Store
+	Appender *event.Log
+	Sync     *Sync
 	Auth     *auth.Service
 	Sender   *notify.Sender
 
 	feedDB *postgres.DB
+	schema *event.Schema
 	geo    *session.Geo
 }
 
@@ -81,7 +84,7 @@ func Open(ctx context.Context, cfg Config, opt Options) (*Parts, error) {
 
 func (p *Parts) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		p.openDatabase, p.openKeys, p.openCacheAndSessions, p.openAccounts, p.openAuth,
+		p.openDatabase, p.openKeys, p.openCacheAndSessions, p.openSync, p.openAccounts, p.openAuth,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -91,22 +94,23 @@ func (p *Parts) open(ctx context.Context) error {
 }
 
 func (p *Parts) openDatabase(ctx context.Context) (err error) {
-	if p.DB, err = openPostgres(ctx, p.Config, p.Registry); err != nil {
+	if p.DB, err = openPostgres(ctx, p.Config, p.Registry, p.committed); err != nil {
 		return err
 	}
 	// Revocations are read on connections of their own: a busy pool must not make an instance blind.
 	feed := p.Config
 	feed.Postgres.MaxConns = 2
-	p.feedDB, err = openPostgres(ctx, feed, nil)
-	p.Events = event.NewStore(p.DB)
+	p.feedDB, err = openPostgres(ctx, feed, nil, nil)
+	p.schema = event.NewSchema()
+	p.Events = event.NewStore(p.DB).With(p.schema)
 	return err
 }
 
 // openPostgres opens a pool as the configuration says.
-func openPostgres(ctx context.Context, cfg Config, reg prometheus.Registerer) (*postgres.DB, error) {
+func openPostgres(ctx context.Context, cfg Config, reg prometheus.Registerer, committed func(*postgres.Tx)) (*postgres.DB, error) {
 	return postgres.Open(ctx, postgres.Config{
 		DSN: cfg.Postgres.DSN.Reveal(), MaxConns: cfg.Postgres.MaxConns, AcquireTimeout: cfg.Postgres.AcquireTimeout,
-		StatementTimeout: cfg.Postgres.StatementTimeout, Registerer: reg,
+		StatementTimeout: cfg.Postgres.StatementTimeout, Registerer: reg, OnCommit: committed,
 	})
 }
 
@@ -296,7 +300,7 @@ func (p *Parts) openSender() (*notify.Sender, error) {
 func (p *Parts) loops() []func(context.Context) error {
 	loops := []func(context.Context) error{
 		p.Sessions.Run, p.MFA.Run, p.Streams.Run, p.Auth.Run, p.Sender.Run,
-		event.Importer{DB: p.DB, Logger: p.Log}.Run,
+		event.Importer{DB: p.DB, Logger: p.Log}.Run, p.Appender.Run, p.Sync.Run,
 	}
 	if p.Keys != nil {
 		loops = append(loops, p.Keys.Run)

@@ -50,8 +50,12 @@ func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
 			WithHint("choose another address with --listen HOST:PORT")
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return p.Run(ctx) })
-	g.Go(func() error { return p.serveHTTP(ctx, listener) })
+	loops, stop := context.WithCancel(context.WithoutCancel(ctx)) // they end after the last request
+	g.Go(func() error { return p.Run(loops) })
+	g.Go(func() error {
+		defer stop()
+		return p.serveHTTP(ctx, listener)
+	})
 	g.Go(func() error { return p.announce(ctx, listener.Addr(), stdout, stderr) })
 	return g.Wait()
 }
@@ -142,10 +146,11 @@ func (p *Parts) api() *api.Server {
 	}
 	return api.New(api.Deps{
 		Auth: p.Auth, Sessions: p.Sessions, Factors: p.MFA, Users: p.Users, Streams: p.Streams, Events: p.Events,
-		Checks: p.checks(), MinPassword: p.Config.Auth.PasswordMinLength,
+		State: p.Sync, StateTypes: p.Sync.apiTypes(), Checks: p.checks(), MinPassword: p.Config.Auth.PasswordMinLength,
 	}, api.Config{
 		Version: Version(), TrustedProxies: prefixes(p.Config.HTTP.TrustedProxies), ServiceTokens: tokens,
 		RequestTimeout: p.Config.HTTP.Timeout, Registerer: p.Registry,
+		MaxWatches: p.Config.Sync.Watches, MaxWatchesPerAccount: p.Config.Sync.WatchesPerAccount,
 		Metrics: promhttp.HandlerFor(p.Registry, promhttp.HandlerOpts{}), Logger: p.Log,
 	})
 }
@@ -166,6 +171,7 @@ func (p *Parts) checks() []api.Check {
 			}
 			return nil
 		}},
+		{Name: "sync", Required: true, Probe: p.Sync.probe},
 	}
 	if p.Cache != nil {
 		checks = append(checks, api.Check{Name: "redis", Probe: p.Cache.Ping})
@@ -175,13 +181,15 @@ func (p *Parts) checks() []api.Check {
 
 func (p *Parts) serveHTTP(ctx context.Context, l net.Listener) error {
 	c := p.Config.HTTP
+	handler := p.api()
 	srv := &http.Server{
-		Handler: p.api(),
+		Handler: handler,
 		// A read deadline that passes under a handler ends the context of its whole connection, so none may outlast it.
 		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: c.Timeout + 15*time.Second,
 		WriteTimeout: c.Timeout + 10*time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		ErrorLog: slog.NewLogLogger(p.Log.Handler(), slog.LevelDebug),
 	}
+	srv.RegisterOnShutdown(handler.EndWatches)
 	done := make(chan error, 1)
 	go func() {
 		if c.TLSCert != "" {

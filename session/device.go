@@ -34,6 +34,7 @@ type ClientHint struct {
 	UserAgent string
 	IP        netip.Addr
 	Strong    bool // read PostgreSQL, no cache
+	Quiet     bool // nobody did anything: this does not keep an idle session alive
 }
 
 // completed checks what the client chose and bounds and fills in the rest.

@@ -36,7 +36,7 @@ func (m *Manager) Validate(ctx context.Context, token string, hint ClientHint) (
 
 // answer is the last step of every successful validation.
 func (m *Manager) answer(v *View, c *credential, hint *ClientHint, now int64) {
-	if now-v.LastActivity >= v.coalesce() {
+	if !hint.Quiet && now-v.LastActivity >= v.coalesce() {
 		m.touch(v, c, now)
 	}
 	if hint.DeviceID != "" || hint.UserAgent != "" {
