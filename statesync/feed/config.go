@@ -18,7 +18,8 @@ import (
 const (
 	sweepEvery     = 50 * time.Millisecond  // between comparisons with PostgreSQL, give or take a quarter
 	sweepAlone     = 20 * time.Millisecond  // while Redis is not to be relied on
-	grace          = 5 * time.Millisecond   // what is missing may still be on its way
+	grace          = 5 * time.Millisecond   // what is missing below what has come may still be on its way
+	transit        = 25 * time.Millisecond  // what PostgreSQL has and nobody has told may still be on its way
 	sweepTimeout   = 2 * time.Second        // for one question to PostgreSQL
 	beatEvery      = 500 * time.Millisecond // between signs of life
 	echoLate       = 1500 * time.Millisecond

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"rootstream/event"
 )
@@ -107,6 +108,16 @@ func (s *shard) reset(seq int64) {
 		close(w.done)
 	}
 	s.waiters = nil
+}
+
+// patience is how long what is missing may still be on its way: less if something waits for it.
+func (s *shard) patience() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.parked) > 0 {
+		return grace
+	}
+	return transit
 }
 
 // newest is the last whole block, if there is one.

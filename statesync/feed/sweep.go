@@ -91,11 +91,8 @@ func (f *Feed) sweep(ctx context.Context) (time.Duration, error) {
 		f.reset(v, "behind")
 		return next, nil
 	}
-	waiting, err := f.catchUp(ctx, v)
-	if waiting {
-		next = min(next, 2*grace)
-	}
-	return next, errors.Join(err, f.repairAll(ctx))
+	wait, err := f.catchUp(ctx, v)
+	return min(next, wait), errors.Join(err, f.repairAll(ctx))
 }
 
 // compare asks PostgreSQL for the heads of the shards, for the epoch, and for the events we handed on last.
@@ -253,8 +250,9 @@ func (f *Feed) report(ctx context.Context) error {
 }
 
 // catchUp reads from PostgreSQL what is missing for longer than its way through Redis should take, and gives it to Redis,
-// which seems to lack it. It reports whether something is still to be waited for.
-func (f *Feed) catchUp(ctx context.Context, v view) (waiting bool, err error) {
+// which seems to lack it. It returns how long what is left may take.
+func (f *Feed) catchUp(ctx context.Context, v view) (wait time.Duration, err error) {
+	wait = time.Second
 	now := f.cfg.Now()
 	alone := f.Alone()
 	due := false
@@ -270,20 +268,21 @@ func (f *Feed) catchUp(ctx context.Context, v view) (waiting bool, err error) {
 		if b.head == 0 {
 			*b = lag{v.heads[i], now}
 		}
-		if alone || now.Sub(b.since) >= grace {
+		patience := f.shards[i].patience()
+		if alone || now.Sub(b.since) >= patience {
 			after[i], due = applied, true
 		} else {
-			waiting = true
+			wait = min(wait, patience)
 		}
 	}
 	for due {
 		events, err := f.since(ctx, after)
 		if errors.Is(err, event.ErrPruned) {
 			f.reset(v, "behind")
-			return false, nil
+			return wait, nil
 		}
 		if err != nil {
-			return waiting, err
+			return wait, err
 		}
 		f.fill(events, alone)
 		for _, e := range events {
@@ -291,7 +290,7 @@ func (f *Feed) catchUp(ctx context.Context, v view) (waiting bool, err error) {
 		}
 		due = len(events) == page
 	}
-	return waiting, nil
+	return wait, nil
 }
 
 func (f *Feed) since(ctx context.Context, after [event.Shards]int64) ([]event.Event, error) {
