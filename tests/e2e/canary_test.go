@@ -19,7 +19,7 @@ import (
 
 // canaries are secrets that must be found nowhere but where they belong.
 type canaries struct {
-	t *testing.T
+	t    *testing.T
 	mu   sync.Mutex
 	kept map[string]string // by what they are
 }

@@ -143,7 +143,7 @@ func (c caller) do(ctx context.Context, method, path string, body any) answer {
 }
 
 // must makes a request that has to be answered with a status.
-func (c caller) must(t *testing.T, status int, method, path string, body any) answer { //nolint:revive // a request and what it must answer
+func (c caller) must(t *testing.T, status int, method, path string, body any) answer {
 	t.Helper()
 	a := c.do(context.Background(), method, path, body)
 	if a.status != status || a.err != nil {
@@ -161,7 +161,7 @@ func (c caller) login(ctx context.Context, name, password string) answer {
 }
 
 // signIn must succeed; it returns the token and the session's id.
-func (c caller) signIn(t *testing.T, name, password string) (token, session string) {
+func (c caller) signIn(t *testing.T, name string) (token, session string) {
 	t.Helper()
 	a := c.login(context.Background(), name, password)
 	if a.status != http.StatusOK || a.body.str("token") == "" {

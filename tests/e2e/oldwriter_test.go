@@ -79,7 +79,7 @@ func newOldWriter(t *testing.T) *oldWriter {
 		w.callers = append(w.callers, newCaller(url))
 	}
 	st.admin(t, boss, password)
-	w.boss, _ = w.callers[0].signIn(t, boss, password)
+	w.boss, _ = w.callers[0].signIn(t, boss)
 	return w
 }
 

@@ -44,7 +44,7 @@ func (s *site) person() (name, token string) {
 	if a := s.one.register(s.t.Context(), name, password); a.status != http.StatusCreated {
 		s.t.Fatal(a)
 	}
-	token, _ = s.one.signIn(s.t, name, password)
+	token, _ = s.one.signIn(s.t, name)
 	return name, token
 }
 

@@ -92,8 +92,8 @@ func TestPoisonedRedisConvincesNobody(t *testing.T) {
 	st.admin(t, boss, password)
 	p := &poisoner{t: t, redis: redis, one: newCaller(st.serve(t, "one").url), others: []caller{newCaller(st.serve(t, "other").url)}}
 	p.one.must(t, 201, "POST", "/v1/users", object{"username": "ada", "email": "ada@example.org", "password": password})
-	ada := func() (token, session string) { return p.one.signIn(t, "ada", password) }
-	bossToken, _ := p.one.signIn(t, boss, password)
+	ada := func() (token, session string) { return p.one.signIn(t, "ada") }
+	bossToken, _ := p.one.signIn(t, boss)
 	bossView := p.cached(bossToken)
 
 	altered, _ := ada()
@@ -108,7 +108,7 @@ func TestPoisonedRedisConvincesNobody(t *testing.T) {
 	stepped, _ := ada()
 	p.cached(stepped)
 	p.one.must(t, 201, "POST", "/v1/users", object{"username": "eve", "email": "eve@example.org", "password": password})
-	gone, _ := p.one.signIn(t, "eve", password)
+	gone, _ := p.one.signIn(t, "eve")
 	last := p.cached(gone)
 
 	p.one.as(revoked).must(t, 204, "POST", "/v1/auth/logout", nil)

@@ -107,7 +107,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 func (w *world) traffic(schedules *rand.Rand) {
 	steps := w.breaker.schedule(schedules, round.broken)
 	w.t.Logf("faults:%s", harness.Print(steps))
-	w.canary, _ = w.callers[0].signIn(w.t, boss, password)
+	w.canary, _ = w.callers[0].signIn(w.t, boss)
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	defer func() { stop(); wg.Wait() }()

@@ -59,16 +59,16 @@ func Command(args, env []string) *exec.Cmd {
 func Start(tb testing.TB, name string, args, env []string) *Program {
 	tb.Helper()
 	p := &Program{tb: tb, Name: name, cmd: Command(args, env), done: make(chan struct{})}
-	log, err := os.CreateTemp(tb.TempDir(), name+"-*.log")
+	stderr, err := os.CreateTemp(tb.TempDir(), name+"-*.log")
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p.stderr = log.Name()
+	p.stderr = stderr.Name()
 	out, in, err := os.Pipe()
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p.cmd.Stdout, p.cmd.Stderr = in, log
+	p.cmd.Stdout, p.cmd.Stderr = in, stderr
 	p.stdout = bufio.NewReader(out)
 	started := make(chan error)
 	go func() {
@@ -82,7 +82,7 @@ func Start(tb testing.TB, name string, args, env []string) *Program {
 	}()
 	err = <-started
 	_ = in.Close()
-	_ = log.Close()
+	_ = stderr.Close()
 	if err != nil {
 		tb.Fatalf("start %s: %v", name, err)
 	}

@@ -1,0 +1,390 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"rootstream/cache/cachetest"
+	"rootstream/event"
+	"rootstream/postgres"
+	"rootstream/postgres/postgrestest"
+	"rootstream/statesync"
+	"rootstream/tests/harness"
+)
+
+const (
+	broken      = 15 * time.Second // of a round
+	healsWithin = 20 * time.Second // every instance works again by itself once nothing is broken any more
+	atLeast     = 45 * time.Second
+)
+
+// TestNoUpdateIsLostWhateverBreaks is the promise of state sync.
+func TestNoUpdateIsLostWhateverBreaks(t *testing.T) {
+	t.Parallel()
+	seed := harness.Seed(t)
+	w := newWorld(t, seed)
+	defer w.report()
+	length, schedules := harness.Soak(t, atLeast), rand.New(rand.NewPCG(seed, 0))
+	for begun := time.Now(); ; {
+		w.round(schedules)
+		if t.Failed() || len(w.faults) > 0 || time.Since(begun) > length {
+			break
+		}
+	}
+	w.verify()
+}
+
+// world is some instances, and who writes and watches.
+type world struct {
+	*ledger
+	t       *testing.T
+	pg      *postgrestest.Instance
+	redis   *cachetest.Redis
+	servers harness.Track
+	nodes   []*node
+	db      *postgres.DB // past all proxies
+	seed    uint64
+	diced   uint64
+	rounds  int
+	healed  []time.Duration
+	agreed  []time.Duration
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
+	w := &world{t: t, seed: seed, ledger: &ledger{began: time.Now(), counts: map[string]int{}}}
+	w.pg, w.redis = postgrestest.Server(t, "max_connections=400"), cachetest.Server(t)
+	w.servers = harness.Servers(w.pg, w.redis)
+	w.db = postgrestest.Open(t, postgres.Config{DSN: w.pg.DSN()})
+	dice := w.roll()
+	for i := range 2 + dice.IntN(4) {
+		n := &node{Lines: harness.NewLines(t, w.pg, w.redis), name: fmt.Sprintf("instance %d", i)}
+		n.env = []string{
+			envDSN + "=" + harness.Through(t, w.pg.DSN(), n.ToPostgres), envRedis + "=" + harness.Through(t, w.redis.URL(), n.ToRedis),
+			envCache + "=" + strconv.Itoa([]int{0, 16 << 10}[i%2]), // every second one cannot keep all in memory
+		}
+		w.start(n)
+		w.nodes = append(w.nodes, n)
+	}
+	t.Logf("%d instances", len(w.nodes))
+	return w
+}
+
+// start gives an instance a life.
+func (w *world) start(n *node) {
+	w.t.Helper()
+	n.run = harness.Start(w.t, n.name, nil, n.env)
+	url := n.run.Ready()
+	n.url.Store(&url)
+}
+
+// roll makes dice for one goroutine.
+func (w *world) roll() *rand.Rand {
+	w.diced++
+	return rand.New(rand.NewPCG(w.seed, w.diced))
+}
+
+func (w *world) anywhere(dice *rand.Rand) *node { return w.nodes[dice.IntN(len(w.nodes))] }
+
+// hold opens a transaction that has seen and written something, until it is told to end.
+func (w *world) hold() (end func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	c, err := pgx.Connect(ctx, w.pg.DSN())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, err = c.Exec(ctx, `begin isolation level repeatable read; select max(seq) from events; select pg_current_xact_id()`)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return func() { _ = c.Close(context.Background()) }
+}
+
+// round is writing and watching while everything breaks, and then everything must be as if nothing had.
+func (w *world) round(schedules *rand.Rand) {
+	w.rounds++
+	steps := harness.Schedule(schedules, broken, w.storeFault, w.lineFault, w.lifeFault)
+	w.t.Logf("round %d:%s", w.rounds, harness.Print(steps))
+	w.entries = nil
+	var refs []event.Ref
+	for range 15 {
+		refs = append(refs, newRef("loose"), newRef("held"))
+	}
+	writing, stopWriting := context.WithCancel(w.t.Context())
+	watching, stopWatching := context.WithCancel(w.t.Context())
+	var writers, others sync.WaitGroup
+	defer func() { stopWriting(); stopWatching(); writers.Wait(); others.Wait() }()
+	watchers := w.watchers()
+	for _, one := range watchers {
+		others.Go(func() { one.watch(watching) })
+	}
+	w.listening(watchers)
+	for i := range 8 {
+		one := &writer{world: w, dice: w.roll(), field: fmt.Sprintf("r%dw%d", w.rounds, i), seen: map[event.Ref]int64{}}
+		writers.Go(func() { one.write(writing, refs) })
+	}
+	registers := make(chan []*register, 1)
+	dice := w.roll()
+	writers.Go(func() { registers <- w.contest(writing, dice) })
+	harness.Play(steps)
+	w.heal(refs)
+	stopWriting()
+	writers.Wait()
+	w.agree(refs, watchers)
+	w.linearizable(<-registers)
+}
+
+// watchers are two that stay with an instance, two that wander, and one that is slow.
+func (w *world) watchers() []*watcher {
+	var all []*watcher
+	for i := range 5 {
+		one := &watcher{world: w, name: fmt.Sprintf("watcher %d", i), dice: w.roll(), topics: "loose.*,held.*", known: map[event.Ref]document{}}
+		switch i {
+		case 0, 1:
+			one.home = w.nodes[i]
+		case 2:
+			one.topics = "*.*"
+		case 3:
+			one.conflate = true
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
+// listening waits until all know where they begin, so that they must hear of everything from then on.
+func (w *world) listening(watchers []*watcher) {
+	for _, one := range watchers {
+		harness.Eventually(w.t, harness.Patience, one.name+" listens", func() error {
+			one.mu.Lock()
+			defer one.mu.Unlock()
+			if one.token == "" {
+				return errors.New("it has no token yet")
+			}
+			return nil
+		})
+	}
+}
+
+// contest has some registers, one after the other, fought for by several clients.
+func (w *world) contest(ctx context.Context, dice *rand.Rand) []*register {
+	var all []*register
+	for ctx.Err() == nil {
+		part, end := context.WithTimeout(ctx, 2500*time.Millisecond)
+		var wg sync.WaitGroup
+		for range 2 {
+			g := &register{ref: newRef("loose")}
+			all = append(all, g)
+			for client := range 4 {
+				own := rand.New(rand.NewPCG(dice.Uint64(), 0))
+				wg.Go(func() { w.contend(part, g, client, own) })
+			}
+		}
+		wg.Wait()
+		end()
+	}
+	return all
+}
+
+// heal mends what is left and waits until every instance writes and reads again.
+func (w *world) heal(refs []event.Ref) {
+	w.t.Helper()
+	for _, n := range w.nodes {
+		n.Heal()
+	}
+	begun := time.Now()
+	for _, n := range w.nodes {
+		left := max(time.Second, time.Until(begun.Add(healsWithin)))
+		harness.Eventually(w.t, left, n.name+" heals", func() error {
+			var s statesync.Status
+			if err := n.call(w.t.Context(), "status", struct{}{}, &s); err != nil {
+				return err
+			}
+			if s.Redis != "ok" || !s.Postgres {
+				return fmt.Errorf("Redis is %s, PostgreSQL answers: %v", s.Redis, s.Postgres)
+			}
+			var d document
+			return n.call(w.t.Context(), "update", update{Ref: refs[0], Key: uuid.NewString(), Field: "healed", Value: time.Since(w.began).String()}, &d)
+		})
+	}
+	w.healed = append(w.healed, time.Since(begun).Round(time.Millisecond))
+}
+
+// row is one event of the log.
+type row struct {
+	event.Ref
+	version int64
+	data    []byte
+	key     string
+}
+
+// log reads the events of entities, each entity's in order.
+func (w *world) log(refs []event.Ref) []row {
+	w.t.Helper()
+	ids := make([]uuid.UUID, len(refs))
+	for i, r := range refs {
+		ids[i] = r.ID
+	}
+	rows, _ := w.db.Query(w.t.Context(), `select aggregate_type, aggregate_id, version, data, coalesce(idempotency_key, '')
+		from events where aggregate_id = any($1) order by aggregate_id, version`, ids)
+	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (row, error) {
+		var e row
+		err := r.Scan(&e.Type, &e.ID, &e.version, &e.data, &e.key)
+		return e, err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return list
+}
+
+// agree holds the log against the ledger, and every instance and watcher against the log.
+func (w *world) agree(refs []event.Ref, watchers []*watcher) {
+	w.t.Helper()
+	truth, stores := map[event.Ref]document{}, map[string]int{}
+	byKey := map[string][]row{}
+	for _, e := range w.log(refs) {
+		before := truth[e.Ref]
+		data, err := fold(before.Data, e.data)
+		if err != nil || e.version != before.Version+1 || number(data["n"]) != e.version {
+			w.t.Errorf("%s version %d after %d with %s: %v", e.Ref, e.version, before.Version, e.data, err)
+		}
+		for k, v := range data {
+			if k != "n" && fmt.Sprint(before.Data[k]) != fmt.Sprint(v) {
+				stores[fmt.Sprintf("%s:%v", k, v)]++
+			}
+		}
+		truth[e.Ref] = document{Version: e.version, Data: data}
+		byKey[e.key] = append(byKey[e.key], e)
+	}
+	for _, e := range w.entries {
+		w.audit(e, byKey[e.Key], stores[e.Key])
+	}
+	begun := time.Now()
+	docs := make([]document, len(refs))
+	for i, r := range refs {
+		docs[i] = truth[r]
+		if docs[i].Data == nil {
+			docs[i].Data = map[string]any{}
+		}
+	}
+	w.converge(refs, digest(docs))
+	for _, one := range watchers {
+		harness.Eventually(w.t, healsWithin, one.name+" has heard everything", func() error { return one.agrees(truth) })
+	}
+	w.agreed = append(w.agreed, time.Since(begun).Round(time.Millisecond))
+}
+
+// audit holds one entry of the ledger against the events under its key, and how often its value was set.
+func (w *world) audit(e *entry, events []row, times int) {
+	if len(events) > 1 || times > 1 {
+		w.t.Errorf("%s is in the log %d times, and was done %d times", e.Key, len(events), times)
+	}
+	switch {
+	case e.outcome == stored && (len(events) != 1 || times != 1):
+		w.t.Errorf("%s was acknowledged as version %d of %s, but is in the log %d times, and was done %d times", e.Key, e.got.Version, e.Ref, len(events), times)
+	case e.outcome == stored && (events[0].Ref != e.Ref || events[0].version != e.got.Version):
+		w.t.Errorf("%s was acknowledged as version %d of %s, but is version %d of %s", e.Key, e.got.Version, e.Ref, events[0].version, events[0].Ref)
+	case e.outcome == failed && (len(events) > 0 || times > 0):
+		w.t.Errorf("%s failed (%v), but is in the log as version %d", e.Key, e.err, events[0].version)
+	}
+}
+
+// converge waits until every instance has the state and the positions of the log.
+func (w *world) converge(refs []event.Ref, want string) {
+	w.t.Helper()
+	heads, err := event.NewStore(w.db).Heads(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, n := range w.nodes {
+		harness.Eventually(w.t, healsWithin, n.name+" agrees", func() error {
+			var s statesync.Status
+			if err := n.call(w.t.Context(), "status", struct{}{}, &s); err != nil {
+				return err
+			}
+			if s.Applied != heads {
+				return fmt.Errorf("it is at %v, the log at %v", s.Applied, heads)
+			}
+			if s.Epoch != 1 {
+				w.fault("%s is in epoch %d, but the log lost nothing", n.name, s.Epoch)
+			}
+			var have string
+			if err := n.call(w.t.Context(), "digest", refs, &have); err != nil {
+				return err
+			}
+			if have != want {
+				return fmt.Errorf("its state is %s, the log's %s", have, want)
+			}
+			return nil
+		})
+	}
+}
+
+// agrees compares what a watcher has with the log.
+func (w *watcher) agrees(truth map[event.Ref]document) error {
+	known := w.state()
+	for ref, want := range truth {
+		have := known[ref]
+		if w.conflate {
+			have.Data = want.Data
+		}
+		if digest([]document{have}) != digest([]document{want}) {
+			return fmt.Errorf("it has %v of %s, the log %v", have, ref, want)
+		}
+	}
+	return nil
+}
+
+// verify proves that the log has no gap and that every snapshot is what the events make.
+func (w *world) verify() {
+	w.t.Helper()
+	schema := event.NewSchema()
+	log, err := event.NewLog(event.LogConfig{DB: w.db, Schema: schema})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err = newManager(statesync.Config{DB: w.db, Log: log, Schema: schema}); err != nil { // for the folds
+		w.t.Fatal(err)
+	}
+	found, err := event.NewStore(w.db).With(schema).Verify(w.t.Context(), nil)
+	if err != nil || !found.OK() {
+		w.t.Errorf("verify: %+v, %v", found, err)
+	}
+	w.t.Logf("verified %d events, %d entities, %d snapshots", found.Events, found.Entities, found.Snapshots)
+	if found.Snapshots == 0 {
+		w.t.Error("there was no snapshot to verify")
+	}
+}
+
+func (w *world) report() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, what := range slices.Sorted(maps.Keys(w.counts)) {
+		w.t.Logf("%s: %d", what, w.counts[what])
+	}
+	w.t.Logf("%d rounds; healed in %v, agreed in %v", w.rounds, w.healed, w.agreed)
+	for _, f := range w.faults {
+		w.t.Error(f)
+	}
+	if w.more > 0 {
+		w.t.Errorf("and %d more", w.more)
+	}
+	for _, what := range []string{"stored", "version_conflict", "reads with a token", "changes heard", "unknown, so sent again"} {
+		if w.counts[what] == 0 {
+			w.t.Errorf("there was no %q: the test shows nothing", what)
+		}
+	}
+}
