@@ -104,7 +104,7 @@ func (m *Manager) tooLate(
 	ctx context.Context, t Type, theirs Doc, o UpdateOptions, decide func(Type, Doc) (change, error),
 ) (Result, error) {
 	late := &event.VersionError{Entity: theirs.Ref, Expected: *o.Expect, Actual: theirs.Version}
-	if o.IdempotencyKey != "" { // perhaps it is our own update that is there
+	if o.IdempotencyKey != "" && *o.Expect < theirs.Version { // perhaps it is our own update that is there
 		if r, known, err := m.repeated(ctx, t, theirs, o, decide); known || err != nil {
 			return r, err
 		}
@@ -147,14 +147,19 @@ func (m *Manager) rebased( //nolint:revive // all six are one decision
 ) (r Result, again bool, err error) {
 	switch verdict {
 	case KeepTheirs:
-		return Result{Token: m.tokenFor(theirs.Ref), Version: theirs.Version, Doc: theirs.clone()}, false, nil
+		r, err = m.unchanged(ctx, theirs)
+		return r, false, err
 	case Reject:
 		return Result{}, false, ErrRejected
 	case Retry:
 	}
 	c, err := t.changeTo(theirs, data, o.Name)
-	if err != nil || c.name == "" {
-		return Result{Token: m.tokenFor(theirs.Ref), Version: theirs.Version, Doc: theirs.clone()}, false, err
+	if err != nil {
+		return Result{}, false, err
+	}
+	if c.name == "" {
+		r, err = m.unchanged(ctx, theirs)
+		return r, false, err
 	}
 	done, err := m.cfg.Log.Append(ctx, o.event(theirs.Ref, c, theirs.Version))
 	if _, lost := lostRace(err); lost {

@@ -192,7 +192,11 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 		return Result{}, !read.latest && errors.Is(err, ErrNotFound), err
 	}
 	if c.name == "" {
-		return Result{Token: m.tokenFor(ref), Version: base.Version, Doc: base.clone()}, false, nil
+		if !read.latest { // there is no append to find out that it is old
+			return Result{}, true, nil
+		}
+		r, err = m.unchanged(ctx, base)
+		return r, false, err
 	}
 	done, err := m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
 	if _, lost := lostRace(err); lost || err != nil {
@@ -202,9 +206,11 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 	return r, false, err
 }
 
-// tokenFor is where this instance is, for one entity.
-func (m *Manager) tokenFor(ref event.Ref) Token {
-	return tokenAt(m.feed.Epoch(), ref.Shard(), m.feed.Applied()[ref.Shard()])
+// unchanged answers with what was read from PostgreSQL, where this instance may not be yet.
+func (m *Manager) unchanged(ctx context.Context, d Doc) (Result, error) {
+	heads, err := m.store.Heads(ctx)
+	shard := d.Ref.Shard()
+	return Result{Token: tokenAt(m.feed.Epoch(), shard, heads[shard]), Version: d.Version, Doc: d.clone()}, err
 }
 
 // changed answers for an event that was appended now, or long ago under the same key.

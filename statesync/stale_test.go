@@ -1,0 +1,65 @@
+package statesync_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"rootstream/event"
+	"rootstream/postgres/postgrestest"
+	"rootstream/statesync"
+)
+
+func TestAnUpdateThatChangesNothingIsJudgedByTheNewestState(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	one, other := start(t, db, nil), start(t, db, nil) // they tell each other every 20 ms
+	for i := range 30 {
+		r := ref("thing")
+		one.set(t, r, "status", "live")
+		other.set(t, r, "status", "ended")
+		if i%2 == 0 {
+			one.set(t, r, "status", "live")
+			if d, err := other.Get(t.Context(), r, statesync.Latest()); err != nil || d.Data["status"] != "live" || d.Version != 3 {
+				t.Fatalf("an acknowledged update is lost: %+v, %v", d, err)
+			}
+			continue
+		}
+		res, err := one.Update(t.Context(), r, func(d *statesync.Doc) error {
+			d.Data["status"] = "live"
+			return nil
+		}, statesync.UpdateOptions{Expect: new(int64(1))})
+		if v, lost := errors.AsType[*event.VersionError](err); !lost || v.Actual != 2 {
+			t.Fatalf("version 1 is still taken for the newest: %+v, %v", res, err)
+		}
+	}
+}
+
+func TestAnUpdateOfAVersionYetToComeIsNotMadeOfAnOlderOne(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	one, other := start(t, db, nil), start(t, db, nil)
+	r := ref("thing")
+	count := func(d *statesync.Doc) error {
+		have, _ := d.Data["n"].(json.Number)
+		n, _ := have.Int64()
+		d.Data["n"] = n + 1
+		return nil
+	}
+	update := func(n *instance, fn func(*statesync.Doc) error, o statesync.UpdateOptions) {
+		if _, err := n.Update(t.Context(), r, fn, o); err != nil && !errors.Is(err, event.ErrVersion) {
+			t.Fatal(err)
+		}
+	}
+	update(one, count, statesync.UpdateOptions{})
+	update(one, func(d *statesync.Doc) error {
+		if d.Version == 1 {
+			update(other, count, statesync.UpdateOptions{})
+		}
+		return count(d)
+	}, statesync.UpdateOptions{Expect: new(int64(2)), IdempotencyKey: "early"})
+	d, err := other.Get(t.Context(), r, statesync.Latest())
+	if n, _ := d.Data["n"].(json.Number); err != nil || n.String() != asJSON(t, d.Version) {
+		t.Errorf("version %d counts %v updates, %v", d.Version, d.Data["n"], err)
+	}
+}
