@@ -99,6 +99,10 @@ func (h *hub) add(s *sub) {
 		s.start[i] = h.at[i].Load()
 	}
 	s.vector = s.start
+	if s.o.From.epoch == h.epoch { // this instance may be behind the one that gave the token
+		s.skip = s.o.From.seq
+		s.advance(s.skip)
+	}
 	h.subs[s] = struct{}{}
 	for _, p := range s.patterns {
 		switch {

@@ -104,12 +104,15 @@ func (m *Manager) tooLate(
 	ctx context.Context, t Type, theirs Doc, o UpdateOptions, decide func(Type, Doc) (change, error),
 ) (Result, error) {
 	late := &event.VersionError{Entity: theirs.Ref, Expected: *o.Expect, Actual: theirs.Version}
-	if o.IdempotencyKey != "" && *o.Expect < theirs.Version { // perhaps it is our own update that is there
+	if *o.Expect > theirs.Version {
+		return Result{}, late
+	}
+	if o.IdempotencyKey != "" { // perhaps it is our own update that is there
 		if r, known, err := m.repeated(ctx, t, theirs, o, decide); known || err != nil {
 			return r, err
 		}
 	}
-	if t.Rebase == nil || *o.Expect > theirs.Version {
+	if t.Rebase == nil {
 		return Result{}, late
 	}
 	base := Doc{Ref: theirs.Ref, Data: map[string]any{}}

@@ -211,10 +211,17 @@ func (s *sub) missed() (p past, reason string) {
 	for i := range p.from {
 		if token.set>>i&1 == 1 && s.wants(i) {
 			p.from[i] = min(token.seq[i], s.start[i])
-			s.skip[i] = token.seq[i] // if this instance is behind the one that gave the token
 		}
 	}
 	return p, ""
+}
+
+// tokenIn is to resume after what was told of p; what the subscriber had been told elsewhere it is not told again.
+func (s *sub) tokenIn(p past) Token {
+	for i, seq := range s.o.From.seq {
+		p.from[i] = max(p.from[i], seq)
+	}
+	return tokenOf(p.epoch, p.from)
 }
 
 // tellPast tells a stretch of the log.
@@ -237,7 +244,7 @@ func (m *Manager) tellPast(ctx context.Context, s *sub, p past, fn func(Change) 
 				continue
 			}
 			c := changeOf(e)
-			c.Token = tokenOf(p.epoch, p.from)
+			c.Token = s.tokenIn(p)
 			if err := fn(c); err != nil {
 				return err
 			}
