@@ -190,13 +190,14 @@ func face[In, Out any](fn func(context.Context, In) (Out, error)) http.HandlerFu
 	}
 }
 
-// update counts n of the entity up and sets a field.
+// update counts n of the entity up, unless it is not to, and sets a field.
 type update struct {
 	Ref    event.Ref `json:"ref"`
 	Key    string    `json:"key"`
 	Expect *int64    `json:"expect,omitempty"`
 	Field  string    `json:"field"`
 	Value  any       `json:"value"`
+	Plain  bool      `json:"plain,omitempty"` // so that it may change nothing
 }
 
 // document is an entity's state at a version.
@@ -208,9 +209,11 @@ type document struct {
 
 func (s *server) update(ctx context.Context, u update) (document, error) {
 	r, err := s.Update(ctx, u.Ref, func(d *statesync.Doc) error {
-		n, _ := d.Data["n"].(json.Number)
-		count, _ := n.Int64()
-		d.Data["n"] = count + 1
+		if !u.Plain {
+			n, _ := d.Data["n"].(json.Number)
+			count, _ := n.Int64()
+			d.Data["n"] = count + 1
+		}
 		d.Data[u.Field] = u.Value
 		return nil
 	}, statesync.UpdateOptions{Expect: u.Expect, IdempotencyKey: u.Key})
