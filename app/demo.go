@@ -34,9 +34,11 @@ type DemoStep struct {
 
 // Demo walks through the whole life of an account and a stream on a running
 // server and reports every step as it is done. It ends at the first that fails.
-func Demo(ctx context.Context, url string, report func(DemoStep) error) error {
-	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), report: report, http: &http.Client{Timeout: demoPatience}}
-	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.goodbye} {
+// second is the configuration of the same system, to start another instance of
+// it for a moment; nil if it is not known, then the server watches itself.
+func Demo(ctx context.Context, url string, second *Config, report func(DemoStep) error) error {
+	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), second: second, report: report, http: &http.Client{Timeout: demoPatience}}
+	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.instances, d.goodbye} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -47,10 +49,12 @@ func Demo(ctx context.Context, url string, report func(DemoStep) error) error {
 type demo struct {
 	ctx    context.Context //nolint:containedctx // one walk, one context
 	url    string
+	second *Config
 	report func(DemoStep) error
 	http   *http.Client
 
 	name, password, token, other string
+	match                        string // If-Match of the next calls
 	secret, factor               string
 	codes                        []string
 	stream                       string
@@ -106,6 +110,9 @@ func (d *demo) call(method, path string, body any) (int, object, error) {
 	}
 	if d.token != "" {
 		req.Header.Set("Authorization", "Bearer "+d.token)
+	}
+	if d.match != "" {
+		req.Header.Set("If-Match", d.match)
 	}
 	resp, err := d.http.Do(req)
 	if err != nil {

@@ -56,6 +56,11 @@ func serve(t *testing.T, flags settings) *instance {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveConfig(t, cfg)
+}
+
+func serveConfig(t *testing.T, cfg app.Config) *instance {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	i := &instance{end: cancel, done: make(chan error, 1)}
 	go func() { i.done <- app.Serve(ctx, cfg, &i.stdout, &i.stderr) }()
@@ -85,11 +90,15 @@ func TestServeAnswersTheWholeDemo(t *testing.T) {
 	i := serve(t, flags)
 	i.stdout.await(t, "rootstream is ready: http://"+flags["http.listen"]+"\n")
 	var steps []app.DemoStep
-	err := app.Demo(t.Context(), "http://"+flags["http.listen"]+"/", func(s app.DemoStep) error {
+	cfg, err := app.Load(app.Source{Flags: flags})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = app.Demo(t.Context(), "http://"+flags["http.listen"]+"/", &cfg, func(s app.DemoStep) error {
 		steps = append(steps, s)
 		return nil
 	})
-	if err != nil || len(steps) < 25 {
+	if err != nil || len(steps) < 29 {
 		t.Fatalf("%d steps: %v", len(steps), err)
 	}
 	for _, s := range steps {
@@ -98,7 +107,7 @@ func TestServeAnswersTheWholeDemo(t *testing.T) {
 		}
 	}
 	i.stop(t)
-	if err := app.Demo(t.Context(), "http://"+flags["http.listen"], func(app.DemoStep) error { return nil }); errs.KindOf(err) != errs.Unavailable {
+	if err := app.Demo(t.Context(), "http://"+flags["http.listen"], nil, func(app.DemoStep) error { return nil }); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("the demo of a server that is gone: %v", err)
 	}
 }
@@ -110,7 +119,7 @@ func TestTheDemoEndsAtTheFirstStepThatFails(t *testing.T) {
 	flags["http.timeout"], flags["auth.hash_queue"] = "100s", "60s"
 	serve(t, flags).stdout.await(t, "rootstream is ready")
 	var last app.DemoStep
-	err := app.Demo(t.Context(), "http://"+flags["http.listen"], func(s app.DemoStep) error {
+	err := app.Demo(t.Context(), "http://"+flags["http.listen"], nil, func(s app.DemoStep) error {
 		last = s
 		return nil
 	})

@@ -17,17 +17,24 @@ func demoCommand(env *environment) *cobra.Command {
 		Example: "  rootstream demo\n  rootstream demo --url http://127.0.0.1:9000",
 		Long: `Walk through the whole life of an account and a stream on a running server.
 
-Every step makes one request, checks the answer and says how long it took. The account
-is deleted at the end.`,
+Every step makes one request, checks the answer and says how long it took. Where the system's
+configuration is at hand, a second instance is started for a moment, to show that it tells of
+what is changed on the first. The account is deleted at the end.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := env.config(nil)
 			if url == "" {
-				cfg, err := env.config(nil)
 				if err != nil {
 					return err
 				}
 				url = cfg.PublicURL()
 			}
-			return env.demo(cmd.Context(), url)
+			var second *app.Config
+			if err == nil && !cfg.Postgres.DSN.IsZero() {
+				second = &cfg
+			} else {
+				env.say("the system behind %s is not known here, so no second instance is started (name it with --data or --postgres and --redis)", url)
+			}
+			return env.demo(cmd.Context(), url, second)
 		},
 	}
 	c.Flags().StringVar(&url, "url", "", "`URL` of the server (default: that of the data folder)")
@@ -35,9 +42,9 @@ is deleted at the end.`,
 }
 
 // demo prints the steps as they are done, or all of them as one array.
-func (env *environment) demo(ctx context.Context, url string) error {
+func (env *environment) demo(ctx context.Context, url string, second *app.Config) error {
 	begun, steps := time.Now(), []app.DemoStep{}
-	err := app.Demo(ctx, url, func(s app.DemoStep) error {
+	err := app.Demo(ctx, url, second, func(s app.DemoStep) error {
 		steps = append(steps, s)
 		if env.output == "json" {
 			return nil

@@ -18,7 +18,8 @@ config show|config validate|config explain|migrate up|migrate status|key status|
 user add|user list|user show|user role|user verify|user disable|user enable|user delete|user import|user export
 session list|session show|session revoke|session revoke-all|session cleanup
 mfa enroll|mfa status|mfa reset|stream create|stream list|stream show|stream start|stream stop
-event append|event list|event replay|event verify`
+event append|event list|event replay|event verify
+sync status|sync get|sync update|sync watch|sync conflicts|sync snapshot|sync restore`
 
 func TestEveryPublicCommandIsThere(t *testing.T) {
 	t.Parallel()
