@@ -102,7 +102,8 @@ func newCaller(url string) caller { return caller{http: newHTTP(), url: url} }
 // as is the same caller with a token.
 func (c caller) as(token string) caller { c.token = token; return c }
 
-func (c caller) do(ctx context.Context, method, path string, body any) answer {
+// do makes a request; header are names and values.
+func (c caller) do(ctx context.Context, method, path string, body any, header ...string) answer {
 	a := answer{what: method + " " + path}
 	var in io.Reader
 	if body != nil {
@@ -118,6 +119,9 @@ func (c caller) do(ctx context.Context, method, path string, body any) answer {
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)

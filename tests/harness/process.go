@@ -100,6 +100,15 @@ func Start(tb testing.TB, name string, args, env []string) *Program {
 // Ready waits for the ready line and returns the URL in it.
 func (p *Program) Ready() string {
 	p.tb.Helper()
+	url, err := p.Await()
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	return url
+}
+
+// Await is Ready for a process that other things than the test's own steps may hold up.
+func (p *Program) Await() (string, error) {
 	type line struct {
 		text string
 		err  error
@@ -113,14 +122,13 @@ func (p *Program) Ready() string {
 	case l := <-got:
 		url, ok := strings.CutPrefix(strings.TrimSpace(l.text), readyPrefix)
 		if ok {
-			return url
+			return url, nil
 		}
 		<-time.After(time.Second) // its last words
-		p.tb.Fatalf("%s said %q (%v), not that it is ready:\n%s", p.Name, l.text, l.err, p.Log())
+		return "", fmt.Errorf("%s said %q (%w), not that it is ready:\n%s", p.Name, l.text, l.err, p.Log())
 	case <-time.After(2 * Patience):
-		p.tb.Fatalf("%s is not ready:\n%s", p.Name, p.Log())
+		return "", fmt.Errorf("%s is not ready:\n%s", p.Name, p.Log())
 	}
-	return ""
 }
 
 // SayReady prints the line that Ready waits for.
