@@ -243,7 +243,10 @@ func (s *Server) patchState(ctx context.Context, in *patchStateInput) (*stateOut
 			return nil, err
 		}
 	}
-	o := statesync.UpdateOptions{Expect: expect, IdempotencyKey: key, User: &owner}
+	o := statesync.UpdateOptions{Expect: expect, IdempotencyKey: key}
+	if owner != uuid.Nil {
+		o.User = &owner
+	}
 	if me := caller(ctx).UserID; me != owner {
 		o.Actor = &me
 	}
@@ -315,7 +318,8 @@ func (s *Server) isMySession(ctx context.Context, id uuid.UUID) error {
 	return err
 }
 
-// mayChangeState refuses state that is not the caller's to change, and says whose it is.
+// mayChangeState refuses state that is not the caller's to change, and says
+// whose it is: what is erased with an account must not be anybody else's.
 func (s *Server) mayChangeState(ctx context.Context, ref event.Ref) (owner uuid.UUID, err error) {
 	p := caller(ctx)
 	if err := s.mayReadState(ctx, ref); err != nil {
@@ -324,7 +328,7 @@ func (s *Server) mayChangeState(ctx context.Context, ref event.Ref) (owner uuid.
 	t, configured := s.deps.StateTypes[ref.Type]
 	switch {
 	case configured:
-		return p.UserID, p.RequireRole(t.Write)
+		return uuid.Nil, p.RequireRole(t.Write)
 	case ref.Type == "user" && ref.ID == p.UserID:
 		return p.UserID, nil
 	case ref.Type == "stream":
