@@ -24,7 +24,8 @@ test: ## install what is missing, run all tests against real servers, check cove
 	@scripts/install-deps.sh test
 	@scripts/test.sh $(PKGS)
 
-check: $(LINT) ## lint, vet, architecture, generated files up to date
+check: $(LINT) ## lint, vet, architecture, dependencies and generated files up to date
+	go mod tidy -diff
 	go vet ./...
 	go test -count=1 .
 	$(LINT) run ./...
