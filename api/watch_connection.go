@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"rootstream/internal/wait"
 	"rootstream/statesync"
 )
 
@@ -89,14 +90,7 @@ func (c *connection) put(text []byte, t statesync.Token) {
 	c.unsent = append(c.unsent, t.String()...)
 	c.unsent = append(c.unsent, "\n\n"...)
 	c.mu.Unlock()
-	signal(c.wake)
-}
-
-func signal(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
+	wait.Wake(c.wake)
 }
 
 // write sends what is queued, at once after a pause and else a tick's worth
@@ -151,7 +145,7 @@ func (c *connection) flush(ctx context.Context) bool {
 	c.mu.Lock()
 	c.unsent, c.spare = c.spare[:0], c.unsent
 	c.mu.Unlock()
-	signal(c.room)
+	wait.Wake(c.room)
 	return len(c.spare) == 0 || c.send(c.spare)
 }
 

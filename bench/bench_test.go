@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rootstream/internal/wait"
 )
 
 // The program runs itself as the floor, so the test binary must be able to.
@@ -123,7 +125,7 @@ func TestAnOpenLoopCountsFromTheMomentACallWasDue(t *testing.T) {
 	t.Parallel()
 	took, err := open(t.Context(), 1000, 50*time.Millisecond, func(ctx context.Context, i int) error {
 		if i == 0 {
-			return pause(ctx, 30*time.Millisecond)
+			return wait.For(ctx, 30*time.Millisecond)
 		}
 		return nil
 	})

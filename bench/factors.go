@@ -214,17 +214,9 @@ func measureFactors(ctx context.Context, s *stack) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv, err := s.serve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p, err := newClients(ctx, srv.addr, 32)
-	if err != nil {
-		return nil, errors.Join(err, srv.kill())
-	}
-	defer p.close()
-	rows, err := s.factorRows(ctx, p, loads{accounts: accounts, coded: accounts[:withCodes], plain: plain, span: span})
-	return rows, errors.Join(err, srv.kill())
+	return s.served(ctx, func(p *clients) ([]row, error) {
+		return s.factorRows(ctx, p, loads{accounts: accounts, coded: accounts[:withCodes], plain: plain, span: span})
+	})
 }
 
 // loads are the accounts of the three open loops.

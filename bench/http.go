@@ -235,6 +235,21 @@ func (s *stack) serve(ctx context.Context) (*server, error) {
 	return &server{child: c, addr: c.line[len(readyLine):]}, nil
 }
 
+// served measures a serve process of its own, over connections that are there already.
+func (s *stack) served(ctx context.Context, measure func(*clients) ([]row, error)) ([]row, error) {
+	srv, err := s.serve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := newClients(ctx, srv.addr, 32)
+	if err != nil {
+		return nil, errors.Join(err, srv.kill())
+	}
+	defer p.close()
+	rows, err := measure(p)
+	return rows, errors.Join(err, srv.kill())
+}
+
 const floorLine = "the floor listens on "
 
 // floor starts this program as the handler that only reads the body.

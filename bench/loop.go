@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"rootstream/internal/wait"
 )
 
 // closed calls f from n goroutines, each again as soon as it has its answer,
@@ -32,7 +34,7 @@ func closed(ctx context.Context, n int, d time.Duration, f func(ctx context.Cont
 			calls.Add(mine)
 		})
 	}
-	err := pause(ctx, d)
+	err := wait.For(ctx, d)
 	took := time.Since(begun)
 	over.Store(true)
 	// What is under way when the time is over counts, and so does its time.

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"rootstream/internal/wait"
 	"rootstream/postgres"
 	"rootstream/session"
 )
@@ -160,7 +161,7 @@ func (s *stack) revoke(ctx context.Context, every time.Duration) (*revoker, erro
 		defer tick.Stop()
 		for run.Err() == nil && len(s.data.owners) > 1 {
 			if r.idle.Load() {
-				_ = pause(run, time.Millisecond)
+				_ = wait.For(run, time.Millisecond)
 				continue
 			}
 			owner := s.data.owners[0]
@@ -252,7 +253,7 @@ func (s *stack) nearRows(ctx context.Context, in *instance, revokers *revoker) (
 // window fills the cache, measures n goroutines and waits until all entries are dead.
 func (s *stack) window(ctx context.Context, in *instance, revokers *revoker, n int) (window, error) {
 	revokers.idle.Store(true) // what is revoked while views are under way keeps its neighbours out of the cache
-	if err := pause(ctx, 300*time.Millisecond); err != nil {
+	if err := wait.For(ctx, 300*time.Millisecond); err != nil {
 		return window{}, err
 	}
 	began := time.Now()
@@ -274,7 +275,7 @@ func (s *stack) window(ctx context.Context, in *instance, revokers *revoker, n i
 	hit = in.counter(nearHits) - hit
 	w.tokens, w.fill = filled, float64(filled)/took.Seconds()
 	w.share = 100 * hit / (hit + in.counter(nearMisses) - misses)
-	return w, pause(ctx, time.Until(end.Add(nearLife)))
+	return w, wait.For(ctx, time.Until(end.Add(nearLife)))
 }
 
 const (

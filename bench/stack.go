@@ -20,6 +20,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/devstack"
+	"rootstream/internal/wait"
 	"rootstream/pgserver"
 	"rootstream/postgres"
 	"rootstream/secret"
@@ -240,14 +241,14 @@ func (s *stack) instance(ctx context.Context, shape func(*session.Config)) (*ins
 // awaitReady waits for the first reading of revocations and of legacy sessions, and for the tracking of Redis.
 func (in *instance) awaitReady(ctx context.Context) error {
 	for end := time.Now().Add(patience); !in.Ready() || !in.cache.Tracking(); {
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 		if time.Now().After(end) {
 			return errors.New("a session manager did not get ready")
 		}
 	}
-	return pause(ctx, 300*time.Millisecond)
+	return wait.For(ctx, 300*time.Millisecond)
 }
 
 // counter reads one of the instance's metrics.
@@ -263,17 +264,6 @@ func (in *instance) counter(name string) float64 {
 		}
 	}
 	return 0
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // exec runs statements as they are.

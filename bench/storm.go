@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"rootstream/internal/wait"
 	"rootstream/postgres"
 	"rootstream/session"
 )
@@ -97,7 +98,7 @@ func (p *pair) revokeOne(ctx context.Context, token string, by int) (time.Durati
 			}
 		}
 	}
-	if err := pause(ctx, time.Duration(by+3)*7*time.Millisecond); err != nil { // not in step with any loop
+	if err := wait.For(ctx, time.Duration(by+3)*7*time.Millisecond); err != nil { // not in step with any loop
 		return 0, err
 	}
 	begun := time.Now()
@@ -120,7 +121,7 @@ func (p *pair) revokeOne(ctx context.Context, token string, by int) (time.Durati
 		if time.Since(begun) > patience {
 			return 0, errors.New("a revoked session is still accepted")
 		}
-		if err := pause(ctx, 200*time.Microsecond); err != nil {
+		if err := wait.For(ctx, 200*time.Microsecond); err != nil {
 			return 0, err
 		}
 	}
@@ -150,17 +151,7 @@ func measureStorm(ctx context.Context, s *stack) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	srv, err := s.serve(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p, err := newClients(ctx, srv.addr, 32)
-	if err != nil {
-		return nil, errors.Join(err, srv.kill())
-	}
-	defer p.close()
-	rows, err := s.stormRows(ctx, p, accounts)
-	return rows, errors.Join(err, srv.kill())
+	return s.served(ctx, func(p *clients) ([]row, error) { return s.stormRows(ctx, p, accounts) })
 }
 
 func (s *stack) stormRows(ctx context.Context, p *clients, accounts []*account) ([]row, error) {

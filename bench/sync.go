@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/event"
+	"rootstream/internal/wait"
 	"rootstream/statesync"
 )
 
@@ -87,7 +88,7 @@ func (w *watcher) all(ctx context.Context, n int) ([]time.Duration, error) {
 			return nil, err
 		}
 		all = append(all, took...)
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 50*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}

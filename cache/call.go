@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"rootstream/internal/wait"
 )
 
 // call is one operation under way.
@@ -71,7 +73,7 @@ func (s *call) fail(err error) error {
 	if gaveUp := s.gaveUp(); gaveUp != nil { // says nothing about Redis
 		return ErrUnavailable.WithCause(gaveUp)
 	}
-	wake(s.c.poke)
+	wait.Wake(s.c.poke)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("no answer in %v", s.c.cfg.CommandTimeout)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"rootstream/internal/wait"
 )
 
 const (
@@ -200,14 +202,14 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 			l = c.reach(ctx, l, nil)
 			continue
 		}
-		pause(ctx, probeSpacing)
+		_ = wait.For(ctx, probeSpacing)
 	}
 }
 
 // reach tries until Redis answers, on l if there is one, and makes l live. It returns nil when ctx ends.
 func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link {
 	since := time.Now()
-	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
+	for spacing := retryMin; ctx.Err() == nil; spacing = min(2*spacing, retryMax) {
 		renew := l == nil || time.Since(since) > rebuildAfter
 		if renew {
 			since = time.Now()
@@ -216,7 +218,7 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 		if next != nil {
 			l = next
 			c.live.Store(l)
-			wake(c.relinked)
+			wait.Wake(c.relinked)
 		}
 		if ctx.Err() == nil {
 			c.note(ctx, err)
@@ -228,7 +230,7 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 		if next != nil {
 			return l
 		}
-		pause(ctx, wait)
+		_ = wait.For(ctx, spacing)
 	}
 	if l != nil {
 		l.close()
@@ -310,22 +312,4 @@ func (c *Client) alive(ctx context.Context, node rueidis.Client) error {
 		return errors.New("the cluster does not serve all slots")
 	}
 	return err
-}
-
-// wake makes the reader of a channel of capacity 1 look again.
-func wake(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

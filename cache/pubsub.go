@@ -7,6 +7,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"rootstream/errs"
+	"rootstream/internal/wait"
 )
 
 // Message is what was published.
@@ -41,11 +42,11 @@ func (c *Client) Listen(ctx context.Context, sub Subscription) error {
 	if len(sub.Channels) == 0 == (len(sub.Patterns) == 0) || sub.OnMessage == nil {
 		return errs.New(errs.Internal, "cache_subscription", "either channels or patterns, and a handler, are needed")
 	}
-	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
+	for spacing := retryMin; ctx.Err() == nil; spacing = min(2*spacing, retryMax) {
 		if l := c.live.Load(); l != nil && c.listen(ctx, l, sub) {
-			wait = retryMin
+			spacing = retryMin
 		}
-		pause(ctx, wait)
+		_ = wait.For(ctx, spacing)
 	}
 	return nil
 }

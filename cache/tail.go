@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"rootstream/errs"
+	"rootstream/internal/wait"
 )
 
 // TailConfig says which streams to follow, and from where.
@@ -92,11 +93,11 @@ func newTail(c *Client, cfg TailConfig, streams []string) *tail {
 }
 
 func (t *tail) run(ctx context.Context) {
-	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
+	for spacing := retryMin; ctx.Err() == nil; spacing = min(2*spacing, retryMax) {
 		if l := t.c.live.Load(); l != nil && t.hold(ctx, l) {
-			wait = retryMin
+			spacing = retryMin
 		}
-		pause(ctx, wait)
+		_ = wait.For(ctx, spacing)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"rootstream/internal/wait"
 )
 
 const reconcileEvery = 100 * time.Millisecond // how fast a new master is tracked
@@ -80,15 +82,15 @@ func (t *tracker) end() {
 func (t *tracker) run(ctx context.Context) {
 	defer close(t.done)
 	tried := t.tried
-	for wait := retryMin; ctx.Err() == nil; wait = min(2*wait, retryMax) {
+	for spacing := retryMin; ctx.Err() == nil; spacing = min(2*spacing, retryMax) {
 		if t.hold(ctx, &tried) {
-			wait = retryMin
+			spacing = retryMin
 		}
 		if tried != nil {
 			close(tried)
 			tried = nil
 		}
-		pause(ctx, wait)
+		_ = wait.For(ctx, spacing)
 	}
 }
 
@@ -145,7 +147,7 @@ func (t *tracker) ping(ctx context.Context, rc rueidis.Client) error {
 func (t *tracker) heard(msgs []rueidis.RedisMessage) {
 	if msgs == nil {
 		t.c.flush()
-		wake(t.poke)
+		wait.Wake(t.poke)
 		return
 	}
 	keys := make([]string, 0, len(msgs))

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"rootstream/internal/wait"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 
 // rotateLogs keeps each file below limit until ctx ends.
 func rotateLogs(ctx context.Context, logger *slog.Logger, limit int64, paths ...string) {
-	for pause(ctx, rotateEvery) == nil {
+	for wait.For(ctx, rotateEvery) == nil {
 		for _, path := range paths {
 			if err := rotate(path, limit); err != nil {
 				logger.WarnContext(ctx, "a log could not be rotated", "file", path, "err", err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 	"rootstream/pgserver"
 )
 
@@ -167,7 +168,7 @@ func (n *node) loop(ctx context.Context) error {
 			backoff = backoffMin
 			continue // the first restart is immediate
 		}
-		if pause(ctx, backoff) != nil {
+		if wait.For(ctx, backoff) != nil {
 			return nil //nolint:nilerr // a wanted stop
 		}
 		backoff = min(2*backoff, backoffMax)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 )
 
 const (
@@ -200,7 +201,7 @@ func (s *stack) supervise(ctx context.Context, c *child) {
 			backoff = backoffMin
 		}
 		s.cfg.Logger.ErrorContext(ctx, "a child ended, restarting it", "child", c.name, "err", err, "in", backoff)
-		if pause(ctx, backoff) != nil {
+		if wait.For(ctx, backoff) != nil {
 			return
 		}
 		backoff = min(2*backoff, backoffMax)
@@ -280,17 +281,6 @@ func (c *child) setProcess(id proc.ID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.id = id
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // removeTemporary removes half-written files of a killed predecessor.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 )
 
 const maxSocketPath = 107 // sun_path without its closing NUL, unix(7)
@@ -263,6 +264,6 @@ func awaitBurial(ctx context.Context, dataDir string) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, orphanWait)
 	defer cancel()
-	for proc.Unburied(st.PID) && pause(ctx, pollEvery) == nil {
+	for proc.Unburied(st.PID) && wait.For(ctx, pollEvery) == nil {
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"rootstream/errs"
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 )
 
 // Mode is how a server stops.
@@ -166,7 +167,7 @@ func (s *Server) Attach(ctx context.Context) error {
 				close(r.done)
 				return
 			}
-			_ = pause(watch, pollEvery) // without process descriptors, look again and again
+			_ = wait.For(watch, pollEvery) // without process descriptors, look again and again
 		}
 	}()
 	s.mu.Lock()
@@ -373,14 +374,3 @@ func (s *Server) EndOrphans(ctx context.Context) {
 }
 
 func quoteListItem(v string) string { return `"` + strings.ReplaceAll(v, `"`, `""`) + `"` }
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}

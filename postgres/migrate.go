@@ -15,6 +15,7 @@ import (
 	"github.com/pressly/goose/v3/database"
 
 	"rootstream/errs"
+	"rootstream/internal/wait"
 )
 
 //go:embed migrations/*.sql
@@ -218,7 +219,7 @@ func (m *migrator) up(ctx context.Context, t track) ([]Migration, error) {
 			return applied, ErrMigrating.WithCause(err).WithHint(m.holders(ctx))
 		}
 		m.opt.Logger.WarnContext(ctx, "a table is in use, trying again", "err", err)
-		if err := pause(ctx, 300*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 300*time.Millisecond); err != nil {
 			return applied, err
 		}
 	}
@@ -240,7 +241,7 @@ func (m *migrator) importEvents(ctx context.Context) error {
 			then import_event_log(2000) else 0 end`).Scan(&n)
 		switch {
 		case err != nil && inUse(err) && time.Now().Before(m.deadline):
-			if err = pause(ctx, 300*time.Millisecond); err != nil {
+			if err = wait.For(ctx, 300*time.Millisecond); err != nil {
 				return err
 			}
 		case err != nil:

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"rootstream/internal/wait"
 )
 
 // migrationLock is the advisory lock under which one process at a time changes the schema.
@@ -177,7 +179,7 @@ func (l *schemaLock) SessionLock(ctx context.Context, conn *sql.Conn) error {
 		if time.Now().After(l.deadline) {
 			return ErrMigrating.WithHint("another process is migrating; wait for it")
 		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
+		if err := wait.For(ctx, 100*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -190,16 +192,4 @@ func (l *schemaLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 		return nil
 	}
 	return err
-}
-
-// pause waits for d, or less if ctx ends.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

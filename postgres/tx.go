@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"rootstream/internal/wait"
 )
 
 // Tx is a transaction of [DB.InTx]. It is for one goroutine.
@@ -41,7 +43,7 @@ func (db *DB) InTx(ctx context.Context, fn func(tx *Tx) error) error {
 		if try == maxTxTries {
 			return ErrBusy.WithCause(err).WithRetryAfter(time.Second)
 		}
-		if pause(ctx, time.Duration(try*try)*2*time.Millisecond) != nil {
+		if wait.For(ctx, time.Duration(try*try)*2*time.Millisecond) != nil {
 			return ErrBusy.WithCause(err).WithRetryAfter(time.Second)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/internal/wait"
 )
 
 // ErrReset ends a wait for a position that is no longer part of history.
@@ -107,7 +108,7 @@ func (f *Feed) start(ctx context.Context) bool {
 			return false
 		}
 		f.cfg.Logger.WarnContext(ctx, "the feed cannot begin, trying again", "err", err)
-		pause(ctx, 10*sweepEvery)
+		_ = wait.For(ctx, 10*sweepEvery)
 	}
 }
 
@@ -141,7 +142,7 @@ func (f *Feed) deliver(shard int, events []event.Event, source *atomic.Int64) {
 	n, hole := f.shards[shard].deliver(events, func(next []event.Event) { f.cfg.OnBatch(shard, next) })
 	source.Add(int64(n))
 	if hole {
-		wake(f.look)
+		wait.Wake(f.look)
 	}
 }
 
@@ -226,7 +227,7 @@ func (q *queue) put(events []event.Event) (dropped int) {
 		}
 	}
 	q.mu.Unlock()
-	wake(q.more)
+	wait.Wake(q.more)
 	return dropped
 }
 
@@ -247,20 +248,4 @@ func (q *queue) take() [event.Shards][]event.Event {
 	out := q.events
 	q.events, q.n = [event.Shards][]event.Event{}, 0
 	return out
-}
-
-func wake(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

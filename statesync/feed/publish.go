@@ -6,6 +6,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/event"
+	"rootstream/internal/wait"
 )
 
 // publishFrame adds a frame to a shard's stream, whose ids are sequence numbers. What is there already is ignored; what
@@ -120,11 +121,11 @@ func (f *Feed) published(shard int, r cache.Result) {
 		f.counters.known.Add(1)
 		if head > f.shards[shard].applied.Load() { // further than we are: is it true?
 			f.repair[shard].Store(true)
-			wake(f.look)
+			wait.Wake(f.look)
 		}
 	default:
 		f.counters.parked.Add(1)
 		f.repair[shard].Store(true)
-		wake(f.look)
+		wait.Wake(f.look)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/event"
+	"rootstream/internal/wait"
 )
 
 // readLoop follows the streams of the epoch; it starts over from what is applied whenever startOver says so.
@@ -48,7 +49,7 @@ func (f *Feed) readLoop(ctx context.Context) {
 		stop()
 		if err != nil {
 			f.cfg.Logger.ErrorContext(ctx, "the streams cannot be read", "err", err)
-			pause(ctx, time.Second)
+			_ = wait.For(ctx, time.Second)
 		}
 	}
 }
@@ -107,7 +108,7 @@ func (f *Feed) heal(key string, shard int) {
 	f.cfg.Logger.Warn("a frame that is not ours was ignored", "stream", key)
 	f.repair[shard].Store(true)
 	f.spoilt[shard].Store(true)
-	wake(f.look)
+	wait.Wake(f.look)
 }
 
 func (f *Feed) readBroadcasts(entries []cache.Entry) {

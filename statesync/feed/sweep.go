@@ -12,6 +12,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/event"
+	"rootstream/internal/wait"
 )
 
 // view is what PostgreSQL says about the log, next to what we had handed on when we asked.
@@ -42,7 +43,7 @@ func (f *Feed) sweepLoop(ctx context.Context) {
 			return
 		case <-timer.C:
 		case <-f.look:
-			pause(ctx, grace)
+			_ = wait.For(ctx, grace)
 		}
 		next, err := f.sweep(ctx)
 		if ctx.Err() != nil {
