@@ -40,11 +40,12 @@ var mayImport = map[string]string{
 	"cache":    "",
 	"errs":     "",
 
-	"cache/cachetest":       "cache",
-	"event/codec":           "",
-	"notify/notifytest":     "",
-	"session/near":          "",
-	"postgres/postgrestest": "postgres",
+	"cache/cachetest":         "cache",
+	"event/codec":             "",
+	"notify/notifytest":       "",
+	"session/near":            "",
+	"statesync/feed/feedtest": "",
+	"postgres/postgrestest":   "postgres",
 }
 
 // oneRoom says which rooms may use a library; a room not named here may not.

@@ -18,6 +18,7 @@ import (
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
+	"rootstream/statesync/feed/feedtest"
 	"rootstream/statesync/merge"
 )
 
@@ -29,7 +30,7 @@ func benched(b *testing.B, db *postgres.DB, c *cache.Client) *statesync.Manager 
 	if err != nil {
 		b.Fatal(err)
 	}
-	m, err = statesync.New(statesync.Config{DB: db, Log: log, Cache: c, Auth: key("secret"), Logger: slog.New(slog.DiscardHandler)})
+	m, err = statesync.New(statesync.Config{DB: db, Log: log, Cache: c, Auth: feedtest.Key("secret"), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -2,9 +2,6 @@ package statesync_test
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"log/slog"
 	"sync"
@@ -18,6 +15,7 @@ import (
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/statesync"
+	"rootstream/statesync/feed/feedtest"
 	"rootstream/statesync/merge"
 )
 
@@ -26,26 +24,6 @@ func TestMain(m *testing.M) {
 }
 
 const patience = 30 * time.Second
-
-// key authenticates as a keyset does.
-type key string
-
-func (k key) MAC(purpose string, parts ...[]byte) (mac [32]byte, err error) {
-	h := hmac.New(sha256.New, []byte(k))
-	for _, p := range append([][]byte{[]byte(purpose)}, parts...) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write(p)
-	}
-	copy(mac[:], h.Sum(nil))
-	return mac, nil
-}
-
-func (k key) Verify(purpose string, mac []byte, parts ...[]byte) (bool, error) {
-	want, err := k.MAC(purpose, parts...)
-	return hmac.Equal(want[:], mac), err
-}
 
 // types of the tests: a plain one, one with everything, one that its own room changes, two volatile ones.
 func types() []statesync.Type {
@@ -93,7 +71,7 @@ func start(t *testing.T, db *postgres.DB, c *cache.Client, change ...func(*state
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := statesync.Config{DB: db, Log: n.log, Schema: schema, Cache: c, Auth: key("secret"), Logger: slog.New(slog.DiscardHandler)}
+	cfg := statesync.Config{DB: db, Log: n.log, Schema: schema, Cache: c, Auth: feedtest.Key("secret"), Logger: slog.New(slog.DiscardHandler)}
 	for _, f := range change {
 		f(&cfg)
 	}

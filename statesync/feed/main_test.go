@@ -2,9 +2,6 @@ package feed_test
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -19,6 +16,7 @@ import (
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/statesync/feed"
+	"rootstream/statesync/feed/feedtest"
 )
 
 func TestMain(m *testing.M) {
@@ -30,26 +28,6 @@ func TestMain(m *testing.M) {
 }
 
 const patience = 30 * time.Second
-
-// key authenticates as a keyset does.
-type key string
-
-func (k key) MAC(purpose string, parts ...[]byte) (mac [32]byte, err error) {
-	h := hmac.New(sha256.New, []byte(k))
-	for _, p := range append([][]byte{[]byte(purpose)}, parts...) {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(p)))
-		h.Write(n[:])
-		h.Write(p)
-	}
-	copy(mac[:], h.Sum(nil))
-	return mac, nil
-}
-
-func (k key) Verify(purpose string, mac []byte, parts ...[]byte) (bool, error) {
-	want, err := k.MAC(purpose, parts...)
-	return hmac.Equal(want[:], mac), err
-}
 
 // instance runs a feed and checks that what it hands on has no gap, no repetition and no wrong order.
 type instance struct {
@@ -72,7 +50,7 @@ func start(t *testing.T, name string, db *postgres.DB, c *cache.Client) *instanc
 	n := &instance{t: t, name: name, db: db, seen: map[int][]event.Event{}}
 	var err error
 	n.Feed, err = feed.New(feed.Config{
-		DB: db, Cache: c, Auth: key("secret"), Address: name, Logger: slog.New(slog.DiscardHandler),
+		DB: db, Cache: c, Auth: feedtest.Key("secret"), Address: name, Logger: slog.New(slog.DiscardHandler),
 		OnBatch: n.onBatch, OnReset: n.onReset,
 		OnOrphans: func(_ context.Context, lost []event.Event) error {
 			n.mu.Lock()

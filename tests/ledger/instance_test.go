@@ -2,9 +2,7 @@ package ledger_test
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,6 +25,7 @@ import (
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/statesync"
+	"rootstream/statesync/feed/feedtest"
 	"rootstream/tests/harness"
 )
 
@@ -47,24 +46,6 @@ const (
 	envRedis = "LEDGER_REDIS"
 	envCache = "LEDGER_CACHE_BYTES"
 )
-
-// key authenticates as a keyset does.
-type key string
-
-func (k key) MAC(purpose string, parts ...[]byte) (mac [32]byte, err error) {
-	h := hmac.New(sha256.New, []byte(k))
-	for _, p := range append([][]byte{[]byte(purpose)}, parts...) {
-		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
-		h.Write(p)
-	}
-	copy(mac[:], h.Sum(nil))
-	return mac, nil
-}
-
-func (k key) Verify(purpose string, mac []byte, parts ...[]byte) (bool, error) {
-	want, err := k.MAC(purpose, parts...)
-	return hmac.Equal(want[:], mac), err
-}
 
 // types are those of the test: documents that come and go from memory, and documents that stay there.
 func types() []statesync.Type {
@@ -99,7 +80,7 @@ func serve() error {
 		return err
 	}
 	bytes, _ := strconv.ParseInt(os.Getenv(envCache), 10, 64)
-	cfg := statesync.Config{DB: db, Log: log, Schema: schema, Cache: redis, Auth: key("ledger"), CacheBytes: bytes}
+	cfg := statesync.Config{DB: db, Log: log, Schema: schema, Cache: redis, Auth: feedtest.Key("ledger"), CacheBytes: bytes}
 	if s.Manager, err = newManager(cfg); err != nil {
 		return err
 	}
