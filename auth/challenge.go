@@ -4,12 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"rootstream/internal/base64url"
 	"rootstream/mfa"
 	"rootstream/postgres"
 )
@@ -40,13 +40,13 @@ type pendingLogin struct {
 func newChallengeID() string {
 	var random [32]byte
 	_, _ = rand.Read(random[:]) // never fails
-	return challengePrefix + base64.RawURLEncoding.EncodeToString(random[:])
+	return challengePrefix + base64url.Encode(random[:])
 }
 
 // challengeHash is what a challenge is looked up by; false for what is none.
 func challengeHash(id string) ([]byte, bool) {
 	random, ok := strings.CutPrefix(id, challengePrefix)
-	if _, err := base64.RawURLEncoding.Strict().DecodeString(random); !ok || err != nil || len(random) != 43 || strings.ContainsAny(random, "\r\n") {
+	if _, err := base64url.Decode(random); !ok || err != nil || len(random) != 43 {
 		return nil, false
 	}
 	sum := sha256.Sum256([]byte(id))

@@ -1,10 +1,10 @@
 package statesync
 
 import (
-	"encoding/base64"
 	"encoding/binary"
 
 	"rootstream/event"
+	"rootstream/internal/base64url"
 )
 
 // Token is a position in the log: an epoch, and a sequence number for some of the shards. To readers it is opaque.
@@ -50,7 +50,7 @@ func (t Token) String() string {
 			b = binary.AppendUvarint(b, uint64(s)) //nolint:gosec // not negative
 		}
 	}
-	return base64.RawURLEncoding.EncodeToString(b)
+	return base64url.Encode(b)
 }
 
 // MarshalText is String.
@@ -65,7 +65,7 @@ func ParseToken(s string) (Token, error) {
 	if len(s) > maxToken {
 		return Token{}, ErrToken
 	}
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	b, err := base64url.Decode(s)
 	if err != nil || len(b) < 1 || b[0] != tokenFormat {
 		return Token{}, ErrToken
 	}

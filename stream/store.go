@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"slices"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
+	"rootstream/internal/base64url"
 	"rootstream/postgres"
 	"rootstream/secret"
 )
@@ -141,7 +141,7 @@ func (s *Store) Streams(ctx context.Context, a Account, by Filter) (Page[Stream]
 	if len(items) > limit {
 		p.Items = slices.Clip(items[:limit])
 		last := p.Items[limit-1].PublicID
-		p.NextCursor = base64.RawURLEncoding.EncodeToString(last[:])
+		p.NextCursor = base64url.Encode(last[:])
 	}
 	for i, item := range p.Items {
 		p.Items[i] = item.inUTC()

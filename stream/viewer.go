@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"strconv"
 	"time"
@@ -11,6 +10,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/errs"
+	"rootstream/internal/base64url"
 )
 
 // Viewer is somebody watching, for ExpiresIn seconds unless renewed.
@@ -82,7 +82,7 @@ func (s *Store) ticket(v visit, of uuid.UUID) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("seal a visit: %w", err)
 	}
-	return text + " " + base64.RawURLEncoding.EncodeToString(mac[:]), nil
+	return text + " " + base64url.Encode(mac[:]), nil
 }
 
 // sealed reports whether a visit that Redis tells of took place here.
@@ -90,7 +90,7 @@ func (s *Store) sealed(v visit, of uuid.UUID) (bool, error) {
 	if s.cfg.Keys == nil {
 		return true, nil
 	}
-	mac, err := base64.RawURLEncoding.Strict().DecodeString(v.seal)
+	mac, err := base64url.Decode(v.seal)
 	if err != nil {
 		return false, nil //nolint:nilerr // what is no seal seals nothing
 	}
