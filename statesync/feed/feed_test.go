@@ -45,6 +45,7 @@ func TestEveryInstanceSeesEveryEventInOrder(t *testing.T) {
 			t.Errorf("peer %+v", p)
 		}
 	}
+	eventually(t, "it hears itself", func() bool { return nodes[1].Status().Redis == "ok" })
 	if nodes[1].Status().Redis != "ok" || nodes[1].Suspect() || nodes[1].Alone() {
 		t.Errorf("status %+v", nodes[1].Status())
 	}
