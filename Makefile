@@ -7,7 +7,7 @@ LISTEN ?= 127.0.0.1:8080
 BIN := bin/rootstream
 LINT := bin/golangci-lint
 PKGS ?= ./...
-export CGO_ENABLED ?= 1
+export CGO_ENABLED ?= 0
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
