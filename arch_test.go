@@ -31,6 +31,8 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
+	"backup/wal": "",
+
 	"event":    "event/codec postgres",
 	"notify":   "postgres",
 	"secret":   "postgres",
