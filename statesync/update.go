@@ -1,6 +1,7 @@
 package statesync
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -58,13 +59,28 @@ func (m *Manager) Patch(ctx context.Context, ref event.Ref, patch json.RawMessag
 
 // Delete ends an entity. It may be made again by Update.
 func (m *Manager) Delete(ctx context.Context, ref event.Ref, o UpdateOptions) (Result, error) {
-	return m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
+	end := func(t Type) change {
+		return change{name: t.Name + ".deleted", data: map[string]any{}, next: Doc{Ref: ref, Deleted: true, Data: map[string]any{}}}
+	}
+	r, err := m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
 		if base.Version == 0 || base.Deleted {
 			return change{}, ErrNotFound
 		}
-		next := Doc{Ref: ref, Deleted: true, Data: map[string]any{}}
-		return change{name: t.Name + ".deleted", data: map[string]any{}, next: next}, nil
+		return end(t), nil
 	})
+	if errors.Is(err, ErrNotFound) && o.IdempotencyKey != "" { // perhaps this is what ended it
+		t := m.types[ref.Type]
+		gone, failed := m.read(ctx, t, ref, Latest())
+		if failed != nil || !gone.Deleted {
+			return r, cmp.Or(failed, err)
+		}
+		o.Expect = new(gone.Version - 1)
+		before, known, failed := m.repeated(ctx, t, gone, o, func(t Type, _ Doc) (change, error) { return end(t), nil })
+		if known || failed != nil {
+			return before, failed
+		}
+	}
+	return r, err
 }
 
 // Publish tells all who watch the entity something that does not change its state.

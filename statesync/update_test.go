@@ -319,3 +319,31 @@ func TestADeletedEntityMayComeBack(t *testing.T) {
 		t.Errorf("%v, %v", d.Data, err)
 	}
 }
+
+func TestADeletionUnderTheSameKeyHappensOnce(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r := ref("thing")
+	a.set(t, r, "x", 1)
+	o := statesync.UpdateOptions{IdempotencyKey: "end"}
+	first, err := a.Delete(t.Context(), r, o)
+	if err != nil || !first.Doc.Deleted || first.Version != 2 {
+		t.Fatalf("the first: version %d, deleted %v, %v", first.Version, first.Doc.Deleted, err)
+	}
+	if again, err := a.Delete(t.Context(), r, o); err != nil || again.Version != 2 || !again.Doc.Deleted {
+		t.Errorf("once more: version %d, deleted %v, %v", again.Version, again.Doc.Deleted, err)
+	}
+	if _, err := a.Delete(t.Context(), r, statesync.UpdateOptions{IdempotencyKey: "another"}); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("under another key: %v", err)
+	}
+	if _, err := a.Delete(t.Context(), ref("thing"), o); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("of what was never there: %v", err)
+	}
+	a.set(t, r, "x", 2)
+	if again, err := a.Delete(t.Context(), r, o); err != nil || again.Version != 2 {
+		t.Errorf("after it came back: version %d, %v", again.Version, err)
+	}
+	if d, err := a.Get(t.Context(), r, statesync.Latest()); err != nil || d.Version != 3 {
+		t.Errorf("what came back is at version %d, %v", d.Version, err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"rootstream/cache"
 )
@@ -120,6 +121,50 @@ func (s *SentinelSet) PauseMaster() {
 	old := s.Master()
 	old.Pause()
 	s.awaitOther(old)
+}
+
+// Settle waits until the master has its replica in sync and the sentinels know both.
+func (s *SentinelSet) Settle() {
+	s.tb.Helper()
+	eventually(s.tb, "a replica in sync", func() bool {
+		for _, n := range s.Sentinels {
+			v, _ := n.try("SENTINEL", "MASTER", s.Name)
+			if m := pairs(v); m["num-slaves"] != "1" || m["flags"] != "master" {
+				return false
+			}
+		}
+		v, _ := s.Replica().try("INFO", "replication")
+		info, _ := v.(string)
+		return strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up")
+	})
+}
+
+// Replica is the node that is not the master.
+func (s *SentinelSet) Replica() *Redis {
+	s.tb.Helper()
+	master := s.Master()
+	for _, n := range s.Nodes {
+		if n != master {
+			return n
+		}
+	}
+	s.tb.Fatal("there is no replica")
+	return nil
+}
+
+// LoseTail keeps the replica from hearing of what the master is told for so long, and after. Rejoin ends that.
+func (s *SentinelSet) LoseTail(of time.Duration) {
+	s.tb.Helper()
+	s.Replica().Do("CONFIG", "SET", "masterauth", "not the password")
+	s.Master().Do("CLIENT", "KILL", "TYPE", "replica")
+	wait(of)
+}
+
+// Rejoin lets every node that runs be a replica again.
+func (s *SentinelSet) Rejoin() {
+	s.tb.Helper()
+	s.Master().Do("CONFIG", "SET", "masterauth", s.Nodes[0].password)
+	s.Master().Do("CONFIG", "REWRITE")
 }
 
 func (s *SentinelSet) awaitOther(old *Redis) {

@@ -113,6 +113,7 @@ func Play(steps []Step) {
 
 // Servers draws faults of the servers, which concern all instances.
 func Servers(pg *postgrestest.Instance, redis *cachetest.Redis) Track {
+	postgres := Postgres(pg)
 	return func(r *rand.Rand) Fault {
 		switch r.IntN(9) {
 		case 0:
@@ -123,11 +124,21 @@ func Servers(pg *postgrestest.Instance, redis *cachetest.Redis) Track {
 			return Fault{What: "Redis wiped", Do: redis.FlushAll}
 		case 4:
 			return Fault{What: "Redis restarted", Do: redis.Restart}
-		case 5:
+		default:
+			return postgres(r)
+		}
+	}
+}
+
+// Postgres draws those of PostgreSQL.
+func Postgres(pg *postgrestest.Instance) Track {
+	return func(r *rand.Rand) Fault {
+		switch r.IntN(4) {
+		case 0:
 			return Fault{What: "PostgreSQL paused", Do: pg.Pause, Undo: pg.Resume}
-		case 6:
+		case 1:
 			return Fault{What: "PostgreSQL killed", Do: pg.Kill, Undo: pg.Restart}
-		case 7:
+		case 2:
 			return Fault{What: "PostgreSQL restarted", Do: pg.Restart}
 		default:
 			return Fault{What: "PostgreSQL read-only", Do: func() { pg.ReadOnly(true) }, Undo: func() { pg.ReadOnly(false) }}
@@ -135,21 +146,27 @@ func Servers(pg *postgrestest.Instance, redis *cachetest.Redis) Track {
 	}
 }
 
-// Lines are an instance's own ways to the servers.
+// Lines are an instance's own ways to the servers; ToRedis is nil if it finds Redis by itself.
 type Lines struct {
 	ToPostgres, ToRedis *faultproxy.Proxy
 }
 
-// NewLines puts proxies in front of the servers.
+// NewLines puts proxies in front of the servers; redis may be nil.
 func NewLines(tb testing.TB, pg *postgrestest.Instance, redis *cachetest.Redis) Lines {
 	tb.Helper()
-	return Lines{faultproxy.New(tb, pg.Addr()), faultproxy.New(tb, redis.Addr())}
+	l := Lines{ToPostgres: faultproxy.New(tb, pg.Addr())}
+	if redis != nil {
+		l.ToRedis = faultproxy.New(tb, redis.Addr())
+	}
+	return l
 }
 
 // Heal makes both whole.
 func (l Lines) Heal() {
 	l.ToPostgres.Heal()
-	l.ToRedis.Heal()
+	if l.ToRedis != nil {
+		l.ToRedis.Heal()
+	}
 }
 
 // Fault draws a fault of one line or both.
@@ -159,6 +176,9 @@ func (l Lines) Fault(r *rand.Rand, name string) Fault {
 	case 0:
 		lines, whose = []*faultproxy.Proxy{l.ToPostgres, l.ToRedis}, "PostgreSQL and Redis"
 	case 1, 2:
+		lines, whose = []*faultproxy.Proxy{l.ToPostgres}, "PostgreSQL"
+	}
+	if l.ToRedis == nil {
 		lines, whose = []*faultproxy.Proxy{l.ToPostgres}, "PostgreSQL"
 	}
 	all := func(fn func(*faultproxy.Proxy)) func() {

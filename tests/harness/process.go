@@ -193,6 +193,16 @@ func (p *Program) Kill() {
 	<-p.done
 }
 
+// Ended reports whether the process is gone.
+func (p *Program) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Terminate asks the process to stop and returns its exit code.
 func (p *Program) Terminate() int {
 	p.tb.Helper()

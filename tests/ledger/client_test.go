@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -17,13 +16,15 @@ import (
 	"rootstream/tests/harness"
 )
 
-// node is an instance, over all its lives, behind lines of its own to PostgreSQL and Redis.
+// node is an instance, over all its lives, behind lines of its own to PostgreSQL and, if it can be, Redis.
 type node struct {
 	harness.Lines
+	control
 	name string
 	env  []string
 	run  *harness.Program
 	url  atomic.Pointer[string]
+	says says
 }
 
 // errLost is an answer that never came: nobody knows what was done.
@@ -87,48 +88,4 @@ func (n *node) watch(ctx context.Context, q url.Values, hear func(told) bool) er
 			return nil
 		}
 	}
-}
-
-// kill ends the instance where it stands, or asks it to stop; start gives it another life.
-func (n *node) kill()  { n.run.Kill() }
-func (n *node) pause() { n.run.Pause() }
-
-// lifeFault draws what happens to a process itself.
-func (w *world) lifeFault(r *rand.Rand) harness.Fault {
-	n := w.nodes[r.IntN(len(w.nodes))]
-	switch r.IntN(4) {
-	case 0:
-		return harness.Fault{What: n.name + " killed", Do: n.kill, Undo: func() { w.start(n) }, Lasts: harness.Between(r, 50, 1500)}
-	case 1:
-		return harness.Fault{What: n.name + " stopped and started", Do: func() {
-			if code := n.run.Terminate(); code != 0 {
-				w.fault("%s stopped with exit code %d", n.name, code)
-			}
-			w.start(n)
-		}}
-	default:
-		return harness.Fault{What: n.name + " paused", Do: n.pause, Undo: func() { n.run.Resume() }, Lasts: harness.Between(r, 1000, 10_000)}
-	}
-}
-
-// storeFault draws what happens to the servers beside the faults that all tests have.
-func (w *world) storeFault(r *rand.Rand) harness.Fault {
-	if r.IntN(4) > 0 {
-		return w.servers(r)
-	}
-	if r.IntN(2) == 0 {
-		return harness.Fault{What: "Redis loses a key", Do: func() {
-			if name, ok := w.redis.Do("RANDOMKEY").(string); ok {
-				w.redis.Do("DEL", name)
-			}
-		}}
-	}
-	var end func()
-	return harness.Fault{What: "a transaction held open", Do: func() { end = w.hold() }, Undo: func() { end() }, Lasts: harness.Between(r, 2000, 6000)}
-}
-
-// lineFault draws what happens between one instance and the servers.
-func (w *world) lineFault(r *rand.Rand) harness.Fault {
-	n := w.nodes[r.IntN(len(w.nodes))]
-	return n.Fault(r, n.name)
 }

@@ -26,6 +26,7 @@ import (
 	"rootstream/postgres"
 	"rootstream/statesync"
 	"rootstream/statesync/feed/feedtest"
+	"rootstream/statesync/merge"
 	"rootstream/tests/harness"
 )
 
@@ -43,13 +44,33 @@ func TestMain(m *testing.M) {
 // The environment of an instance.
 const (
 	envDSN   = "LEDGER_DSN"
-	envRedis = "LEDGER_REDIS"
+	envRedis = "LEDGER_REDIS" // a redisAt
 	envCache = "LEDGER_CACHE_BYTES"
+	envOrder = "LEDGER_ORDERS" // a file with orders
 )
 
-// types are those of the test: documents that come and go from memory, and documents that stay there.
+// redisAt is the part of cache.Config that says where Redis is.
+type redisAt struct {
+	URL, Password string
+	Addrs         []string
+	Cluster       bool
+	Sentinel      cache.SentinelConfig
+}
+
+func (r redisAt) open(ctx context.Context) (*cache.Client, error) {
+	return cache.Open(ctx, cache.Config{URL: r.URL, Password: r.Password, Addrs: r.Addrs, Cluster: r.Cluster, Sentinel: r.Sentinel})
+}
+
+// types are those of the test: documents that come and go from memory, documents that stay there, documents that two
+// may change at once, and what is only said.
 func types() []statesync.Type {
-	return []statesync.Type{{Name: "loose", Reserved: []string{"fixed"}}, {Name: "held", Hold: true, Reserved: []string{"fixed"}}}
+	fixed := []string{"fixed"}
+	return []statesync.Type{
+		{Name: "loose", Reserved: fixed},
+		{Name: "held", Hold: true, Reserved: fixed},
+		{Name: "merged", Reserved: fixed, Rebase: statesync.PerField(map[string]statesync.FieldRule{"n": statesync.AddField})},
+		{Name: "pulse", Class: statesync.Volatile, Join: merge.Sum()},
+	}
 }
 
 // server is one instance: the manager with its log, and a face for the test.
@@ -69,23 +90,35 @@ func serve() error {
 		return err
 	}
 	defer db.Close()
-	redis, err := cache.Open(ctx, cache.Config{URL: os.Getenv(envRedis)})
+	var at redisAt
+	if err = json.Unmarshal([]byte(os.Getenv(envRedis)), &at); err != nil {
+		return err
+	}
+	redis, err := at.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer redis.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	obeyed := &obedience{file: os.Getenv(envOrder)}
+	obeyed.look()
+	wg.Go(func() { obeyed.run(ctx) })
 	s, schema := &server{}, event.NewSchema()
-	log, err := event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) { s.Offer(e) }})
+	log, err := event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
+		obeyed.committed()
+		s.Offer(e)
+	}})
 	if err != nil {
 		return err
 	}
 	bytes, _ := strconv.ParseInt(os.Getenv(envCache), 10, 64)
-	cfg := statesync.Config{DB: db, Log: log, Schema: schema, Cache: redis, Auth: feedtest.Key("ledger"), CacheBytes: bytes}
+	cfg := statesync.Config{
+		DB: db, Log: log, Schema: schema, Cache: redis, Auth: feedtest.Key("ledger"), CacheBytes: bytes, Now: obeyed.now,
+	}
 	if s.Manager, err = newManager(cfg); err != nil {
 		return err
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	run := func(what string, loop func(context.Context) error) {
 		wg.Go(func() {
 			defer stop()
@@ -128,6 +161,8 @@ const opTimeout = 5 * time.Second
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /update", face(s.update))
+	mux.HandleFunc("POST /delete", face(s.delete))
+	mux.HandleFunc("POST /say", face(s.say))
 	mux.HandleFunc("POST /get", face(s.get))
 	mux.HandleFunc("POST /digest", face(s.digest))
 	mux.HandleFunc("POST /status", face(s.status))
@@ -171,34 +206,65 @@ func face[In, Out any](fn func(context.Context, In) (Out, error)) http.HandlerFu
 	}
 }
 
-// update counts n of the entity up, unless it is not to, and sets a field.
+// update makes n of the entity its version, unless it is not to, and sets a field. In born stands the version that it
+// was made as, the last time that it was.
 type update struct {
 	Ref    event.Ref `json:"ref"`
 	Key    string    `json:"key"`
 	Expect *int64    `json:"expect,omitempty"`
 	Field  string    `json:"field"`
 	Value  any       `json:"value"`
-	Plain  bool      `json:"plain,omitempty"` // so that it may change nothing
+	Plain  bool      `json:"plain,omitempty"`  // so that it may change nothing
+	Delete bool      `json:"delete,omitempty"` // it ends the entity instead
 }
 
 // document is an entity's state at a version.
 type document struct {
 	Version int64          `json:"version"`
+	Deleted bool           `json:"deleted,omitempty"`
 	Data    map[string]any `json:"data"`
 	Token   string         `json:"token,omitempty"` // of an update
+}
+
+func documentOf(d statesync.Doc) document {
+	return document{Version: d.Version, Deleted: d.Deleted, Data: d.Data}
+}
+
+func answerOf(r statesync.Result) document {
+	return document{Version: r.Version, Deleted: r.Doc.Deleted, Data: r.Doc.Data, Token: r.Token.String()}
 }
 
 func (s *server) update(ctx context.Context, u update) (document, error) {
 	r, err := s.Update(ctx, u.Ref, func(d *statesync.Doc) error {
 		if !u.Plain {
-			n, _ := d.Data["n"].(json.Number)
-			count, _ := n.Int64()
-			d.Data["n"] = count + 1
+			if len(d.Data) == 0 {
+				d.Data["born"] = d.Version + 1
+			}
+			d.Data["n"] = d.Version + 1
 		}
 		d.Data[u.Field] = u.Value
 		return nil
 	}, statesync.UpdateOptions{Expect: u.Expect, IdempotencyKey: u.Key})
-	return document{r.Version, r.Doc.Data, r.Token.String()}, err
+	return answerOf(r), err
+}
+
+func (s *server) delete(ctx context.Context, u update) (document, error) {
+	r, err := s.Delete(ctx, u.Ref, statesync.UpdateOptions{Expect: u.Expect, IdempotencyKey: u.Key})
+	return answerOf(r), err
+}
+
+// saying is what an instance says of something volatile; nothing takes it back.
+type saying struct {
+	Ref     event.Ref `json:"ref"`
+	Viewers int       `json:"viewers"`
+}
+
+func (s *server) say(_ context.Context, v saying) (struct{}, error) {
+	if v.Viewers == 0 {
+		s.DropVolatile(v.Ref)
+		return struct{}{}, nil
+	}
+	return struct{}{}, s.SetVolatile(v.Ref, map[string]any{"viewers": v.Viewers})
 }
 
 // read asks for an entity: "latest", "" for what is in memory, or a token.
@@ -217,7 +283,10 @@ func (s *server) get(ctx context.Context, r read) (document, error) {
 		how = statesync.AtLeast(t)
 	}
 	d, err := s.Get(ctx, r.Ref, how)
-	return document{Version: d.Version, Data: d.Data}, err
+	if d.Deleted {
+		err = nil // how old it is matters
+	}
+	return documentOf(d), err
 }
 
 // digest is what an instance knows of entities without asking anybody, if it can be.
@@ -228,7 +297,7 @@ func (s *server) digest(ctx context.Context, refs []event.Ref) (string, error) {
 		if err != nil && !errors.Is(err, statesync.ErrNotFound) {
 			return "", err
 		}
-		docs = append(docs, document{Version: d.Version, Data: d.Data})
+		docs = append(docs, documentOf(d))
 	}
 	return digest(docs), nil
 }
@@ -245,9 +314,11 @@ func (s *server) status(context.Context, struct{}) (statesync.Status, error) { r
 
 // told is one line of a watch: where it begins, a change, or why it ended.
 type told struct {
+	Ready   bool            `json:"ready,omitempty"` // it begins
 	Token   string          `json:"token,omitempty"`
 	Ref     event.Ref       `json:"ref,omitzero"`
 	First   int64           `json:"first,omitempty"`
+	Name    string          `json:"name,omitempty"`
 	Version int64           `json:"version,omitempty"`
 	Lost    int             `json:"lost,omitempty"`
 	Data    json.RawMessage `json:"data,omitempty"`
@@ -280,16 +351,17 @@ func (s *server) watch(w http.ResponseWriter, r *http.Request) {
 	}
 	err = s.Subscribe(r.Context(), strings.Split(q.Get("topics"), ","), statesync.SubOptions{
 		Buffer: buffer, Overflow: overflow, From: from, OnReady: func(t statesync.Token) {
-			if from.IsZero() {
-				_ = say(told{Token: t.String()})
+			if !from.IsZero() {
+				t = from
 			}
+			_ = say(told{Ready: true, Token: t.String()})
 		},
 	}, func(c statesync.Change) error {
 		<-time.After(pause)
 		if c.Reset {
 			return say(told{Token: c.Token.String(), Reset: c.Reason})
 		}
-		return say(told{Token: c.Token.String(), Ref: c.Ref, First: c.FirstVersion, Version: c.Version, Lost: c.Lost, Data: c.Data})
+		return say(told{Token: c.Token.String(), Ref: c.Ref, Name: c.Name, First: c.FirstVersion, Version: c.Version, Lost: c.Lost, Data: c.Data})
 	})
 	if err != nil {
 		_ = say(told{End: errs.CodeOf(err)})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -15,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"rootstream/cache/cachetest"
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -25,20 +25,46 @@ import (
 
 const (
 	broken      = 15 * time.Second // of a round
+	longBroken  = 45 * time.Second // of one in a soak
 	healsWithin = 20 * time.Second // every instance works again by itself once nothing is broken any more
+	pulseWithin = 30 * time.Second // a clock that was ahead is believed again once time has caught up, which takes 10 s
 	atLeast     = 45 * time.Second
 )
 
 // TestNoUpdateIsLostWhateverBreaks is the promise of state sync.
 func TestNoUpdateIsLostWhateverBreaks(t *testing.T) {
 	t.Parallel()
+	run(t, one, atLeast, 1)
+}
+
+// TestNoUpdateIsLostWhateverBreaksOfSentinels has Redis lose its newest frames in failovers.
+func TestNoUpdateIsLostWhateverBreaksOfSentinels(t *testing.T) {
+	t.Parallel()
+	run(t, sentinel, 0, 6)
+}
+
+// TestNoUpdateIsLostWhateverBreaksOfACluster has Redis lose one part of it and keep the others.
+func TestNoUpdateIsLostWhateverBreaksOfACluster(t *testing.T) {
+	t.Parallel()
+	run(t, clustered, 0, 6)
+}
+
+// run goes on for at least a time, and in a soak for a part of it.
+func run(t *testing.T, redis func(*testing.T) topology, least time.Duration, part time.Duration) {
+	t.Helper()
 	seed := harness.Seed(t)
-	w := newWorld(t, seed)
+	soak := harness.Soak(t, 0) / part
+	longest, length := 10*time.Second, broken
+	if soak > 0 {
+		longest, length = 30*time.Second, longBroken
+	}
+	w := newWorld(t, seed, redis(t))
 	defer w.report()
-	length, schedules := harness.Soak(t, atLeast), rand.New(rand.NewPCG(seed, 0))
+	schedules, life := rand.New(rand.NewPCG(seed, 0)), w.lifeFaults(longest)
+	servers := w.storeFaults()
 	for begun := time.Now(); ; {
-		w.round(schedules)
-		if t.Failed() || len(w.faults) > 0 || time.Since(begun) > length {
+		w.round(harness.Schedule(schedules, length, servers, w.lineFault, life, w.clockFault))
+		if t.Failed() || len(w.faults) > 0 || time.Since(begun) > max(least, soak) {
 			break
 		}
 	}
@@ -48,30 +74,34 @@ func TestNoUpdateIsLostWhateverBreaks(t *testing.T) {
 // world is some instances, and who writes and watches.
 type world struct {
 	*ledger
-	t       *testing.T
-	pg      *postgrestest.Instance
-	redis   *cachetest.Redis
-	servers harness.Track
-	nodes   []*node
-	db      *postgres.DB // past all proxies
-	seed    uint64
-	diced   uint64
-	rounds  int
-	healed  []time.Duration
-	agreed  []time.Duration
+	t      *testing.T
+	pg     *postgrestest.Instance
+	redis  topology
+	nodes  []*node
+	db     *postgres.DB // past all proxies
+	seed   uint64
+	diced  uint64
+	rounds int
+	pulses []event.Ref
+	healed []time.Duration
+	agreed []time.Duration
+	pulsed []time.Duration
 }
 
-func newWorld(t *testing.T, seed uint64) *world {
+func newWorld(t *testing.T, seed uint64, redis topology) *world {
 	t.Helper()
-	w := &world{t: t, seed: seed, ledger: &ledger{began: time.Now(), counts: map[string]int{}}}
-	w.pg, w.redis = postgrestest.Server(t, "max_connections=400"), cachetest.Server(t)
-	w.servers = harness.Servers(w.pg, w.redis)
+	w := &world{t: t, seed: seed, redis: redis, ledger: &ledger{began: time.Now(), counts: map[string]int{}}}
+	w.pg = postgrestest.Server(t, "max_connections=400")
 	w.db = postgrestest.Open(t, postgres.Config{DSN: w.pg.DSN()})
-	dice := w.roll()
-	for i := range 2 + dice.IntN(4) {
-		n := &node{Lines: harness.NewLines(t, w.pg, w.redis), name: fmt.Sprintf("instance %d", i)}
+	dice, more := w.roll(), 4
+	if redis.single == nil {
+		more = 2 // Redis takes its part of the machine
+	}
+	for i := range 2 + dice.IntN(more) {
+		n := &node{Lines: harness.NewLines(t, w.pg, redis.single), name: fmt.Sprintf("instance %d", i)}
+		n.file = filepath.Join(t.TempDir(), "orders.json")
 		n.env = []string{
-			envDSN + "=" + harness.Through(t, w.pg.DSN(), n.ToPostgres), envRedis + "=" + harness.Through(t, w.redis.URL(), n.ToRedis),
+			envDSN + "=" + harness.Through(t, w.pg.DSN(), n.ToPostgres), redis.env(t, n), envOrder + "=" + n.file,
 			envCache + "=" + strconv.Itoa([]int{0, 16 << 10}[i%2]), // every second one cannot keep all in memory
 		}
 		w.start(n)
@@ -81,11 +111,21 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
+// storeFaults are those of the servers.
+func (w *world) storeFaults() harness.Track {
+	if w.redis.single != nil {
+		servers := harness.Servers(w.pg, w.redis.single)
+		return deck(servers, servers, servers, servers, w.redis.fault, w.held)
+	}
+	return deck(w.redis.fault, w.redis.fault, w.redis.fault, harness.Postgres(w.pg))
+}
+
 // start gives an instance a life.
 func (w *world) start(n *node) {
 	w.t.Helper()
 	n.run = harness.Start(w.t, n.name, nil, n.env)
 	url := n.run.Ready()
+	n.says.begin()
 	n.url.Store(&url)
 }
 
@@ -113,14 +153,17 @@ func (w *world) hold() (end func()) {
 }
 
 // round is writing and watching while everything breaks, and then everything must be as if nothing had.
-func (w *world) round(schedules *rand.Rand) {
+func (w *world) round(steps []harness.Step) {
 	w.rounds++
-	steps := harness.Schedule(schedules, broken, w.storeFault, w.lineFault, w.lifeFault)
 	w.t.Logf("round %d:%s", w.rounds, harness.Print(steps))
 	w.entries = nil
 	var refs []event.Ref
-	for range 15 {
-		refs = append(refs, newRef("loose"), newRef("held"))
+	for range 12 {
+		refs = append(refs, newRef("loose"), newRef("held"), newRef("merged"))
+	}
+	w.pulses = nil
+	for range 5 {
+		w.pulses = append(w.pulses, newRef("pulse"))
 	}
 	writing, stopWriting := context.WithCancel(w.t.Context())
 	watching, stopWatching := context.WithCancel(w.t.Context())
@@ -136,13 +179,15 @@ func (w *world) round(schedules *rand.Rand) {
 		writers.Go(func() { one.write(writing, refs) })
 	}
 	registers := make(chan []*register, 1)
-	dice := w.roll()
-	writers.Go(func() { registers <- w.contest(writing, dice) })
+	contest, pulse := w.roll(), w.roll()
+	writers.Go(func() { registers <- w.contest(writing, contest) })
+	writers.Go(func() { w.pulsate(writing, w.pulses, pulse) })
 	harness.Play(steps)
 	w.heal(refs)
 	stopWriting()
 	writers.Wait()
 	w.agree(refs, watchers)
+	w.pulsesAgree(w.pulses, watchers)
 	w.linearizable(<-registers)
 }
 
@@ -150,7 +195,8 @@ func (w *world) round(schedules *rand.Rand) {
 func (w *world) watchers() []*watcher {
 	var all []*watcher
 	for i := range 5 {
-		one := &watcher{world: w, name: fmt.Sprintf("watcher %d", i), dice: w.roll(), topics: "loose.*,held.*", known: map[event.Ref]document{}}
+		one := &watcher{world: w, name: fmt.Sprintf("watcher %d", i), dice: w.roll(), topics: "loose.*,held.*,merged.*,pulse.*"}
+		one.known, one.heard = map[event.Ref]document{}, map[event.Ref]int{}
 		switch i {
 		case 0, 1:
 			one.home = w.nodes[i]
@@ -203,11 +249,13 @@ func (w *world) heal(refs []event.Ref) {
 	w.t.Helper()
 	for _, n := range w.nodes {
 		n.Heal()
+		n.order(w.t, func(o *orders) { o.Clock, o.Number, o.Signal = 0, o.Number+1, 0 })
 	}
 	begun := time.Now()
 	for _, n := range w.nodes {
 		left := max(time.Second, time.Until(begun.Add(healsWithin)))
 		harness.Eventually(w.t, left, n.name+" heals", func() error {
+			n.run.Resume() // it may have obeyed late
 			var s statesync.Status
 			if err := n.call(w.t.Context(), "status", struct{}{}, &s); err != nil {
 				return err
@@ -226,6 +274,7 @@ func (w *world) heal(refs []event.Ref) {
 type row struct {
 	event.Ref
 	version int64
+	name    string
 	data    []byte
 	key     string
 }
@@ -237,11 +286,11 @@ func (w *world) log(refs []event.Ref) []row {
 	for i, r := range refs {
 		ids[i] = r.ID
 	}
-	rows, _ := w.db.Query(w.t.Context(), `select aggregate_type, aggregate_id, version, data, coalesce(idempotency_key, '')
+	rows, _ := w.db.Query(w.t.Context(), `select aggregate_type, aggregate_id, version, name, data, coalesce(idempotency_key, '')
 		from events where aggregate_id = any($1) order by aggregate_id, version`, ids)
 	list, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (row, error) {
 		var e row
-		err := r.Scan(&e.Type, &e.ID, &e.version, &e.data, &e.key)
+		err := r.Scan(&e.Type, &e.ID, &e.version, &e.name, &e.data, &e.key)
 		return e, err
 	})
 	if err != nil {
@@ -257,8 +306,8 @@ func (w *world) agree(refs []event.Ref, watchers []*watcher) {
 	byKey := map[string][]row{}
 	for _, e := range w.log(refs) {
 		before := truth[e.Ref]
-		data, err := fold(before.Data, e.data)
-		if err != nil || e.version != before.Version+1 || number(data["n"]) != e.version {
+		data, err := fold(before.Data, e.name, e.data)
+		if err != nil || e.version != before.Version+1 || !ended(e.name) && number(data["n"]) != e.version {
 			w.t.Errorf("%s version %d after %d with %s: %v", e.Ref, e.version, before.Version, e.data, err)
 		}
 		for k, v := range data {
@@ -266,7 +315,10 @@ func (w *world) agree(refs []event.Ref, watchers []*watcher) {
 				stores[fmt.Sprintf("%s:%v", k, v)]++
 			}
 		}
-		truth[e.Ref] = document{Version: e.version, Data: data}
+		if ended(e.name) {
+			stores[e.key]++
+		}
+		truth[e.Ref] = document{Version: e.version, Deleted: ended(e.name), Data: data}
 		byKey[e.key] = append(byKey[e.key], e)
 	}
 	for _, e := range w.entries {
@@ -375,14 +427,18 @@ func (w *world) report() {
 	for _, what := range slices.Sorted(maps.Keys(w.counts)) {
 		w.t.Logf("%s: %d", what, w.counts[what])
 	}
-	w.t.Logf("%d rounds; healed in %v, agreed in %v", w.rounds, w.healed, w.agreed)
+	w.t.Logf("%d rounds; healed in %v, agreed in %v, on what is only said in %v", w.rounds, w.healed, w.agreed, w.pulsed)
 	for _, f := range w.faults {
 		w.t.Error(f)
 	}
 	if w.more > 0 {
 		w.t.Errorf("and %d more", w.more)
 	}
-	for _, what := range []string{"stored", "version_conflict", "reads with a token", "changes heard", "unknown, so sent again"} {
+	needed := []string{"stored", "reads with a token", "changes heard", "pulses heard", "version_conflict", "unknown, so sent again", "deleted", "merged"}
+	if w.rounds == 1 {
+		needed = needed[:4]
+	}
+	for _, what := range needed {
 		if w.counts[what] == 0 {
 			w.t.Errorf("there was no %q: the test shows nothing", what)
 		}

@@ -27,6 +27,7 @@ type watcher struct {
 	mu    sync.Mutex
 	token string
 	known map[event.Ref]document
+	heard map[event.Ref]int // what is said of pulses, since this watch began
 }
 
 func (w *watcher) watch(ctx context.Context) {
@@ -63,11 +64,17 @@ func (w *watcher) hear(n *node, t told, resumed map[event.Ref]document) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.token = t.Token
+	if t.Ready {
+		w.look(n)
+		return true
+	}
 	if t.Reset != "" {
 		w.fault("%s at %s is told to read everything again (%s), but nothing was lost", w.name, n.name, t.Reset)
 		return true
 	}
-	if t.Version == 0 { // where it begins
+	if t.Version == 0 {
+		w.heard[t.Ref] = w.viewers(n, t.Data)
+		w.count("pulses heard")
 		return true
 	}
 	w.count("changes heard")
@@ -79,10 +86,10 @@ func (w *watcher) hear(n *node, t told, resumed map[event.Ref]document) bool {
 	if t.Version <= have.Version {
 		return true
 	}
-	next := document{Version: t.Version}
+	next := document{Version: t.Version, Deleted: ended(t.Name)}
 	if !w.conflate {
 		var err error
-		if next.Data, err = fold(have.Data, t.Data); err != nil {
+		if next.Data, err = fold(have.Data, t.Name, t.Data); err != nil {
 			w.fault("%s: %v", w.name, err)
 		}
 	}
@@ -109,9 +116,15 @@ func (w *watcher) state() map[event.Ref]document {
 	return maps.Clone(w.known)
 }
 
+// ended reports whether an event of that name ends its entity.
+func ended(name string) bool { return strings.HasSuffix(name, ".deleted") }
+
 // fold applies what an event of an update says, as its documentation has it: a document, or an RFC 7396 patch. The
-// fields of these tests are all plain and none is ever removed.
-func fold(data map[string]any, raw json.RawMessage) (map[string]any, error) {
+// fields of these tests are all plain and none is ever removed by itself.
+func fold(data map[string]any, name string, raw json.RawMessage) (map[string]any, error) {
+	if ended(name) {
+		return map[string]any{}, nil
+	}
 	var e struct{ Doc, Patch map[string]any }
 	dec := json.NewDecoder(strings.NewReader(string(raw)))
 	dec.UseNumber()

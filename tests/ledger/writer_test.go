@@ -78,6 +78,8 @@ func (w *writer) write(ctx context.Context, refs []event.Ref) {
 			e.Expect = new(w.seen[ref] + 1 + w.dice.Int64N(2))
 		case 5:
 			e.Field = "fixed"
+		case 6:
+			e.Delete = ref.Type != "merged" // what is merged there must have been something
 		}
 		w.send(ctx, e)
 		w.mu.Lock()
@@ -95,14 +97,21 @@ func (w *writer) write(ctx context.Context, refs []event.Ref) {
 func (w *writer) send(ctx context.Context, e *entry) {
 	ctx = context.WithoutCancel(ctx)
 	maybe := false // an attempt may have been stored, or may still be
+	what := "update"
+	if e.Delete {
+		what = "delete"
+	}
 	for begun := time.Now(); time.Since(begun) < 20*time.Second; <-time.After(harness.Between(w.dice, 5, 200)) {
 		n := w.anywhere(w.dice)
-		e.err = n.call(ctx, "update", e.update, &e.got)
+		e.err = n.call(ctx, what, e.update, &e.got)
 		f, answered := errors.AsType[*failure](e.err)
 		switch {
 		case e.err == nil:
 			e.outcome = stored
 			w.count("stored")
+			if e.Delete {
+				w.count("deleted")
+			}
 			w.acknowledged(e, n)
 			return
 		case !answered || f.Code == "commit_unknown":
@@ -112,11 +121,12 @@ func (w *writer) send(ctx context.Context, e *entry) {
 			maybe = true
 			w.count("unknown, so sent again")
 		case !f.Down: // refused for what it is
-			if ahead := e.Expect != nil && f.Actual <= *e.Expect; !maybe || !ahead {
+			gone := e.Delete && f.Code == "no_state"
+			if ahead := e.Expect != nil && f.Actual <= *e.Expect; !maybe || !ahead && !gone {
 				e.outcome = failed
 			}
 			w.count(f.Code)
-			if f.Code != "version_conflict" && e.Field != "fixed" || f.Code == "version_conflict" && e.Expect == nil {
+			if f.Code != "version_conflict" && e.Field != "fixed" && !gone || f.Code == "version_conflict" && e.Expect == nil {
 				w.fault("%s refuses %s: %v", n.name, e.Key, f)
 			}
 			return
@@ -139,8 +149,17 @@ func (w *writer) acknowledged(e *entry, n *node) {
 	if e.Field == "fixed" {
 		w.fault("%s stored %s, which changes a reserved field", n.name, e.Key)
 	}
-	if e.Expect != nil && e.got.Version != *e.Expect+1 {
-		w.fault("%s stored %s as version %d, though version %d was expected", n.name, e.Key, e.got.Version, *e.Expect)
+	if next := int64(1); e.Expect != nil && e.got.Version != *e.Expect+next {
+		if e.Ref.Type != "merged" || e.got.Version < *e.Expect+next {
+			w.fault("%s stored %s as version %d, though version %d was expected", n.name, e.Key, e.got.Version, *e.Expect)
+		}
+		w.count("merged")
+	}
+	if e.Delete != e.got.Deleted {
+		w.fault("%s answers to %s with a document that is deleted: %v", n.name, e.Key, e.got.Deleted)
+	}
+	if e.Delete {
+		return
 	}
 	if e.got.count() != e.got.Version || number(e.got.Data[e.Field]) != int64(w.n) {
 		w.fault("%s answers to %s with version %d of %v", n.name, e.Key, e.got.Version, e.got.Data)
@@ -159,12 +178,13 @@ func (w *writer) readBack(ctx context.Context, e *entry) {
 		return
 	}
 	w.count("reads with a token")
-	if d.Version < e.got.Version || number(d.Data[w.field]) < int64(w.n) || d.count() != d.Version {
+	anew := e.Delete || d.Deleted || number(d.Data["born"]) > e.got.Version // it has been deleted since
+	if d.Version < e.got.Version || !anew && number(d.Data[w.field]) < int64(w.n) || !d.Deleted && d.count() != d.Version {
 		w.fault("%s reads version %d of %s with the token of version %d: %v", n.name, d.Version, e.Ref, e.got.Version, d.Data)
 	}
 }
 
-// count is how many updates a document tells of: as many as it has versions.
+// count is the version that a document says it is.
 func (d document) count() int64 { return number(d.Data["n"]) }
 
 func number(v any) int64 {
