@@ -31,7 +31,8 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup/wal": "",
+	"backup/schedule": "",
+	"backup/wal":      "",
 
 	"event":    "event/codec postgres",
 	"notify":   "postgres",
@@ -63,6 +64,7 @@ var oneRoom = map[string]string{
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
 	"github.com/klauspost/compress":        "event/codec",
+	"github.com/netresearch/go-cron":       "backup/schedule",
 }
 
 type pkg struct {
