@@ -31,6 +31,7 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
+	"backup/pgdata":   "backup/wal",
 	"backup/schedule": "",
 	"backup/wal":      "",
 
