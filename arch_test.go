@@ -31,9 +31,10 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup/pgdata":   "backup/wal",
-	"backup/schedule": "",
-	"backup/wal":      "",
+	"backup/pgdata":     "backup/wal",
+	"backup/schedule":   "",
+	"backup/wal":        "",
+	"backup/wal/record": "backup/wal",
 
 	"event":    "event/codec postgres",
 	"notify":   "postgres",
