@@ -267,3 +267,6 @@ func awaitBurial(ctx context.Context, dataDir string) {
 	for proc.Unburied(st.PID) && wait.For(ctx, pollEvery) == nil {
 	}
 }
+
+// Said returns the last lines of the server's log, as far as it writes it itself.
+func (s *Server) Said() string { return lastLines(s.logSince(0), 6) }

@@ -59,6 +59,7 @@ type Config struct {
 	TrustLocal    bool              // let whoever can enter SocketDir in without a password (tests)
 	NoSync        bool              // do not wait for the disk in Init (tests)
 	DieWithParent bool              // stop at once when this process dies (tests)
+	Foreign       bool              // somebody else's cluster: it runs with its own settings, address included, and none are written
 	Logger        *slog.Logger      // nil means slog.Default
 }
 
@@ -96,6 +97,9 @@ func New(cfg Config) (*Server, error) {
 		faults.Add("port", "is required to listen")
 	}
 	checkParams(cfg.Params, &faults)
+	if cfg.Foreign && (cfg.Port != 0 || len(cfg.Params) > 0) {
+		faults.Add("foreign", "means that the cluster's own settings stay")
+	}
 	if err := faults.Err(); err != nil {
 		return nil, err
 	}

@@ -54,11 +54,13 @@ func (s *Server) Start(ctx context.Context) error {
 	if id, st, err := s.live(); err == nil {
 		return ErrRunning.WithCause(fmt.Errorf("process %d (%s)", id.PID, st.State))
 	}
-	if err := s.makeSocketDir(); err != nil {
-		return err
-	}
-	if err := s.writeConf(); err != nil {
-		return err
+	if !s.cfg.Foreign {
+		if err := s.makeSocketDir(); err != nil {
+			return err
+		}
+		if err := s.writeConf(); err != nil {
+			return err
+		}
 	}
 	for _, id := range s.Orphans() {
 		if !id.Gone(ctx, orphanWait) {
@@ -91,9 +93,12 @@ func (s *Server) startOnce(ctx context.Context) error {
 	if a.port == 0 {
 		a.port = defaultPort
 	}
-	cmd := exec.Command(s.cfg.Installation.Bin("postgres"), "-D", s.cfg.DataDir, //nolint:gosec,noctx // outlives any context of ours
-		"-c", "listen_addresses="+a.listen, "-c", fmt.Sprintf("port=%d", a.port),
-		"-c", "unix_socket_directories="+quoteListItem(a.socketDir))
+	args := []string{"-D", s.cfg.DataDir}
+	if !s.cfg.Foreign {
+		args = append(args, "-c", "listen_addresses="+a.listen, "-c", fmt.Sprintf("port=%d", a.port),
+			"-c", "unix_socket_directories="+quoteListItem(a.socketDir))
+	}
+	cmd := exec.Command(s.cfg.Installation.Bin("postgres"), args...) //nolint:gosec,noctx // outlives any context of ours
 	cmd.Stdout, cmd.Stderr = out, out
 	s.prepare(cmd)
 	child, err := proc.Start(cmd, s.tie())
@@ -198,8 +203,24 @@ func (s *Server) Release() {
 }
 
 // live returns the postmaster of the data folder, if it truly is one.
-func (s *Server) live() (proc.ID, Status, error) {
-	st, err := ReadStatus(s.cfg.DataDir)
+func (s *Server) live() (proc.ID, Status, error) { return live(s.cfg.DataDir) }
+
+// InUse returns ErrRunning or ErrOrphans while processes of PostgreSQL work in a data folder.
+func InUse(dataDir string) error {
+	switch id, _, err := live(dataDir); {
+	case err == nil:
+		return ErrRunning.WithCause(fmt.Errorf("process %d on %s", id.PID, dataDir))
+	case !errors.Is(err, ErrNotRunning):
+		return err
+	}
+	if ids := orphans(dataDir); len(ids) > 0 {
+		return orphaned(ids, nil)
+	}
+	return nil
+}
+
+func live(dataDir string) (proc.ID, Status, error) {
+	st, err := ReadStatus(dataDir)
 	if err != nil {
 		return proc.ID{}, st, err
 	}
@@ -212,7 +233,7 @@ func (s *Server) live() (proc.ID, Status, error) {
 		return id, st, ErrNotRunning.WithCause(fmt.Errorf("process %d is %s", st.PID, name))
 	}
 	if cwd != "" {
-		real, err := filepath.EvalSymlinks(s.cfg.DataDir)
+		real, err := filepath.EvalSymlinks(dataDir)
 		if err == nil && cwd != real {
 			return id, st, ErrNotRunning.WithCause(fmt.Errorf("process %d works in another folder", st.PID))
 		}
@@ -342,7 +363,11 @@ func (s *Server) Orphans() []proc.ID {
 	if _, _, err := s.live(); err == nil {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(s.cfg.DataDir)
+	return orphans(s.cfg.DataDir)
+}
+
+func orphans(dataDir string) []proc.ID {
+	real, err := filepath.EvalSymlinks(dataDir)
 	if err != nil {
 		return nil
 	}

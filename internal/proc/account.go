@@ -185,3 +185,19 @@ func (a Account) mayEnter(st *syscall.Stat_t) bool {
 		return st.Mode&0o001 != 0
 	}
 }
+
+// Owner returns the account that path belongs to.
+func Owner(path string) (Account, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return Account{}, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return Account{}, fmt.Errorf("%s: its owner cannot be told", path)
+	}
+	if u, err := user.LookupId(strconv.FormatUint(uint64(st.Uid), 10)); err == nil {
+		return account(u)
+	}
+	return Account{Name: strconv.FormatUint(uint64(st.Uid), 10), Home: "/", UID: st.Uid, GID: st.Gid}, nil
+}

@@ -251,3 +251,15 @@ func TestAProcessIsUnburiedUntilItsParentWaitsForIt(t *testing.T) {
 		t.Error("a process that was waited for, or one that lives, is unburied")
 	}
 }
+
+func TestOwnerIsTheAccountOfAFolder(t *testing.T) {
+	t.Parallel()
+	tenant, dir := tenant(t)
+	a, err := proc.Owner(dir)
+	if err != nil || a.UID != tenant.UID || a.Name != tenant.Name {
+		t.Errorf("%+v, %v; want %+v", a, err, tenant)
+	}
+	if _, err := proc.Owner(dir + "/missing"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v of a folder that is not there", err)
+	}
+}
