@@ -2,91 +2,54 @@ package session
 
 import (
 	"context"
-	"sync"
+	"errors"
 
+	"rootstream/internal/gather"
 	"rootstream/postgres"
 )
 
-// maxLoads is how many statements read views at a time. Whoever asks meanwhile shares the next one, so that many who
-// miss the caches at once cost the database few statements and the pool few connections.
+// Whoever misses the caches while others read shares the next reading, so that many who miss at once cost the database
+// few statements and the pool few connections, and Redis few commands.
 const (
-	maxLoads    = 8
-	maxLoadSize = 256
+	maxLoads = 8 // statements at a time
+	maxGets  = 1 // commands at a time; those who wait meanwhile are spared more than they lose
+	maxAsks  = 256
 )
 
-// loader reads views from PostgreSQL. Every reading begins after it was asked for.
-type loader struct {
-	db      *postgres.DB
-	busy    chan struct{}
-	mu      sync.Mutex
-	pending []*want
-}
-
-type want struct {
-	hash [32]byte
-	done chan struct{}
+// loaded is what the database says of a token.
+type loaded struct {
 	view View
 	live bool
-	err  error
 }
+
+type loader = gather.Group[[32]byte, loaded]
 
 func newLoader(db *postgres.DB) *loader {
-	return &loader{db: db, busy: make(chan struct{}, maxLoads)}
-}
-
-// load reads one view. One of those who wait does the work for all of them.
-func (l *loader) load(ctx context.Context, hash [32]byte) (View, bool, error) {
-	mine := &want{hash: hash, done: make(chan struct{})}
-	l.mu.Lock()
-	l.pending = append(l.pending, mine)
-	l.mu.Unlock()
-	lead := l.busy
-	for {
-		select {
-		case <-mine.done:
-			return mine.view, mine.live, mine.err
-		case lead <- struct{}{}:
-			batch := l.take()
-			l.run(context.WithoutCancel(ctx), batch)
-			<-l.busy
-			if len(batch) == 0 {
-				lead = nil // somebody else is reading mine
-			}
-		case <-ctx.Done():
-			return View{}, false, ErrBlind.WithCause(context.Cause(ctx))
+	return gather.New(maxLoads, maxAsks, func(ctx context.Context, asks []*gather.Ask[[32]byte, loaded]) {
+		ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+		defer cancel()
+		if len(asks) == 1 {
+			a := asks[0]
+			a.Answer.view, a.Answer.live, a.Err = load(ctx, db, a.Question)
+			return
 		}
-	}
+		hashes := make([][]byte, len(asks))
+		for i, a := range asks {
+			hashes[i] = a.Question[:]
+		}
+		views, err := loadAll(ctx, db, hashes)
+		for _, a := range asks {
+			a.Answer.view, a.Answer.live = views[a.Question]
+			a.Err = err
+		}
+	})
 }
 
-func (l *loader) take() []*want {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := min(len(l.pending), maxLoadSize)
-	batch := l.pending[:n:n]
-	l.pending = l.pending[n:]
-	return batch
-}
-
-func (l *loader) run(ctx context.Context, batch []*want) {
-	if len(batch) == 0 {
-		return
+func (m *Manager) loadOne(ctx context.Context, c *credential) (View, bool, error) {
+	m.counts.dbLoads.Add(1)
+	found, err := m.loader.Do(ctx, c.hash)
+	if errors.Is(err, gather.ErrUnread) {
+		err = ErrBlind.WithCause(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	if len(batch) == 1 {
-		w := batch[0]
-		w.view, w.live, w.err = load(ctx, l.db, w.hash)
-		close(w.done)
-		return
-	}
-	hashes := make([][]byte, len(batch))
-	for i, w := range batch {
-		hashes[i] = w.hash[:]
-	}
-	views, err := loadAll(ctx, l.db, hashes)
-	for _, w := range batch {
-		w.view, w.live = views[w.hash]
-		w.err = err
-		close(w.done)
-	}
+	return found.view, found.live, err
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rootstream/cache"
+	"rootstream/internal/gather"
 	"rootstream/secret"
 )
 
@@ -23,6 +24,8 @@ type shared struct {
 	clock   *clock
 	resting atomic.Int64 // mono until which Redis is left alone after a failure
 	deaf    atomic.Int64 // mono until which changes may go unheard, since a link was lost
+
+	gets *gather.Group[[32]byte, []byte]
 
 	lease, fill, bury *cache.Script
 
@@ -53,10 +56,12 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 return 1`
 
 func newShared(cfg *Config, c *clock) *shared {
-	return &shared{
+	s := &shared{
 		client: cfg.Cache, keys: cfg.Keys, maxAge: cfg.ViewMaxAge, clock: c,
 		lease: cache.NewScript(leaseScript), fill: cache.NewScript(fillScript), bury: cache.NewScript(buryScript),
 	}
+	s.gets = gather.New(maxGets, maxAsks, s.readAll)
+	return s
 }
 
 // usable reports whether it makes sense to ask.
@@ -84,16 +89,29 @@ type found struct {
 }
 
 func (s *shared) get(ctx context.Context, c *credential) (found, error) {
-	raw, ok, err := s.client.GetBytes(ctx, cache.SessionView(c.hash))
+	raw, err := s.gets.Do(ctx, c.hash)
 	if err != nil {
-		s.rest()
 		return found{}, err
 	}
-	if !ok {
-		s.misses.Add(1)
-		return found{}, nil
-	}
 	return s.judge(c, raw), nil
+}
+
+// readAll reads what Redis has for each of asks.
+func (s *shared) readAll(ctx context.Context, asks []*gather.Ask[[32]byte, []byte]) {
+	keys := make([]string, len(asks))
+	for i, a := range asks {
+		keys[i] = cache.SessionView(a.Question)
+	}
+	values, err := s.client.GetMany(ctx, keys)
+	if err != nil {
+		s.rest()
+	}
+	for i, a := range asks {
+		a.Err = err
+		if err == nil {
+			a.Answer = values[i]
+		}
+	}
 }
 
 // judge opens what was found. Only what we sealed for this very token, lately enough, is a view.

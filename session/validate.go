@@ -173,8 +173,3 @@ func (m *Manager) fresh(ctx context.Context, c *credential) (View, bool, error) 
 	m.loaded()
 	return m.keep(c, v, began, ticket)
 }
-
-func (m *Manager) loadOne(ctx context.Context, c *credential) (View, bool, error) {
-	m.counts.dbLoads.Add(1)
-	return m.loader.load(ctx, c.hash)
-}
