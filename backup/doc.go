@@ -1,0 +1,2 @@
+// Package backup backs up PostgreSQL clusters and restores them.
+package backup
