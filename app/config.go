@@ -19,6 +19,7 @@ type Config struct {
 	MFA           MFAConfig       `yaml:"mfa"`
 	Streams       StreamsConfig   `yaml:"streams"`
 	Sync          SyncConfig      `yaml:"sync"`
+	Backup        BackupConfig    `yaml:"backup"`
 	Mail          MailConfig      `yaml:"mail"`
 	Webhooks      []WebhookConfig `yaml:"webhooks"`
 	ServiceTokens []ServiceToken  `yaml:"service_tokens"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -264,4 +265,38 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("what was read cannot be shown: %v", err)
 		}
 	})
+}
+
+var fieldName = regexp.MustCompile(`: backup\.[^ ]+ `)
+
+func TestFaultsOfBackupSettingsAreNamed(t *testing.T) {
+	t.Parallel()
+	file := write(t, "c.yaml", `backup:
+  repo: ftp://here/there
+  key_file: a
+  passphrase_file: b
+  compression: gzip
+  compression_level: 9
+  pgdata: "-"
+  slot: Has-Capitals
+  alert_mail: [nobody]
+  alert_webhooks: ["https://example.org/hook"]
+  retention: {minimum: 0}
+  schedule:
+    - {kind: full, cron: "60 3 * * *"}
+    - {kind: weekly, cron: "0 3 * * *", zone: Europe/Berlin}
+    - {kind: full, cron: "0 3 * * *", zone: Nowhere/Land}
+`)
+	_, err := app.Load(app.Source{File: file})
+	faults := strings.Join(faultsOf(err, file), "\n")
+	for _, want := range []string{
+		"F:2:9: must be file:///absolute/folder or s3://bucket/prefix", "F:3:13: and backup.passphrase_file exclude each other",
+		"F:5:16: must be one of zstd, s2, none", "F:6:22: must be between 1 and 4", "F:8:9: must be lower-case letters",
+		"must be an e-mail address", "must be the url of an entry of webhooks",
+		"F:11:24: must be between 1 and 10000", "F:14:14: must be one of [full", `F:13:26: "60 3 * * *" cannot be read`, `F:15:45: "Nowhere/Land" is not a time zone`,
+	} {
+		if !strings.Contains(fieldName.ReplaceAllString(faults, ": "), want) {
+			t.Errorf("no %q in\n%s", want, faults)
+		}
+	}
 }

@@ -253,6 +253,7 @@ func (c Config) check(f *errs.Fields) {
 	c.HTTP.check(f)
 	c.Session.check(f)
 	c.Sync.check(f)
+	c.Backup.check(f, c.Webhooks)
 	for i, t := range c.ServiceTokens {
 		if len(t.Token.Reveal()) < 32 {
 			f.Add(fmt.Sprintf("service_tokens[%d].token", i), "must have at least 32 characters: openssl rand -hex 32")

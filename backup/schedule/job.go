@@ -59,7 +59,7 @@ func (j Job) start(t time.Time) time.Time {
 // patience is how long after its time a run must have succeeded.
 func (j Job) patience() time.Duration { return j.Jitter + cmp.Or(j.Grace, defaultGrace) }
 
-// Check returns every fault of a list of jobs.
+// Check returns every fault of a list of jobs; those of their times [ParseCron] has told.
 func Check(jobs []Job) error {
 	var faults errs.Fields
 	seen := map[string]bool{}
@@ -68,13 +68,10 @@ func Check(jobs []Job) error {
 		if !slices.Contains(Kinds(), j.Kind) {
 			faults.Add(at+".kind", fmt.Sprintf("must be one of %v", Kinds()))
 		}
-		if j.Cron.plan == nil {
-			faults.Add(at+".cron", "is required")
-		}
 		if j.Jitter < 0 || j.Jitter > 12*time.Hour {
 			faults.Add(at+".jitter", "must be between 0s and 12h")
 		}
-		if seen[j.Name()] {
+		if seen[j.Name()] && j.Cron.plan != nil {
 			faults.Add(at, "is there twice: "+j.Name())
 		}
 		seen[j.Name()] = true
