@@ -37,6 +37,11 @@ var mayImport = map[string]string{
 	"backup/wal":        "",
 	"backup/wal/record": "backup/wal",
 
+	"backup/repo":                "backup/storage backup/wal secret",
+	"backup/storage":             "",
+	"backup/storage/file":        "backup/storage",
+	"backup/storage/storagetest": "backup/storage",
+
 	"event":    "event/codec postgres",
 	"notify":   "postgres",
 	"secret":   "postgres",
@@ -66,7 +71,7 @@ var oneRoom = map[string]string{
 	"github.com/goccy/go-yaml":             "app",
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
-	"github.com/klauspost/compress":        "event/codec",
+	"github.com/klauspost/compress":        "event/codec backup/repo",
 	"github.com/netresearch/go-cron":       "backup/schedule",
 }
 

@@ -1,0 +1,281 @@
+package repo
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/backup/storage"
+)
+
+// Entry is a backup in the catalog.
+type Entry struct {
+	Manifest         // without Files and Packs
+	Proofs   []Proof // the oldest first
+	Err      error   // why it cannot be read; then only its id and its cluster's are known
+}
+
+// Proof is what checking a backup has shown.
+type Proof struct {
+	Kind   string            `json:"kind"` // "verify", "test-restore"
+	At     time.Time         `json:"at"`
+	OK     bool              `json:"ok"`
+	Took   time.Duration     `json:"took"`
+	Detail string            `json:"detail,omitempty"`
+	Facts  map[string]string `json:"facts,omitempty"`
+}
+
+const (
+	readers     = 8 // objects that are read at once
+	proofPrefix = "proof-"
+	pinPart     = "pinned"
+	manifestObj = "manifest"
+	proofTime   = "20060102T150405Z"
+)
+
+// Systems returns the clusters that the repository has something of.
+func (r *Repo) Systems(ctx context.Context) ([]uint64, error) {
+	folders, err := r.st.Folders(ctx, clustersPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var systems []uint64
+	for _, f := range folders {
+		if id, err := strconv.ParseUint(f, 10, 64); err == nil {
+			systems = append(systems, id)
+		}
+	}
+	return systems, nil
+}
+
+// admit refuses a cluster if the repository belongs to another one.
+func (r *Repo) admit(ctx context.Context, system uint64) error {
+	if _, known := r.systems.Load(system); known || system == 0 {
+		return nil
+	}
+	all, err := r.Systems(ctx)
+	if err != nil {
+		return err
+	}
+	if len(all) > 0 && !slices.Contains(all, system) && !r.cfg.NewCluster {
+		return ErrOtherCluster.WithCause(fmt.Errorf("it has system %d, this is system %d", all[0], system)).
+			WithHint("use another repository; after pg_upgrade, let the new cluster in with --new-cluster")
+	}
+	r.systems.Store(system, true)
+	return nil
+}
+
+// Catalog returns all backups, each cluster's in the order of timeline and
+// position. A damaged one is in it and says so; one that was not committed is not.
+func (r *Repo) Catalog(ctx context.Context) ([]Entry, error) {
+	manifests, err := r.survey(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the catalog: %w", err)
+	}
+	var entries []Entry
+	for _, s := range manifests {
+		if !s.pending {
+			e := s.Entry
+			e.Manifest = e.header()
+			entries = append(entries, e)
+		}
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return compareManifests(a.Manifest, b.Manifest) })
+	return entries, nil
+}
+
+// surveyed is a manifest as a survey finds it, also one whose run is not over.
+type surveyed struct {
+	Entry
+	pending bool
+	objects []string // all of the backup's, the manifest first
+}
+
+// survey reads every manifest and what belongs to it. Sessions are read after the
+// manifests: whose run had not ended by then is pending.
+func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
+	systems, err := r.Systems(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]*surveyed{}
+	for _, system := range systems {
+		for o, err := range r.st.List(ctx, backupsPrefix(system)) {
+			if err != nil {
+				return nil, err
+			}
+			if name, ok := parseBackupName(o.Name); ok {
+				note(found, name, o.Name)
+			}
+		}
+	}
+	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return !strings.HasSuffix(s.objects[0], "/"+manifestObj) })
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for _, s := range found {
+		group.Go(func() error { return r.fill(gctx, s) })
+	}
+	if err = group.Wait(); err != nil {
+		return nil, err
+	}
+	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return isGone(s.Err) })
+	sessions, err := r.sessions(ctx)
+	for _, s := range found {
+		s.pending = slices.ContainsFunc(sessions, func(o *sessionObject) bool {
+			return o.State != committed && (o.ID == s.Run || o.Manifest == s.objects[0])
+		})
+	}
+	return slices.Collect(maps.Values(found)), err
+}
+
+// note adds an object to its backup. "manifest" comes before the others by name.
+func note(found map[string]*surveyed, name backupName, object string) {
+	key := strconv.FormatUint(name.system, 10) + "/" + name.id
+	s := found[key]
+	if s == nil {
+		s = &surveyed{}
+		s.ID, s.Cluster.SystemID = name.id, name.system
+		found[key] = s
+	}
+	s.objects = append(s.objects, object)
+}
+
+// fill reads a backup's objects. Only a storage that does not answer is an error.
+func (r *Repo) fill(ctx context.Context, s *surveyed) error {
+	m, err := r.manifest(ctx, s.objects[0])
+	if err == nil {
+		s.Manifest = m
+	} else if s.Err = err; !isGone(err) && !errors.Is(err, ErrDamaged) {
+		return err
+	}
+	for _, name := range s.objects[1:] {
+		part := name[strings.LastIndexByte(name, '/')+1:]
+		switch {
+		case part == pinPart:
+			s.Pinned = true
+		case strings.HasPrefix(part, proofPrefix):
+			var p Proof
+			err = r.getJSON(ctx, kindProof, name, &p)
+			if errors.Is(err, ErrDamaged) {
+				p = Proof{Kind: "unreadable", Detail: err.Error()}
+			} else if err != nil && !isGone(err) {
+				return err
+			}
+			if !isGone(err) {
+				s.Proofs = append(s.Proofs, p)
+			}
+		}
+	}
+	return nil
+}
+
+// manifest reads one by the name of its object.
+func (r *Repo) manifest(ctx context.Context, object string) (Manifest, error) {
+	var m Manifest
+	if err := r.getJSON(ctx, kindManifest, object, &m); err != nil {
+		return Manifest{}, err
+	}
+	if err := m.check(); err != nil {
+		return Manifest{}, damaged(object, "%w", err)
+	}
+	if m.object() != object {
+		return Manifest{}, damaged(object, "it belongs elsewhere")
+	}
+	return m, nil
+}
+
+// Manifest returns a whole manifest.
+func (r *Repo) Manifest(ctx context.Context, id string) (Manifest, error) {
+	prefix, err := r.find(ctx, id)
+	if err != nil {
+		return Manifest{}, err
+	}
+	m, err := r.manifest(ctx, prefix+manifestObj)
+	if err != nil {
+		return Manifest{}, err
+	}
+	_, err = r.st.Stat(ctx, prefix+pinPart)
+	if m.Pinned = err == nil; err != nil && !isGone(err) {
+		return Manifest{}, err
+	}
+	o, _, err := r.session(ctx, sessionsPrefix+m.Run.String())
+	switch {
+	case isGone(err):
+		return m, nil
+	case err != nil:
+		return Manifest{}, err
+	case o.State != committed:
+		return Manifest{}, ErrNoBackup.WithCause(fmt.Errorf("%s has not been committed", id))
+	}
+	return m, nil
+}
+
+// find returns where a backup's objects are.
+func (r *Repo) find(ctx context.Context, id string) (string, error) {
+	systems, err := r.Systems(ctx)
+	if err != nil || !validID(id) {
+		return "", errors.Join(err, ErrNoBackup.WithCause(fmt.Errorf("%.80q", id)))
+	}
+	for _, system := range systems {
+		prefix := backupsPrefix(system) + id + "/"
+		_, err := r.st.Stat(ctx, prefix+manifestObj)
+		if err == nil {
+			return prefix, nil
+		}
+		if !isGone(err) {
+			return "", err
+		}
+	}
+	return "", ErrNoBackup.WithCause(errors.New(id))
+}
+
+// PutProof records what checking a backup has shown.
+func (r *Repo) PutProof(ctx context.Context, id string, p Proof) error {
+	prefix, err := r.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	random, err := randomBytes(4)
+	if err != nil {
+		return err
+	}
+	p.At = p.At.UTC()
+	name := prefix + proofPrefix + p.At.Format(proofTime) + "-" + hex.EncodeToString(random)
+	return r.putJSON(ctx, kindProof, name, p)
+}
+
+type pinObject struct {
+	Backup string    `json:"backup"`
+	ID     uuid.UUID `json:"id"`
+}
+
+// Pin keeps a backup from being deleted.
+func (r *Repo) Pin(ctx context.Context, id string) error {
+	prefix, err := r.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	err = r.putJSON(ctx, kindPin, prefix+pinPart, pinObject{id, uuid.New()})
+	if errors.Is(err, storage.ErrExists) {
+		return nil
+	}
+	return err
+}
+
+// Unpin lets a backup be deleted again.
+func (r *Repo) Unpin(ctx context.Context, id string) error {
+	prefix, err := r.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	return r.st.Delete(ctx, prefix+pinPart)
+}

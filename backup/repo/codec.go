@@ -1,0 +1,136 @@
+package repo
+
+import (
+	"fmt"
+
+	"github.com/klauspost/compress"
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+)
+
+// Codec says what was done to a blob before it was sealed.
+type Codec uint8
+
+// The codecs.
+const (
+	None Codec = iota // nothing: it would not have become smaller
+	Zstd              // RFC 8878
+	S2                // an extension of Snappy: faster, larger
+)
+
+// String returns the codec's name.
+func (c Codec) String() string {
+	switch c {
+	case None:
+		return "none"
+	case Zstd:
+		return "zstd"
+	case S2:
+		return "s2"
+	}
+	return fmt.Sprintf("codec %d", uint8(c))
+}
+
+// Compression says how to compress.
+type Compression struct {
+	Name  string `json:"name"`  // "zstd", "s2" or "none"; "" means zstd
+	Level int    `json:"level"` // zstd: as of its command, 0 means 1; s2: 1 (fast, also 0) or 2
+}
+
+// compressor compresses blobs; one per goroutine.
+type compressor struct {
+	codec  Codec
+	better bool
+	zstd   *zstd.Encoder
+}
+
+func newCompressor(c Compression) (*compressor, error) {
+	switch c.Name {
+	case "none":
+		return &compressor{codec: None}, nil
+	case "s2":
+		return &compressor{codec: S2, better: c.Level > 1}, nil
+	case "zstd", "":
+		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
+			zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(max(1, c.Level))), zstd.WithWindowSize(MaxBlob))
+		return &compressor{codec: Zstd, zstd: enc}, err
+	}
+	return nil, ErrInvalid.WithCause(fmt.Errorf("compression %q: it is zstd, s2 or none", c.Name))
+}
+
+const (
+	sample      = 4 << 10 // bytes that are looked at to guess whether the rest will become smaller
+	hopeless    = 0.02    // an estimate below this is of data that is compressed or encrypted already
+	worthAGuess = 32 << 10
+)
+
+// append appends data to dst in its compressed form, or as it is. dst has room for it as it is.
+func (c *compressor) append(dst, data []byte) ([]byte, Codec) {
+	if c.codec != None && promising(data) {
+		room := dst[len(dst) : len(dst)+len(data)]
+		var out []byte
+		if c.codec == Zstd {
+			out = c.zstd.EncodeAll(data, dst[len(dst):len(dst):cap(dst)])
+		} else {
+			out = c.s2(dst[len(dst):cap(dst)], data)
+		}
+		if len(out) < len(room) && &out[0] == &room[0] {
+			return dst[:len(dst)+len(out)], c.codec
+		}
+	}
+	return append(dst, data...), None
+}
+
+// s2 needs room for the worst case, which room has, because packs end with some to spare.
+func (c *compressor) s2(room, data []byte) []byte {
+	if c.better {
+		return s2.EncodeBetter(room, data)
+	}
+	return s2.Encode(room, data)
+}
+
+func promising(data []byte) bool {
+	if len(data) < worthAGuess {
+		return true
+	}
+	for i := range 3 {
+		at := (len(data) - sample) / 2 * i
+		if compress.Estimate(data[at:at+sample]) > hopeless {
+			return true
+		}
+	}
+	return false
+}
+
+// decompressor undoes it; safe for concurrent use.
+type decompressor struct{ zstd *zstd.Decoder }
+
+func newDecompressor() (*decompressor, error) {
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(maxObject))
+	return &decompressor{dec}, err
+}
+
+// decode appends raw bytes of plain data to into.
+func (d *decompressor) decode(codec Codec, data []byte, raw int, into []byte) ([]byte, error) {
+	start := len(into)
+	var err error
+	switch codec {
+	case None:
+		into = append(into, data...)
+	case Zstd:
+		into, err = d.zstd.DecodeAll(data, into)
+	case S2:
+		var n int
+		if n, err = s2.DecodedLen(data); err == nil && n == raw {
+			into = append(into, make([]byte, raw)...)
+			_, err = s2.Decode(into[start:], data)
+		}
+	default:
+		err = fmt.Errorf("it has %v, which is unknown", codec)
+	}
+	if err == nil && len(into)-start != raw {
+		err = fmt.Errorf("it has %d bytes instead of %d", len(into)-start, raw)
+	}
+	return into, err
+}

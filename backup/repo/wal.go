@@ -1,0 +1,219 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rootstream/backup/storage"
+	"rootstream/backup/wal"
+)
+
+// WALInfo is a file of the write-ahead log in the repository.
+type WALInfo struct {
+	Name     string
+	Stored   int64
+	Modified time.Time // by the storage's clock
+	object   string
+}
+
+func walPrefix(system uint64, tli wal.TimelineID) string {
+	return clusterPrefix(system) + "wal/" + tli.String() + "/"
+}
+
+func piecesPrefix(system uint64, tli wal.TimelineID) string {
+	return clusterPrefix(system) + "pieces/" + tli.String() + "/"
+}
+
+// PutWAL stores a segment, a history or another file of the log under the name
+// that PostgreSQL gave it. The same content once more is fine; ErrWALConflict for
+// another. Pieces of a segment that is stored are dropped.
+func (r *Repo) PutWAL(ctx context.Context, system uint64, name string, data []byte) error {
+	parsed, err := wal.ParseName(name)
+	if err != nil {
+		return err
+	}
+	if err = r.admit(ctx, system); err != nil {
+		return err
+	}
+	prefix := walPrefix(system, parsed.Timeline) + name + "-"
+	object := prefix + r.NewHasher().Sum(data).String()
+	body, err := r.seal(kindWAL, object, data)
+	if err != nil {
+		return err
+	}
+	err = r.st.Put(ctx, object, body)
+	created := err == nil
+	if err != nil && !errors.Is(err, storage.ErrExists) {
+		return fmt.Errorf("store %s: %w", name, err)
+	}
+	for o, err := range r.st.List(ctx, prefix) {
+		if err != nil {
+			return fmt.Errorf("store %s: %w", name, err)
+		}
+		if o.Name == object {
+			continue
+		}
+		err = ErrWALConflict.WithCause(fmt.Errorf("%s of system %d", name, system))
+		if created {
+			err = errors.Join(err, r.st.Delete(context.WithoutCancel(ctx), object))
+		}
+		return err
+	}
+	if parsed.Kind == wal.Segment {
+		if err := r.dropPieces(ctx, system, parsed.Timeline, name); err != nil {
+			r.cfg.Logger.WarnContext(ctx, "pieces of a whole segment could not be dropped", "name", name, "err", err)
+		}
+	}
+	return nil
+}
+
+// GetWAL reads a file of the log. ErrWALAbsent: the storage has proven that it is not there.
+func (r *Repo) GetWAL(ctx context.Context, system uint64, name string) ([]byte, error) {
+	parsed, err := wal.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	object, prefix := "", walPrefix(system, parsed.Timeline)+name+"-"
+	for o, err := range r.st.List(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("look for %s: %w", name, err)
+		}
+		if object != "" {
+			return nil, ErrWALConflict.WithCause(fmt.Errorf("%s of system %d is there with different contents", name, system))
+		}
+		object = o.Name
+	}
+	if object == "" {
+		return nil, ErrWALAbsent.WithCause(fmt.Errorf("%s of system %d", name, system))
+	}
+	data, err := r.get(ctx, kindWAL, object)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	if r.NewHasher().Sum(data).String() != strings.TrimPrefix(object, prefix) {
+		return nil, damaged(object, "it holds something else")
+	}
+	return data, nil
+}
+
+// ListWAL goes through a timeline's files in the order of their names.
+func (r *Repo) ListWAL(ctx context.Context, system uint64, tli wal.TimelineID) iter.Seq2[WALInfo, error] {
+	return func(yield func(WALInfo, error) bool) {
+		prefix := walPrefix(system, tli)
+		for o, err := range r.st.List(ctx, prefix) {
+			if err != nil {
+				yield(WALInfo{}, fmt.Errorf("list timeline %d: %w", tli, err))
+				return
+			}
+			name, ok := parseWALObject(strings.TrimPrefix(o.Name, prefix))
+			if ok && !yield(WALInfo{name, o.Size, o.Modified, o.Name}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// parseWALObject takes <name>-<mac> apart.
+func parseWALObject(part string) (string, bool) {
+	name, mac, found := strings.Cut(part, "-")
+	var h Hash
+	_, err := wal.ParseName(name)
+	return name, found && err == nil && h.UnmarshalText([]byte(mac)) == nil
+}
+
+// Timelines returns those that the repository has files or pieces of.
+func (r *Repo) Timelines(ctx context.Context, system uint64) ([]wal.TimelineID, error) {
+	var all []wal.TimelineID
+	for _, part := range []string{"wal/", "pieces/"} {
+		folders, err := r.st.Folders(ctx, clusterPrefix(system)+part)
+		if err != nil {
+			return nil, fmt.Errorf("list timelines: %w", err)
+		}
+		for _, f := range folders {
+			if tli, err := strconv.ParseUint(f, 16, 32); err == nil {
+				all = append(all, wal.TimelineID(tli))
+			}
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// PutPiece stores a piece of a segment that is still being written.
+func (r *Repo) PutPiece(ctx context.Context, system uint64, name string, off int64, data []byte) error {
+	parsed, err := wal.ParseName(name)
+	if err != nil || parsed.Kind != wal.Segment || off < 0 || off+int64(len(data)) > wal.MaxSegmentSize || len(data) == 0 {
+		return ErrInvalid.WithCause(errors.Join(fmt.Errorf("a piece of %d bytes at %d of %.40q", len(data), off, name), err))
+	}
+	if err = r.admit(ctx, system); err != nil {
+		return err
+	}
+	object := fmt.Sprintf("%s%s/%08x-%08x-%s", piecesPrefix(system, parsed.Timeline), name, off, len(data), r.NewHasher().Sum(data))
+	body, err := r.seal(kindPiece, object, data)
+	if err != nil {
+		return err
+	}
+	if err := r.st.Put(ctx, object, body); err != nil && !errors.Is(err, storage.ErrExists) {
+		return fmt.Errorf("store a piece of %s: %w", name, err)
+	}
+	return nil
+}
+
+// OpenSegments returns the names of the segments that there are pieces of.
+func (r *Repo) OpenSegments(ctx context.Context, system uint64, tli wal.TimelineID) ([]string, error) {
+	return r.st.Folders(ctx, piecesPrefix(system, tli))
+}
+
+// Pieces returns the beginning of a segment, as far as its pieces reach without a gap.
+func (r *Repo) Pieces(ctx context.Context, system uint64, name string) ([]byte, error) {
+	parsed, err := wal.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	var whole []byte
+	prefix := piecesPrefix(system, parsed.Timeline) + name + "/"
+	for o, err := range r.st.List(ctx, prefix) {
+		if err != nil {
+			return nil, fmt.Errorf("look for pieces of %s: %w", name, err)
+		}
+		off, err := strconv.ParseInt(strings.TrimPrefix(o.Name, prefix)[:min(8, len(o.Name)-len(prefix))], 16, 64)
+		if err != nil {
+			return nil, damaged(o.Name, "it does not belong here")
+		}
+		if off > int64(len(whole)) {
+			break
+		}
+		data, err := r.get(ctx, kindPiece, o.Name)
+		if isGone(err) {
+			break // the segment has just become whole
+		}
+		if err != nil {
+			return nil, err
+		}
+		both := min(len(whole)-int(off), len(data))
+		if !bytes.Equal(whole[off:int(off)+both], data[:both]) {
+			return nil, ErrWALConflict.WithCause(fmt.Errorf("%s: pieces that overlap differ", name))
+		}
+		whole = append(whole, data[both:]...)
+	}
+	return whole, nil
+}
+
+func (r *Repo) dropPieces(ctx context.Context, system uint64, tli wal.TimelineID, name string) error {
+	for o, err := range r.st.List(ctx, piecesPrefix(system, tli)+name+"/") {
+		if err != nil {
+			return err
+		}
+		if err := r.st.Delete(ctx, o.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}

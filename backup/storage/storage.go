@@ -1,0 +1,81 @@
+// Package storage is where a repository keeps its objects: a flat space of
+// immutable, durable objects with names like "packs/3f/…".
+//
+// [Storage] is the contract; storage/file and storage/s3 keep it, and
+// storage/storagetest proves that they do. What the objects mean, and that they
+// are sealed, is package repo's business.
+package storage
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"rootstream/errs"
+)
+
+// What a storage answers. Anything it cannot tell for sure is ErrUnreachable.
+var (
+	ErrNotFound    = errs.New(errs.NotFound, "object_not_found", "there is no such object")
+	ErrExists      = errs.New(errs.Conflict, "object_exists", "the object is there already")
+	ErrChanged     = errs.New(errs.Precondition, "object_changed", "somebody else changed the object")
+	ErrUnreachable = errs.New(errs.Unavailable, "storage_unreachable", "the storage does not answer")
+	ErrFull        = errs.New(errs.Unavailable, "storage_full", "the storage is full")
+	ErrDenied      = errs.New(errs.Forbidden, "storage_denied", "the storage does not let us")
+	ErrShort       = errs.New(errs.Internal, "object_short", "the object is shorter than it has to be")
+	ErrName        = errs.New(errs.Invalid, "object_name", "not the name of an object")
+)
+
+// Object is what a storage says about an object.
+type Object struct {
+	Name     string
+	Size     int64
+	Modified time.Time // by the storage's clock
+	Tag      string    // what Swap compares; Stat alone fills it in
+}
+
+// Storage keeps objects. Every call ends when its context does. What one
+// process wrote, all others see in their next call.
+type Storage interface {
+	// Put creates an object, all of it or nothing, durable once it returns; ErrExists if there is one.
+	Put(ctx context.Context, name string, body []byte) error
+	// Swap replaces the object that has the tag, and returns the new tag; ErrChanged if it has another.
+	// An empty tag means that there must be none. Bodies have to differ from each other.
+	Swap(ctx context.Context, name string, body []byte, tag string) (string, error)
+	// Get reads n bytes from off on, or to the end if n < 0. ErrNotFound: proven absent; ErrShort: it ends before.
+	Get(ctx context.Context, name string, off, n int64) ([]byte, error)
+	// Stat describes one object.
+	Stat(ctx context.Context, name string) (Object, error)
+	// List goes through the objects whose names begin with prefix, in the order of their names' bytes.
+	List(ctx context.Context, prefix string) iter.Seq2[Object, error]
+	// Folders returns, in order, what stands between prefix and the next slash in the names of objects.
+	Folders(ctx context.Context, prefix string) ([]string, error)
+	// Delete removes an object; it need not exist.
+	Delete(ctx context.Context, name string) error
+	// Now is the time by the clock that dates the objects.
+	Now(ctx context.Context) (time.Time, error)
+	// URL names the storage, without credentials.
+	URL() string
+}
+
+const maxName = 512
+
+// CheckName accepts names of parts between slashes, each of letters, digits and
+// "-_.", none beginning with a dot: they are the same on every storage.
+func CheckName(name string) error {
+	if len(name) > maxName {
+		return ErrName.WithCause(fmt.Errorf("%d bytes; %d are allowed", len(name), maxName))
+	}
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "" || part[0] == '.' || strings.IndexFunc(part, notPlain) >= 0 {
+			return ErrName.WithCause(fmt.Errorf("%q", name))
+		}
+	}
+	return nil
+}
+
+func notPlain(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+}
