@@ -87,7 +87,8 @@ func (c *child) kill() error {
 // usage is what the kernel says a process has used.
 type usage struct {
 	cpu      time.Duration
-	rss, hwm int64 // bytes
+	ended    time.Duration // CPU of children that have ended
+	rss, hwm int64         // bytes
 }
 
 // usageOf reads /proc of a process.
@@ -99,12 +100,16 @@ func usageOf(pid int) (usage, error) {
 	}
 	_, after, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(after)
-	for _, at := range []int{11, 12} { // utime, stime
+	for at := 11; at < 15; at++ { // utime, stime, and both of its children
 		ticks, bad := strconv.ParseInt(fields[at], 10, 64)
 		if bad != nil {
 			return u, fmt.Errorf("read the CPU time of %d: %w", pid, bad)
 		}
-		u.cpu += time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux we know
+		to := &u.cpu
+		if at > 12 {
+			to = &u.ended
+		}
+		*to += time.Duration(ticks) * 10 * time.Millisecond // USER_HZ is 100 on every Linux we know
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) //nolint:gosec // a number
 	if err != nil {

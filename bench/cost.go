@@ -1,0 +1,62 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// cost is the CPU time that everybody who takes part in shared state has used.
+type cost struct{ here, other, postgres, redis time.Duration }
+
+// cost reads what was used until now.
+func (s *stack) cost(w *watcher) (c cost, err error) {
+	postmaster, _ := s.pg.Process()
+	for _, p := range []struct {
+		pid int
+		to  *time.Duration
+	}{{os.Getpid(), &c.here}, {w.cmd.Process.Pid, &c.other}, {postmaster.PID, &c.postgres}, {s.redis.cmd.Process.Pid, &c.redis}} {
+		if *p.to, err = familyCPU(p.pid, p.pid == postmaster.PID); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// familyCPU is what a process has used, if asked with its children, those that have ended too.
+func familyCPU(pid int, children bool) (time.Duration, error) {
+	u, err := usageOf(pid)
+	if err != nil || !children {
+		return u.cpu, err
+	}
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) //nolint:gosec // numbers
+	if err != nil {
+		return 0, err
+	}
+	sum := u.cpu + u.ended
+	for _, child := range strings.Fields(string(list)) {
+		n, err := strconv.Atoi(child)
+		if err != nil {
+			return 0, err
+		}
+		one, err := usageOf(n)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it ends just now
+		}
+		if err != nil {
+			return 0, err
+		}
+		sum += one.cpu
+	}
+	return sum, nil
+}
+
+// per is what each of n updates cost since before.
+func (c cost) per(n float64, before cost) string {
+	each := func(d, was time.Duration) float64 { return float64((d - was).Microseconds()) / max(n, 1) }
+	return fmt.Sprintf("CPU of an update: %.0f µs here, the load included, %.0f in the other process, %.0f in PostgreSQL, %.0f in Redis",
+		each(c.here, before.here), each(c.other, before.other), each(c.postgres, before.postgres), each(c.redis, before.redis))
+}
