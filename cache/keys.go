@@ -2,7 +2,6 @@ package cache
 
 import (
 	"encoding/hex"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,8 +14,7 @@ const (
 	SessionLeaseTTL = 10 * time.Second // a fill that takes longer than this is dropped
 	StreamLiveTTL   = time.Hour        // live status of a stream
 	ViewerCountTTL  = 5 * time.Minute  // viewer count of a stream, and the set behind it
-	SyncTTL         = time.Hour        // the log of a shard of the event log after its last frame
-	SyncParkTTL     = 10 * time.Second // frames that arrived before those they follow
+	SyncTTL         = time.Hour        // the stream of shared state after its last entry
 )
 
 // SessionViewPrefix begins the keys whose changes are broadcast to every instance, and no others.
@@ -79,27 +77,6 @@ func hashTag(key string) string {
 	return tag
 }
 
-// syncTags are hash tags, one a shard of the event log, whose slots are spread evenly over a cluster.
-const syncTags = "s0iys1hys2kys3jys4mys5lys6oys7nys8ays9oxsavmsblbsceosdjbsermsfhb"
-
-// SyncShards is the number of logs that [SyncLog] names.
-const SyncShards = len(syncTags) / 4
-
-// SyncLog is the key of the stream with the events of a shard (below SyncShards) in an epoch; ids are sequence numbers.
-func SyncLog(epoch int64, shard int) string { return syncKey(epoch, shard, "log") }
-
-// SyncHead is the key of the last sequence number in SyncLog, in the same slot.
-func SyncHead(epoch int64, shard int) string { return syncKey(epoch, shard, "head") }
-
-// SyncPark is the key of the hash with frames that wait for those before them, in the same slot.
-func SyncPark(epoch int64, shard int) string { return syncKey(epoch, shard, "pend") }
-
-func syncKey(epoch int64, shard int, part string) string {
-	return "rsl:{" + syncTags[4*shard:4*shard+4] + "}:" + strconv.FormatInt(epoch, 10) + ":" + part
-}
-
-// SyncBeats is the key of the stream in which instances say that they live.
-func SyncBeats() string { return "rsl:{ctl}:hb" }
-
-// SyncVolatile is the key of the stream with what instances contribute to volatile state.
-func SyncVolatile() string { return "rsl:{ctl}:vol" }
+// Sync is the key of the stream in which instances tell each other what was committed, what they contribute to volatile
+// state, and that they live.
+const Sync = "rsl:{sync}:log"

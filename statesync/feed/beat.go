@@ -7,13 +7,11 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 
 	"rootstream/cache"
-	"rootstream/errs"
 	"rootstream/event"
 )
 
@@ -21,20 +19,16 @@ const (
 	maxAhead    = 500 * time.Millisecond // of another instance's clock
 	maxAge      = 10 * time.Second       // of what another instance says; older is a repetition
 	maxBeatSize = 8 << 10
-	keepBeats   = "256"
-	keepCasts   = "1024"
 )
 
 // beat is a sign of life.
 type beat struct {
-	Node        uuid.UUID           `json:"node"`
-	Incarnation int64               `json:"incarnation"`
-	Number      int64               `json:"number"`
-	At          int64               `json:"at"` // Unix ms
-	Address     string              `json:"address"`
-	Epoch       int64               `json:"epoch"`
-	Applied     [event.Shards]int64 `json:"applied"`
-	Blocks      [event.Shards]Block `json:"blocks"`
+	Number  int64               `json:"number"`
+	At      int64               `json:"at"` // Unix ms
+	Address string              `json:"address"`
+	Epoch   int64               `json:"epoch"`
+	Applied [event.Shards]int64 `json:"applied"`
+	Blocks  [event.Shards]Block `json:"blocks"`
 }
 
 // Peer is another instance, as it last said itself.
@@ -55,6 +49,7 @@ type Peer struct {
 func (f *Feed) beatLoop(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
+	looked := f.began
 	for number := int64(1); ; number++ {
 		f.beat(ctx, number)
 		select {
@@ -62,57 +57,43 @@ func (f *Feed) beatLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		if now := f.cfg.Now(); f.echoAge(now) > echoLate && now.Sub(looked) > echoLate {
+			looked = now
+			f.startOver()
+		}
 	}
 }
 
 func (f *Feed) beat(ctx context.Context, number int64) {
 	b := beat{
-		Node: f.cfg.Node, Incarnation: f.incarnation, Number: number, At: f.cfg.Now().UnixMilli(),
-		Address: f.cfg.Address, Epoch: f.epoch.Load(), Applied: f.Applied(),
+		Number: number, At: f.cfg.Now().UnixMilli(), Address: f.cfg.Address, Epoch: f.epoch.Load(), Applied: f.Applied(),
 	}
 	for i := range f.shards {
 		b.Blocks[i] = f.shards[i].newest()
 	}
 	payload, err := json.Marshal(b)
 	if err == nil {
-		err = f.tell(ctx, cache.SyncBeats(), keepBeats, payload)
+		err = f.say(ctx, append(newFrame(isBeat, f.self()), payload...))
+	}
+	if err == nil {
+		_, err = f.cfg.Cache.Expire(ctx, cache.Sync, cache.SyncTTL)
 	}
 	if err != nil {
 		f.counters.failed.Add(1)
 	}
 }
 
-// tell adds a sealed entry to a stream. Something else in its place is removed.
-func (f *Feed) tell(ctx context.Context, stream, keep string, payload []byte) error {
-	sealed, err := f.seal(stream, nil, payload)
+// say tells one thing.
+func (f *Feed) say(ctx context.Context, frame []byte) error {
+	sealed, err := f.seal(frame)
 	if err != nil {
 		return err
 	}
-	add := cache.Cmd{Name: "XADD", Key: stream, Args: []string{"MAXLEN", "~", keep, "*", "d", string(sealed)}}
-	_, err = f.cfg.Cache.Do(ctx, add)
-	if err != nil && errs.KindOf(err) != errs.Unavailable {
-		if _, err = f.cfg.Cache.Del(ctx, stream); err == nil {
-			_, err = f.cfg.Cache.Do(ctx, add)
-		}
-	}
-	return err
+	return f.tell(ctx, sealed)
 }
 
-func (f *Feed) readBeats(entries []cache.Entry) {
-	for _, e := range entries {
-		payload, ok := f.open(cache.SyncBeats(), nil, e.Get("d"))
-		var b beat
-		if !ok || len(payload) > maxBeatSize || json.NewDecoder(bytes.NewReader(payload)).Decode(&b) != nil {
-			f.counters.bad.Add(1)
-			continue
-		}
-		f.hear(b)
-	}
-}
-
-func (f *Feed) hear(b beat) {
+func (f *Feed) hearBeat(from Sender, b beat) {
 	now := f.cfg.Now()
-	from := Sender{b.Node, b.Incarnation}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	p, offset := f.peer(from, now), time.UnixMilli(b.At).Sub(now)
@@ -180,12 +161,10 @@ func (f *Feed) Broadcast(ctx context.Context, payload []byte) error {
 	if f.cfg.Cache == nil {
 		return cache.ErrUnavailable
 	}
-	b := make([]byte, 0, len(payload)+48)
-	b = append(b, f.cfg.Node[:]...)
-	b = binary.AppendUvarint(b, uint64(f.incarnation))  //nolint:gosec // positive
+	b := newFrame(isCast, f.self())
 	b = binary.AppendUvarint(b, uint64(f.casts.Add(1))) //nolint:gosec // positive
 	b = binary.AppendVarint(b, f.cfg.Now().UnixMilli())
-	return f.tell(ctx, cache.SyncVolatile(), keepCasts, append(b, payload...))
+	return f.say(ctx, append(b, payload...))
 }
 
 // Alone reports whether nothing can be relied on to come through Redis.
@@ -283,10 +262,4 @@ func (f *Feed) Status() Status {
 		return cmp.Or(bytes.Compare(a.Node[:], b.Node[:]), cmp.Compare(a.Incarnation, b.Incarnation))
 	})
 	return s
-}
-
-// parseHead reads a sequence number.
-func parseHead(text string) (int64, bool) {
-	head, err := strconv.ParseInt(text, 10, 64)
-	return head, err == nil && head >= 0
 }

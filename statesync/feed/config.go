@@ -24,13 +24,12 @@ const (
 	beatEvery      = 500 * time.Millisecond // between signs of life
 	echoLate       = 1500 * time.Millisecond
 	echoLost       = 3 * time.Second // without an echo of our own sign of life Redis is suspect
-	healEvery      = time.Second     // between repairs of a shard's stream
 	peerGone       = 10 * time.Second
 	maxFrameEvents = 256
 	maxFrameBytes  = 256 << 10
 	maxParked      = 8192    // events of a shard that wait for one before them
 	maxQueued      = 1 << 16 // events that wait to be published; the sweepers of others find what is dropped
-	keepInRedis    = 8192    // events of a shard
+	keepInRedis    = "2048"  // frames
 	recentEvents   = 1024    // events of a shard kept to be compared when PostgreSQL comes back another one
 	tooFar         = 50_000  // events behind: state is read again instead of replayed
 	page           = 1000

@@ -2,10 +2,10 @@
 // of its shard, without a gap and once.
 //
 // PostgreSQL has numbered the events, so order is never in question; what is
-// left is speed. The instance that commits applies its events itself and puts
-// them into Redis Streams whose ids are the sequence numbers, and the others
-// read them there. Redis may lose, repeat, reorder or forge frames, or be
-// gone: whoever misses a number reads it from PostgreSQL.
+// left is speed. The instance that commits applies its events itself and adds
+// them to one Redis stream that all others follow. The numbers make telling
+// them idempotent: who has a number ignores it. Redis may lose, repeat, reorder
+// or forge frames, or be gone: whoever misses a number reads it from PostgreSQL.
 //
 // [Feed.Run] is the only owner of goroutines: one applies what was committed
 // here, one publishes it, one reads Redis, one says every 500 ms that this

@@ -26,22 +26,18 @@ type Feed struct {
 	shards      [event.Shards]shard
 	ready       chan struct{}
 
-	own     queue // committed here, to be handed on
-	out     queue // to be published
-	scripts scripts
+	own queue // committed here, to be handed on
+	out queue // to be published
 
-	look   chan struct{} // something is missing: wake the sweeper soon
-	repair [event.Shards]atomic.Bool
+	look   chan struct{}              // something is missing: wake the sweeper soon
 	heads  [event.Shards]atomic.Int64 // as PostgreSQL last said
 	swept  atomic.Int64               // when that was, in Unix ns
 	server time.Time                  // when PostgreSQL started; of the sweeper
 	behind [event.Shards]lag          // of the sweeper
 
-	retail   atomic.Pointer[context.CancelFunc] // ends what is being read, to start over from what is applied
-	rewind   atomic.Bool                        // the next reading starts at the ends of the signs' and broadcasts' streams
-	spoilt   [event.Shards]atomic.Bool          // the shard's stream has to be removed
-	healedAt [event.Shards]atomic.Int64
-	echoAt   atomic.Int64 // when our own sign of life was last read, in Unix ns
+	reading  atomic.Pointer[context.CancelFunc] // ends what is being read
+	ownFrame []byte                             // how frames with our events begin
+	echoAt   atomic.Int64                       // when our own sign of life was last read, in Unix ns
 	began    time.Time
 
 	mu      sync.Mutex
@@ -60,7 +56,7 @@ func New(cfg Config) (*Feed, error) {
 	}
 	f := &Feed{
 		cfg: cfg, store: event.NewStore(cfg.DB), ready: make(chan struct{}), look: make(chan struct{}, 1),
-		peers: map[Sender]*Peer{}, scripts: newScripts(), own: newQueue(), out: newQueue(),
+		peers: map[Sender]*Peer{}, own: newQueue(), out: newQueue(),
 	}
 	return f, f.register(cfg.Registerer)
 }
@@ -122,6 +118,7 @@ func (f *Feed) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	f.ownFrame = newFrame(isEvents, f.self())
 	f.reset(v, "start")
 	return nil
 }
@@ -129,10 +126,19 @@ func (f *Feed) begin(ctx context.Context) error {
 // apply hands on what was committed here.
 func (f *Feed) apply(ctx context.Context) {
 	for f.own.wait(ctx) {
-		for shard, events := range f.own.take() {
-			for _, run := range runs(events) {
-				f.deliver(shard, run, &f.counters.local)
-			}
+		f.handOn(f.own.take(), &f.counters.local)
+	}
+}
+
+// handOn hands on events of any shards, in any order.
+func (f *Feed) handOn(events []event.Event, source *atomic.Int64) {
+	var by [event.Shards][]event.Event
+	for _, e := range events {
+		by[e.Shard] = append(by[e.Shard], e)
+	}
+	for shard := range by {
+		for _, run := range runs(by[shard]) {
+			f.deliver(shard, run, source)
 		}
 	}
 }
@@ -162,7 +168,6 @@ func (f *Feed) reset(v view, reason string) {
 	for i := range f.shards {
 		f.shards[i].mu.Unlock()
 	}
-	f.startOver()
 }
 
 // Epoch is the history that is being followed.
@@ -204,11 +209,10 @@ func (f *Feed) Wait(ctx context.Context, shard int, seq int64) error {
 	return context.Cause(ctx)
 }
 
-// queue holds events by shard for one goroutine.
+// queue holds events for one goroutine.
 type queue struct {
 	mu     sync.Mutex
-	events [event.Shards][]event.Event
-	n      int
+	events []event.Event
 	more   chan struct{}
 }
 
@@ -217,14 +221,10 @@ func newQueue() queue { return queue{more: make(chan struct{}, 1)} }
 // put returns how many events did not fit.
 func (q *queue) put(events []event.Event) (dropped int) {
 	q.mu.Lock()
-	if q.n+len(events) > maxQueued {
+	if len(q.events)+len(events) > maxQueued {
 		dropped = len(events)
 	} else {
-		q.n += len(events)
-		for i := range events {
-			s := events[i].Shard
-			q.events[s] = append(q.events[s], events[i])
-		}
+		q.events = append(q.events, events...)
 	}
 	q.mu.Unlock()
 	wait.Wake(q.more)
@@ -242,10 +242,10 @@ func (q *queue) wait(ctx context.Context) bool {
 }
 
 // take empties the queue.
-func (q *queue) take() [event.Shards][]event.Event {
+func (q *queue) take() []event.Event {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	out := q.events
-	q.events, q.n = [event.Shards][]event.Event{}, 0
+	q.events = nil
 	return out
 }

@@ -19,13 +19,28 @@ const macSize = 32
 
 var errFrame = errors.New("the frame is not one of ours")
 
+// What an entry of the stream holds, its first byte.
+const (
+	isEvents byte = 'e'
+	isBeat   byte = 'b'
+	isCast   byte = 'v'
+)
+
 const (
 	hasUser = 1 << iota
 	hasActor
 )
 
-// appendEvents encodes contiguous events of one shard; their numbers follow from the first one's.
-func appendEvents(b []byte, events []event.Event) []byte {
+// newFrame has room for the proof, and says what it is and who it is from.
+func newFrame(kind byte, from Sender) []byte {
+	b := append(make([]byte, macSize, 256), kind)
+	b = append(b, from.Node[:]...)
+	return binary.AppendUvarint(b, uint64(from.Incarnation)) //nolint:gosec // positive
+}
+
+// appendEvents encodes events of any shards; the shard follows from the entity.
+func appendEvents(b []byte, epoch int64, events []event.Event) []byte {
+	b = binary.AppendUvarint(b, uint64(epoch)) //nolint:gosec // positive
 	b = binary.AppendUvarint(b, uint64(len(events)))
 	for i := range events {
 		e := &events[i]
@@ -38,6 +53,7 @@ func appendEvents(b []byte, events []event.Event) []byte {
 		}
 		b = append(b, flags)
 		b = append(b, e.AggregateID[:]...)
+		b = binary.AppendUvarint(b, uint64(e.Seq))     //nolint:gosec // positive
 		b = binary.AppendUvarint(b, uint64(e.Version)) //nolint:gosec // positive
 		b = binary.AppendVarint(b, e.At.UnixMicro())
 		b = appendBytes(b, e.AggregateType)
@@ -58,24 +74,24 @@ func appendBytes[T string | json.RawMessage](b []byte, s T) []byte {
 }
 
 // size is at least what appendEvents needs for e.
-func size(e *event.Event) int { return 100 + len(e.AggregateType) + len(e.Name) + len(e.Data) }
+func size(e *event.Event) int { return 110 + len(e.AggregateType) + len(e.Name) + len(e.Data) }
 
-// decoder reads frames. Names repeat, so they are kept.
+// decoder reads events from frames. Names repeat, so they are kept.
 type decoder struct{ names map[string]string }
 
-// events decodes what appendEvents wrote. Data points into b.
-func (d *decoder) events(shard int, first, last int64, b []byte) ([]event.Event, error) {
-	r := reader{b: b}
+// events appends what appendEvents wrote to events. Data points into b.
+func (d *decoder) events(r *reader, events []event.Event) ([]event.Event, error) {
 	n := r.uvarint()
-	if r.bad || n == 0 || n > maxFrameEvents || int64(n) != last-first+1 {
-		return nil, errFrame
+	if r.bad || n == 0 || n > maxFrameEvents {
+		return events, errFrame
 	}
-	events := make([]event.Event, n)
-	for i := range events {
-		e := &events[i]
+	events = slices.Grow(events, int(n)) //nolint:gosec // not more than that
+	before := len(events)
+	for range n {
+		var e event.Event
 		flags := r.byte()
-		e.Shard, e.Seq = shard, first+int64(i)
 		e.AggregateID = r.id()
+		e.Seq = int64(r.uvarint())     //nolint:gosec // checked below
 		e.Version = int64(r.uvarint()) //nolint:gosec // checked below
 		e.At = time.UnixMicro(r.varint()).UTC()
 		e.AggregateType = d.name(r.bytes())
@@ -89,12 +105,14 @@ func (d *decoder) events(shard int, first, last int64, b []byte) ([]event.Event,
 			id := r.id()
 			e.ActorID = &id
 		}
-		if r.bad || e.Version < 1 || flags > hasUser|hasActor {
-			return nil, errFrame
+		if r.bad || e.Seq < 1 || e.Version < 1 || flags > hasUser|hasActor {
+			return events[:before], errFrame
 		}
+		e.Shard = e.Ref().Shard()
+		events = append(events, e)
 	}
 	if len(r.b) > 0 {
-		return nil, errFrame
+		return events[:before], errFrame
 	}
 	return events, nil
 }
@@ -168,30 +186,45 @@ func (r *reader) bytes() []byte {
 	return r.take(int(n)) //nolint:gosec // not more than there is
 }
 
-// seal puts the proof before the payload: it holds for this stream and this place in it only.
-func (f *Feed) seal(stream string, place, payload []byte) ([]byte, error) {
-	mac, err := f.cfg.Auth.MAC(purpose, []byte(stream), place, payload)
-	if err != nil {
-		return nil, err
+func (r *reader) sender() Sender {
+	return Sender{Node: r.id(), Incarnation: int64(r.uvarint())} //nolint:gosec // compared only
+}
+
+// seal puts the proof into a frame.
+func (f *Feed) seal(frame []byte) (string, error) {
+	mac, err := f.cfg.Auth.MAC(purpose, frame[macSize:])
+	copy(frame, mac[:])
+	return string(frame), err
+}
+
+// genuine reports whether a frame's proof holds.
+func (f *Feed) genuine(frame []byte) bool {
+	if len(frame) < macSize {
+		return false
 	}
-	return append(mac[:], payload...), nil
+	ok, err := f.cfg.Auth.Verify(purpose, frame[:macSize], frame[macSize:])
+	return ok && err == nil
 }
 
-// open returns the payload if the proof holds.
-func (f *Feed) open(stream string, place, sealed []byte) ([]byte, bool) {
-	if len(sealed) < macSize {
-		return nil, false
+// frames cuts events into pieces that fit one.
+func frames(events []event.Event) [][]event.Event {
+	var out [][]event.Event
+	start, bytes := 0, 0
+	for i := range events {
+		n := size(&events[i])
+		if i > start && (i-start == maxFrameEvents || bytes+n > maxFrameBytes) {
+			out = append(out, events[start:i])
+			start, bytes = i, 0
+		}
+		bytes += n
 	}
-	ok, err := f.cfg.Auth.Verify(purpose, sealed[:macSize], []byte(stream), place, sealed[macSize:])
-	return sealed[macSize:], ok && err == nil
+	if start < len(events) {
+		out = append(out, events[start:])
+	}
+	return out
 }
 
-func span(first, last int64) []byte {
-	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16), uint64(first)) //nolint:gosec // bits
-	return binary.BigEndian.AppendUint64(b, uint64(last))                  //nolint:gosec // bits
-}
-
-// runs cuts a shard's events, which are ordered in place, into contiguous frames; repeated ones are left out.
+// runs cuts a shard's events, which are ordered in place, where numbers are missing; repeated ones are left out.
 func runs(events []event.Event) [][]event.Event {
 	less := func(a, b event.Event) int { return int(a.Seq - b.Seq) }
 	if !slices.IsSortedFunc(events, less) {
@@ -199,14 +232,12 @@ func runs(events []event.Event) [][]event.Event {
 	}
 	events = slices.CompactFunc(events, func(a, b event.Event) bool { return a.Seq == b.Seq })
 	var out [][]event.Event
-	start, bytes := 0, 0
+	start := 0
 	for i := range events {
-		n := size(&events[i])
-		if i > start && (events[i].Seq != events[i-1].Seq+1 || i-start == maxFrameEvents || bytes+n > maxFrameBytes) {
+		if i > start && events[i].Seq != events[i-1].Seq+1 {
 			out = append(out, events[start:i])
-			start, bytes = i, 0
+			start = i
 		}
-		bytes += n
 	}
 	if start < len(events) {
 		out = append(out, events[start:])

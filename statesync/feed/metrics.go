@@ -10,11 +10,11 @@ import (
 
 // counters count what happened since the start.
 type counters struct {
-	local, redis, postgres                        atomic.Int64 // events handed on, by where they came from
-	published, known, parked, failed, read, wiped atomic.Int64 // frames; streams for wiped
-	bad, stale, drift                             atomic.Int64 // ignored: forged, repeated, from a clock too far ahead
-	dropped                                       atomic.Int64 // events not published for want of room
-	resets, orphans, diverged                     atomic.Int64
+	local, redis, postgres    atomic.Int64 // events handed on, by where they came from
+	published, failed, read   atomic.Int64 // frames
+	bad, stale, drift         atomic.Int64 // ignored: forged, repeated or of another epoch, from a clock too far ahead
+	dropped                   atomic.Int64 // events not published for want of room
+	resets, orphans, diverged atomic.Int64
 }
 
 func (c *counters) each(visit func(name string, n *atomic.Int64)) {
@@ -22,14 +22,11 @@ func (c *counters) each(visit func(name string, n *atomic.Int64)) {
 	visit("events_redis", &c.redis)
 	visit("events_postgres", &c.postgres)
 	visit("frames_published", &c.published)
-	visit("frames_known", &c.known)
-	visit("frames_parked", &c.parked)
 	visit("frames_failed", &c.failed)
 	visit("frames_read", &c.read)
 	visit("frames_forged", &c.bad)
 	visit("frames_stale", &c.stale)
 	visit("clock_drift", &c.drift)
-	visit("streams_wiped", &c.wiped)
 	visit("events_unpublished", &c.dropped)
 	visit("resets", &c.resets)
 	visit("orphans", &c.orphans)

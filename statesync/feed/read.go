@@ -1,9 +1,9 @@
 package feed
 
 import (
+	"bytes"
 	"context"
-	"strconv"
-	"strings"
+	"encoding/json"
 	"time"
 
 	"rootstream/cache"
@@ -11,121 +11,99 @@ import (
 	"rootstream/internal/wait"
 )
 
-// readLoop follows the streams of the epoch; it starts over from what is applied whenever startOver says so.
+// readLoop follows the stream; it goes to its end anew whenever startOver says so.
 func (f *Feed) readLoop(ctx context.Context) {
-	beats, volatile := "$", "$"
+	var names decoder
 	for ctx.Err() == nil {
-		epoch := f.epoch.Load()
-		if f.rewind.Swap(false) {
-			beats, volatile = "$", "$"
-		}
-		positions := map[string]string{cache.SyncBeats(): beats, cache.SyncVolatile(): volatile}
-		logs := make(map[string]int, event.Shards)
-		for shard := range f.shards {
-			key := cache.SyncLog(epoch, shard)
-			logs[key] = shard
-			positions[key] = strconv.FormatInt(f.shards[shard].applied.Load(), 10) + "-0"
-		}
 		reading, stop := context.WithCancel(ctx)
-		f.retail.Store(&stop)
-		if f.epoch.Load() != epoch { // it changed before anyone could tell
-			stop()
-		}
-		names := make([]decoder, event.Shards)
-		err := f.cfg.Cache.Tail(reading, cache.TailConfig{Positions: positions, OnEntries: func(stream string, entries []cache.Entry) {
-			shard, isLog := logs[stream]
-			last := entries[len(entries)-1].ID
-			switch {
-			case isLog:
-				f.readFrames(stream, epoch, shard, entries, &names[shard])
-			case stream == cache.SyncBeats():
-				beats = last
-				f.readBeats(entries)
-			default:
-				volatile = last
-				f.readBroadcasts(entries)
-			}
-		}})
+		f.reading.Store(&stop)
+		err := f.cfg.Cache.Tail(reading, cache.TailConfig{
+			Positions: map[string]string{cache.Sync: "$"},
+			OnEntries: func(_ string, entries []cache.Entry) { f.hear(entries, &names) },
+		})
 		stop()
 		if err != nil {
-			f.cfg.Logger.ErrorContext(ctx, "the streams cannot be read", "err", err)
+			f.cfg.Logger.ErrorContext(ctx, "the stream cannot be read", "err", err)
 			_ = wait.For(ctx, time.Second)
 		}
 	}
 }
 
-// startOver makes readLoop read again from what is applied.
+// startOver makes readLoop look for the end of the stream again: it may be another stream.
 func (f *Feed) startOver() {
-	if stop := f.retail.Load(); stop != nil {
+	if stop := f.reading.Load(); stop != nil {
 		(*stop)()
 	}
 }
 
-func (f *Feed) readFrames(key string, epoch int64, shard int, entries []cache.Entry, d *decoder) {
+// hear takes what was told, and hands on the events in all of it together.
+func (f *Feed) hear(entries []cache.Entry, names *decoder) {
+	var events []event.Event
 	for _, e := range entries {
-		if f.epoch.Load() != epoch {
-			return
+		frame := e.Get("d")
+		if f.isOwn(frame) {
+			continue
 		}
-		first, last, ok := frameSpan(e)
-		if ok && last <= f.shards[shard].applied.Load() {
-			continue // our own, mostly: nothing in it is needed
+		if !f.genuine(frame) {
+			f.counters.bad.Add(1)
+			continue
 		}
-		var events []event.Event
-		if ok {
-			var payload []byte
-			if payload, ok = f.open(key, span(first, last), e.Get("d")); ok {
-				var err error
-				events, err = d.events(shard, first, last, payload)
-				ok = err == nil
-			}
+		r := reader{b: frame[macSize:]}
+		kind, from := r.byte(), r.sender()
+		ok := !r.bad
+		switch kind {
+		case isEvents:
+			events, ok = f.readEvents(&r, names, events)
+		case isBeat:
+			ok = f.readBeat(&r, from)
+		case isCast:
+			ok = f.readCast(&r, from)
+		default:
+			ok = false
 		}
 		if !ok {
 			f.counters.bad.Add(1)
-			f.heal(key, shard)
-			continue
 		}
+	}
+	f.handOn(events, &f.counters.redis)
+}
+
+// isOwn recognizes events that were committed here: nothing in them is needed.
+func (f *Feed) isOwn(frame []byte) bool {
+	return len(frame) > macSize && frame[macSize] == isEvents && bytes.HasPrefix(frame[macSize:], f.ownFrame[macSize:])
+}
+
+func (f *Feed) readEvents(r *reader, names *decoder, events []event.Event) ([]event.Event, bool) {
+	if epoch := int64(r.uvarint()); epoch != f.epoch.Load() { //nolint:gosec // compared only
+		f.counters.stale.Add(1)
+		return events, !r.bad
+	}
+	events, err := names.events(r, events)
+	if err == nil {
 		f.counters.read.Add(1)
-		f.deliver(shard, events, &f.counters.redis)
 	}
+	return events, err == nil
 }
 
-// frameSpan reads what numbers an entry says it holds.
-func frameSpan(e cache.Entry) (first, last int64, ok bool) {
-	digits, exact := strings.CutSuffix(e.ID, "-0")
-	last, err1 := strconv.ParseInt(digits, 10, 64)
-	first, err2 := strconv.ParseInt(string(e.Get("f")), 10, 64)
-	return first, last, exact && err1 == nil && err2 == nil && first > 0 && first <= last && last-first < maxFrameEvents
-}
-
-// heal has a stream with something false in it removed by the sweeper, and read anew: the false entry may stand
-// before true ones.
-func (f *Feed) heal(key string, shard int) {
-	now := f.cfg.Now().UnixNano()
-	if now-f.healedAt[shard].Load() < int64(healEvery) {
-		return
+func (f *Feed) readBeat(r *reader, from Sender) bool {
+	var b beat
+	if r.bad || len(r.b) > maxBeatSize || json.Unmarshal(r.b, &b) != nil {
+		return false
 	}
-	f.healedAt[shard].Store(now)
-	f.cfg.Logger.Warn("a frame that is not ours was ignored", "stream", key)
-	f.repair[shard].Store(true)
-	f.spoilt[shard].Store(true)
-	wait.Wake(f.look)
+	f.hearBeat(from, b)
+	return true
 }
 
-func (f *Feed) readBroadcasts(entries []cache.Entry) {
-	for _, e := range entries {
-		payload, ok := f.open(cache.SyncVolatile(), nil, e.Get("d"))
-		r := reader{b: payload}
-		from := Sender{Node: r.id(), Incarnation: int64(r.uvarint())} //nolint:gosec // compared only
-		number := int64(r.uvarint())                                  //nolint:gosec // compared only
-		sent := time.UnixMilli(r.varint())
-		if !ok || r.bad {
-			f.counters.bad.Add(1)
-			continue
-		}
-		if !f.fresh(from, number, sent) {
-			f.counters.stale.Add(1)
-			continue
-		}
+func (f *Feed) readCast(r *reader, from Sender) bool {
+	number := int64(r.uvarint()) //nolint:gosec // compared only
+	sent := time.UnixMilli(r.varint())
+	switch {
+	case r.bad:
+		return false
+	case !f.fresh(from, number, sent):
+		f.counters.stale.Add(1)
+	default:
 		f.cfg.OnBroadcast(from, r.b)
 	}
+	return true
 }

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"rootstream/cache"
 	"rootstream/event"
 	"rootstream/internal/wait"
 )
@@ -36,7 +34,6 @@ func (f *Feed) sweepLoop(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	failing := false
-	retailed := f.began
 	for {
 		select {
 		case <-ctx.Done():
@@ -56,11 +53,6 @@ func (f *Feed) sweepLoop(ctx context.Context) {
 			} else {
 				f.cfg.Logger.InfoContext(ctx, "the log is compared with PostgreSQL again")
 			}
-		}
-		if now := f.cfg.Now(); f.cfg.Cache != nil && f.echoAge(now) > echoLate && now.Sub(retailed) > echoLate {
-			retailed = now
-			f.rewind.Store(true)
-			f.startOver()
 		}
 		timer.Reset(next)
 	}
@@ -93,7 +85,7 @@ func (f *Feed) sweep(ctx context.Context) (time.Duration, error) {
 		return next, nil
 	}
 	wait, err := f.catchUp(ctx, v)
-	return min(next, wait), errors.Join(err, f.repairAll(ctx))
+	return min(next, wait), err
 }
 
 // compare asks PostgreSQL for the heads of the shards, for the epoch, and for the events we handed on last.
@@ -250,8 +242,8 @@ func (f *Feed) report(ctx context.Context) error {
 	return nil
 }
 
-// catchUp reads from PostgreSQL what is missing for longer than its way through Redis should take, and gives it to Redis,
-// which seems to lack it. It returns how long what is left may take.
+// catchUp reads from PostgreSQL what is missing for longer than its way through Redis should take. It returns how long
+// what is left may take.
 func (f *Feed) catchUp(ctx context.Context, v view) (wait time.Duration, err error) {
 	wait = time.Second
 	now := f.cfg.Now()
@@ -285,7 +277,7 @@ func (f *Feed) catchUp(ctx context.Context, v view) (wait time.Duration, err err
 		if err != nil {
 			return wait, err
 		}
-		f.fill(events, alone)
+		f.handOn(events, &f.counters.postgres)
 		for _, e := range events {
 			after[e.Shard] = max(after[e.Shard], e.Seq)
 		}
@@ -298,85 +290,4 @@ func (f *Feed) since(ctx context.Context, after [event.Shards]int64) ([]event.Ev
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
 	return f.store.Since(ctx, after, page)
-}
-
-// fill hands on events read from PostgreSQL.
-func (f *Feed) fill(events []event.Event, alone bool) {
-	var by [event.Shards][]event.Event
-	for _, e := range events {
-		by[e.Shard] = append(by[e.Shard], e)
-	}
-	for shard := range by {
-		for _, run := range runs(by[shard]) {
-			f.deliver(shard, run, &f.counters.postgres)
-		}
-	}
-	if !alone {
-		f.out.put(events)
-	}
-}
-
-// repairAll puts streams of Redis right that were found wrong.
-func (f *Feed) repairAll(ctx context.Context) error {
-	if f.cfg.Cache == nil {
-		return nil
-	}
-	var first error
-	for shard := range f.repair {
-		if !f.repair[shard].Swap(false) {
-			continue
-		}
-		if err := f.repairOne(ctx, shard); err != nil && first == nil && !errors.Is(err, cache.ErrUnavailable) {
-			first = err
-		}
-	}
-	return first
-}
-
-func (f *Feed) repairOne(ctx context.Context, shard int) error {
-	epoch := f.epoch.Load()
-	if f.spoilt[shard].Swap(false) {
-		return f.wipe(ctx, epoch, shard)
-	}
-	text, there, err := f.cfg.Cache.Get(ctx, cache.SyncHead(epoch, shard))
-	if err != nil || !there {
-		return err
-	}
-	head, known := parseHead(text)
-	applied := f.shards[shard].applied.Load()
-	switch {
-	case !known:
-		return f.wipe(ctx, epoch, shard)
-	case head > applied: // no number can be in Redis before it is in PostgreSQL
-		v, e := f.compare(ctx)
-		if e == nil && head > v.heads[shard] && v.epoch == epoch {
-			return f.wipe(ctx, epoch, shard)
-		}
-		return e
-	case applied-head > keepInRedis:
-		_, err = f.cfg.Cache.Del(ctx, cache.SyncHead(epoch, shard)) // begin anew
-		return err
-	case head < applied:
-		return f.refill(ctx, shard, head, applied)
-	}
-	return nil
-}
-
-// refill publishes what Redis lacks.
-func (f *Feed) refill(ctx context.Context, shard int, head, applied int64) error {
-	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
-	defer cancel()
-	events, err := f.store.Shard(ctx, shard, head, page)
-	if err == nil {
-		f.out.put(slices.DeleteFunc(events, func(e event.Event) bool { return e.Seq > applied }))
-	}
-	return err
-}
-
-// wipe removes a shard's stream with everything beside it; the next frame begins it anew.
-func (f *Feed) wipe(ctx context.Context, epoch int64, shard int) error {
-	f.counters.wiped.Add(1)
-	_, err := f.cfg.Cache.Del(ctx, cache.SyncLog(epoch, shard), cache.SyncHead(epoch, shard), cache.SyncPark(epoch, shard))
-	f.startOver()
-	return err
 }
