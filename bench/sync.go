@@ -154,16 +154,26 @@ func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 	}
 	var rows []row
 	for _, load := range []struct{ perSecond, most float64 }{{5000, 10}, {10_000, 30}} {
+		before, err := s.cost(w)
+		if err != nil {
+			return nil, err
+		}
 		took, err := s.propagation(ctx, in, w, load.perSecond)
 		if err != nil {
 			return nil, fmt.Errorf("%.0f updates a second: %w", load.perSecond, err)
 		}
-		rows = append(rows, latency("seen by the other process, "+number(load.perSecond)+" updates/s", took, load.most))
+		after, err := s.cost(w)
+		if err != nil {
+			return nil, err
+		}
+		r := latency("seen by the other process, "+number(load.perSecond)+" updates/s", took, load.most)
+		rows = append(rows, r.with("%s; %s", r.detail, after.per(float64(len(took)), before)))
 		if load.perSecond == 5000 {
 			rows = append(rows, atMost("the same, p50", "ms", []float64{millis(quantile(took, .5))}, 3))
 		}
 	}
-	for _, part := range []func(context.Context, *syncInstance) ([]row, error){s.durableRate, s.heldSnapshot, s.volatileRate, s.replay} {
+	durable := func(ctx context.Context, in *syncInstance) ([]row, error) { return s.durableRate(ctx, in, w) }
+	for _, part := range []func(context.Context, *syncInstance) ([]row, error){durable, s.heldSnapshot, s.volatileRate, s.replay} {
 		more, err := part(ctx, in)
 		if err != nil {
 			return nil, err
@@ -200,9 +210,22 @@ commit;
 `, batchRows)
 }
 
-func (s *stack) durableRate(ctx context.Context, in *syncInstance) ([]row, error) {
+func (s *stack) durableRate(ctx context.Context, in *syncInstance, w *watcher) ([]row, error) {
 	floor := s.pgbenchSide(batchScript())
-	rates, err := alternate(ctx, s, side{rate: updates(in)}, side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
+	detail := ""
+	rates, err := alternate(ctx, s, side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
+		before, failure := s.cost(w)
+		if failure != nil {
+			return 0, failure
+		}
+		rate, failure := updates(in)(ctx, d)
+		if failure != nil {
+			return 0, failure
+		}
+		after, failure := s.cost(w)
+		detail = after.per(rate*d.Seconds(), before)
+		return rate, failure
+	}}, side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
 		rate, failure := floor.rate(ctx, d)
 		return rate * batchRows, failure
 	}})
@@ -210,7 +233,7 @@ func (s *stack) durableRate(ctx context.Context, in *syncInstance) ([]row, error
 		return nil, err
 	}
 	return []row{
-		atLeast("durable updates acknowledged", "/s", rates[0], 15_000),
+		atLeast("durable updates acknowledged", "/s", rates[0], 15_000).with("in the last round: %s", detail),
 		compared("durable updates, to rows of a batched insert", rates[0], rates[1], 0.5),
 	}, nil
 }

@@ -85,7 +85,7 @@ func (d *decoder) events(r *reader, events []event.Event) ([]event.Event, error)
 	if r.bad || n == 0 || n > maxFrameEvents {
 		return events, errFrame
 	}
-	events = slices.Grow(events, int(n)) //nolint:gosec // not more than that
+	events = slices.Grow(events, int(n))
 	before := len(events)
 	for range n {
 		var e event.Event
