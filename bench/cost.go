@@ -37,7 +37,7 @@ func familyCPU(pid int, children bool) (time.Duration, error) {
 		return 0, err
 	}
 	sum := u.cpu + u.ended
-	for _, child := range strings.Fields(string(list)) {
+	for child := range strings.FieldsSeq(string(list)) {
 		n, err := strconv.Atoi(child)
 		if err != nil {
 			return 0, err

@@ -50,7 +50,7 @@ func (f *Feed) hear(entries []cache.Entry, names *decoder) {
 		}
 		r := reader{b: frame[macSize:]}
 		kind, from := r.byte(), r.sender()
-		ok := !r.bad
+		ok := false
 		switch kind {
 		case isEvents:
 			events, ok = f.readEvents(&r, names, events)
@@ -58,8 +58,6 @@ func (f *Feed) hear(entries []cache.Entry, names *decoder) {
 			ok = f.readBeat(&r, from)
 		case isCast:
 			ok = f.readCast(&r, from)
-		default:
-			ok = false
 		}
 		if !ok {
 			f.counters.bad.Add(1)
