@@ -54,9 +54,24 @@ const (
 	streamBlob = 256 << 10
 )
 
-// ComparePaths orders the entries of a stream: by their bytes, pg_control last.
+// ComparePaths orders the entries of a stream: a folder, then what is in it, names by their bytes; pg_control last.
 func ComparePaths(a, b string) int {
-	return cmp.Or(cmp.Compare(b2i(a == lastPath), b2i(b == lastPath)), strings.Compare(a, b))
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return cmp.Or(cmp.Compare(b2i(a == lastPath), b2i(b == lastPath)), cmp.Compare(rank(a, n), rank(b, n)))
+}
+
+// rank is the order of a path's n-th byte: its end, the slash, then all others.
+func rank(path string, n int) int {
+	switch {
+	case n == len(path):
+		return -2
+	case path[n] == '/':
+		return -1
+	}
+	return int(path[n])
 }
 
 func b2i(b bool) int {

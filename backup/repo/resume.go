@@ -58,17 +58,45 @@ func (s *Session) Resumable(ctx context.Context) (*Index, error) {
 		if !ok || !marks[id.mark()] || s.seen[id] || len(x.entries) >= maxResumable {
 			continue
 		}
-		entries, err := s.r.footer(ctx, id, o.Size)
-		if errors.Is(err, ErrDamaged) || isGone(err) {
-			s.r.cfg.Logger.WarnContext(ctx, "a pack is not resumed", "pack", id.String(), "err", err)
-			continue
-		}
-		if err != nil {
+		if err := x.add(ctx, s, id, o.Size); err != nil {
 			return nil, fmt.Errorf("look for packs to resume: %w", err)
 		}
-		x.entries = append(x.entries, entries...)
 	}
+	x.sort()
+	return &x, nil
+}
+
+// Known returns what packs of earlier backups hold, as far as no deletion is about to take it.
+func (s *Session) Known(ctx context.Context, packs []PackID) (*Index, error) {
+	var x Index
+	for _, id := range packs {
+		if s.seen[id] || len(x.entries) >= maxResumable {
+			continue
+		}
+		info, err := s.r.st.Stat(ctx, id.object())
+		if err == nil {
+			err = x.add(ctx, s, id, info.Size)
+		}
+		if err != nil && !isGone(err) {
+			return nil, fmt.Errorf("look for what is stored already: %w", err)
+		}
+	}
+	x.sort()
+	return &x, nil
+}
+
+// add takes in what a pack says it holds.
+func (x *Index) add(ctx context.Context, s *Session, id PackID, size int64) error {
+	entries, err := s.r.footer(ctx, id, size)
+	if errors.Is(err, ErrDamaged) || isGone(err) {
+		s.r.cfg.Logger.WarnContext(ctx, "a pack is passed over", "pack", id.String(), "err", err)
+		return nil
+	}
+	x.entries = append(x.entries, entries...)
+	return err
+}
+
+func (x *Index) sort() {
 	x.entries = slices.DeleteFunc(x.entries, func(e packEntry) bool { return e.Hash == Hash{} })
 	slices.SortFunc(x.entries, func(a, b packEntry) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
-	return &x, nil
 }
