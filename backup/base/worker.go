@@ -1,0 +1,359 @@
+package base
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"time"
+
+	"rootstream/backup/pgdata"
+	"rootstream/backup/repo"
+	"rootstream/internal/wait"
+)
+
+// worker reads units and stores what is new in them. Pages that are new among old ones, of whatever files, share blobs.
+type worker struct {
+	c      *copier
+	lane   *repo.Lane
+	hasher *repo.Hasher
+	buf    []byte
+
+	shared  []byte // new pages that wait for more
+	waiting []pending
+	marks   [chunkPages]mark
+	known   []byte // the parent's hashes of a unit's pages
+	patient int    // pages still worth waiting for whether somebody is writing them
+}
+
+// pending is an extent whose blob is not yet stored.
+type pending struct {
+	u      *unit
+	extent int
+}
+
+// mark is what is to be done with a page.
+type mark uint8
+
+const (
+	fresh mark = iota // store it
+	same              // the parent has it
+	zeros
+)
+
+func (c *copier) work(ctx context.Context) error {
+	lane, err := c.s.NewLane(c.lanes)
+	if err != nil {
+		return err
+	}
+	const suspects = 64
+	w := &worker{c: c, lane: lane, hasher: c.r.NewHasher(), buf: make([]byte, chunkBytes), patient: suspects}
+	for {
+		u, err := w.next(ctx)
+		if err != nil {
+			return err
+		}
+		if u == nil {
+			return errors.Join(w.flush(ctx), lane.Close(ctx))
+		}
+		if err := w.unit(ctx, u); err != nil {
+			return fmt.Errorf("%s: %w", u.item.entry.Path, err)
+		}
+	}
+}
+
+// next returns the next unit, nil after the last. If there is none and the walk waits for those at hand, they are
+// stored without waiting for more.
+func (w *worker) next(ctx context.Context) (*unit, error) {
+	for {
+		select {
+		case u := <-w.c.units:
+			return u, nil
+		default:
+		}
+		select {
+		case u := <-w.c.units:
+			return u, nil
+		case <-w.c.nudge:
+			if err := w.flush(ctx); err != nil {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// unit reads a unit; a file that is gone is one that recovery drops.
+func (w *worker) unit(ctx context.Context, u *unit) error {
+	defer u.release()
+	f, err := pgdata.Open(w.c.dir, u.item.entry.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		u.gone = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := w.recall(ctx, u); err != nil {
+		return err
+	}
+	for at := int64(0); at < u.size; at += chunkBytes {
+		n, err := w.read(ctx, f, u, at)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			err = w.chunk(ctx, f, u, w.buf[:n])
+		}
+		if err != nil {
+			return err
+		}
+		if n < chunkBytes {
+			break // the end; what is added from now on is in the log
+		}
+	}
+	return w.hashes(ctx, u)
+}
+
+// recall fetches the parent's hashes of the unit's pages, if it has a list.
+func (w *worker) recall(ctx context.Context, u *unit) (err error) {
+	w.known = w.known[:0]
+	p, i := u.item.parent, int(u.first/unitPages)
+	if p == nil || i >= len(p.Hashes) {
+		return nil
+	}
+	w.known, err = w.c.r.Read(ctx, p.Hashes[i], w.known)
+	return err
+}
+
+// read fills the buffer with the bytes that are at of u's, and returns how many. A file that became shorter while
+// others read its end is filled up with zeros as pg_basebackup does: recovery shortens it again.
+func (w *worker) read(ctx context.Context, f *os.File, u *unit, at int64) (int, error) {
+	want := int(min(chunkBytes, u.size-at))
+	if err := w.c.pace.wait(ctx, want); err != nil {
+		return 0, err
+	}
+	n, err := f.ReadAt(w.buf[:want], int64(u.first)*pageSize+at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	if n < want && !u.last {
+		clear(w.buf[n:want])
+		n = want
+	}
+	w.c.done.bytes.Add(int64(want))
+	return n, nil
+}
+
+// chunk hashes, compares and stores up to 32 pages.
+func (w *worker) chunk(ctx context.Context, f *os.File, u *unit, data []byte) error {
+	first := u.first + uint32(u.got/pageSize) //nolint:gosec // no file has 2^32 pages
+	if err := w.verify(ctx, f, u, data, first); err != nil {
+		return err
+	}
+	begin := len(u.hashes)
+	freshPages := 0
+	for i, page := range pages(data) {
+		w.marks[i] = w.judge(u, first+uint32(i), page) //nolint:gosec // at most 31
+		if w.marks[i] == fresh {
+			freshPages++
+		}
+	}
+	u.got += int64(len(data))
+	hashes := u.hashes[begin:]
+	if done := w.wholeAsBefore(u, hashes); done {
+		return nil
+	}
+	count := len(hashes) / len(repo.Hash{})
+	if freshPages == count && (count > fewPages || u.item.parent == nil) {
+		return w.whole(ctx, u, first, data, hashes)
+	}
+	return w.mixed(ctx, u, first, data, count)
+}
+
+// judge appends the page's hash to the unit's and says what to do with the page.
+func (w *worker) judge(u *unit, number uint32, page []byte) mark {
+	if len(page) == pageSize && pgdata.IsZero(page) {
+		u.hashes = append(u.hashes, w.c.zero[:]...)
+		return zeros
+	}
+	hash := w.hasher.Sum(page)
+	at := len(u.hashes)
+	u.hashes = append(u.hashes, hash[:]...)
+	if at+len(hash) <= len(w.known) && bytes.Equal(hash[:], w.known[at:at+len(hash)]) {
+		if e, found := parentExtent(u.item.parent, number); found && (e.Blob.Raw == 0 || w.c.s.MayReuse(e.Blob.Pack)) {
+			return same
+		}
+	}
+	return fresh
+}
+
+// wholeAsBefore takes over a small file, whose page hashes the parent does not list, if all of it is as it was.
+func (w *worker) wholeAsBefore(u *unit, hashes []byte) bool {
+	p := u.item.parent
+	if p == nil || len(p.Hashes) > 0 || u.first > 0 || u.got != u.size || u.got != p.Size || u.got > chunkBytes {
+		return false
+	}
+	if w.hasher.Sum(hashes) != p.Hash || !w.c.mayReuse(p) {
+		return false
+	}
+	u.extents = append(u.extents, p.Extents...)
+	return true
+}
+
+// whole stores a chunk as a blob of its own, unless one like it is known.
+func (w *worker) whole(ctx context.Context, u *unit, first uint32, data, hashes []byte) error {
+	hash := w.hasher.Sum(hashes)
+	blob, found := w.c.find(hash)
+	if !found || int(blob.Raw) != len(data) || !w.c.s.MayReuse(blob.Pack) {
+		var err error
+		if blob, err = w.lane.Add(ctx, hash, data); err != nil {
+			return err
+		}
+	}
+	u.extents = append(u.extents, repo.Extent{Page: first, Pages: uint32(len(hashes) / len(hash)), Blob: blob}) //nolint:gosec // at most 32
+	return nil
+}
+
+// mixed goes through a chunk that is not all new.
+func (w *worker) mixed(ctx context.Context, u *unit, first uint32, data []byte, count int) error {
+	for i := 0; i < count; {
+		n := i + 1
+		for n < count && w.marks[n] == w.marks[i] {
+			n++
+		}
+		page, run := first+uint32(i), uint32(n-i) //nolint:gosec // at most 32
+		switch w.marks[i] {
+		case zeros:
+			u.extents = extend(u.extents, repo.Extent{Page: page, Pages: run})
+		case same:
+			for e := range parentExtents(u.item.parent, page, run) {
+				u.extents = extend(u.extents, e)
+			}
+		case fresh:
+			if err := w.share(ctx, u, page, data[i*pageSize:min(n*pageSize, len(data))]); err != nil {
+				return err
+			}
+		}
+		i = n
+	}
+	return nil
+}
+
+// share puts new pages with others into a blob that is stored when it is full.
+func (w *worker) share(ctx context.Context, u *unit, page uint32, data []byte) error {
+	for len(data) > 0 {
+		room := data[:min(len(data), chunkBytes-len(w.shared))]
+		count := uint32((len(room) + pageSize - 1) / pageSize) //nolint:gosec // at most 32
+		if n := len(w.waiting); n == 0 || w.waiting[n-1].u != u {
+			u.left.Add(1)
+		}
+		w.waiting = append(w.waiting, pending{u, len(u.extents)})
+		u.extents = append(u.extents, repo.Extent{Page: page, Pages: count, At: uint32(len(w.shared) / pageSize)}) //nolint:gosec // at most 31
+		w.shared = append(w.shared, room...)
+		if short := len(w.shared) % pageSize; short > 0 {
+			w.shared = append(w.shared, make([]byte, pageSize-short)...)
+		}
+		page, data = page+count, data[len(room):]
+		if len(w.shared) == chunkBytes {
+			if err := w.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// flush stores the pages that have come together, and tells their units where.
+func (w *worker) flush(ctx context.Context) error {
+	if len(w.shared) == 0 {
+		return nil
+	}
+	blob, err := w.lane.Add(ctx, repo.Hash{}, w.shared)
+	if err != nil {
+		return err
+	}
+	var last *unit
+	for _, p := range w.waiting {
+		p.u.extents[p.extent].Blob = blob
+		if last != nil && last != p.u {
+			last.release()
+		}
+		last = p.u
+	}
+	last.release()
+	w.shared, w.waiting = w.shared[:0], w.waiting[:0]
+	return nil
+}
+
+// hashes stores the list of the unit's page hashes, if the file is not a small one.
+func (w *worker) hashes(ctx context.Context, u *unit) (err error) {
+	if u.first == 0 && u.got <= fewPages*pageSize || len(u.hashes) == 0 {
+		return nil
+	}
+	if bytes.Equal(u.hashes, w.known) {
+		if list := u.item.parent.Hashes[u.first/unitPages]; w.c.s.MayReuse(list.Pack) {
+			u.list = list
+			return nil
+		}
+	}
+	u.list, err = w.lane.Add(ctx, repo.Hash{}, u.hashes)
+	return err
+}
+
+// verify checks the checksums of a relation's pages. A page may be half written when it is read; then it soon reads
+// otherwise, and recovery replaces it whatever it holds. What stays wrong is damage on disk.
+func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, first uint32) error {
+	c, e := w.c.control, u.item.entry
+	if !c.PageChecksums || !e.Blocks {
+		return nil
+	}
+	size := int(c.BlockSize)
+	base := e.Relation.Segment*c.BlocksPerSegment + uint32(int64(first)*pageSize/int64(size)) //nolint:gosec // block numbers have 32 bits
+	for i := 0; (i+1)*size <= len(data); i++ {
+		block, number := data[i*size:(i+1)*size], base+uint32(i)
+		if pgdata.CheckPage(block, number) != pgdata.Torn {
+			continue
+		}
+		ok, err := w.again(ctx, f, block, int64(first)*pageSize+int64(i*size))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			u.bad = append(u.bad, first+uint32(i*size/pageSize)) //nolint:gosec // page numbers have 32 bits
+		}
+	}
+	return nil
+}
+
+// again reads a suspect block until it reads otherwise. A writer can be interrupted in the middle of a block, so the
+// first few are given time.
+func (w *worker) again(ctx context.Context, f *os.File, block []byte, at int64) (bool, error) {
+	tries := 1
+	if w.patient > 0 {
+		w.patient--
+		tries = 6
+	}
+	second := make([]byte, len(block))
+	for try := range tries {
+		if try > 0 {
+			if err := wait.For(ctx, time.Millisecond<<try); err != nil {
+				return false, err
+			}
+		}
+		n, err := f.ReadAt(second, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		if n < len(block) || !bytes.Equal(block, second) {
+			copy(block, second[:n])
+			return true, nil
+		}
+	}
+	return false, nil
+}
