@@ -32,6 +32,7 @@ var mayImport = map[string]string{
 	"statesync/merge/mergetest": "statesync/merge",
 
 	"backup":            "backup/wal",
+	"backup/archive":    "backup/pgdata backup/repo backup/wal",
 	"backup/base":       "backup/pgdata backup/repo backup/wal",
 	"backup/pgdata":     "backup/wal",
 	"backup/schedule":   "",
@@ -62,7 +63,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/base",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

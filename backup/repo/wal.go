@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -169,41 +168,6 @@ func (r *Repo) PutPiece(ctx context.Context, system uint64, name string, off int
 // OpenSegments returns the names of the segments that there are pieces of.
 func (r *Repo) OpenSegments(ctx context.Context, system uint64, tli wal.TimelineID) ([]string, error) {
 	return r.st.Folders(ctx, piecesPrefix(system, tli))
-}
-
-// Pieces returns the beginning of a segment, as far as its pieces reach without a gap.
-func (r *Repo) Pieces(ctx context.Context, system uint64, name string) ([]byte, error) {
-	parsed, err := wal.ParseName(name)
-	if err != nil {
-		return nil, err
-	}
-	var whole []byte
-	prefix := piecesPrefix(system, parsed.Timeline) + name + "/"
-	for o, err := range r.st.List(ctx, prefix) {
-		if err != nil {
-			return nil, fmt.Errorf("look for pieces of %s: %w", name, err)
-		}
-		off, err := strconv.ParseInt(strings.TrimPrefix(o.Name, prefix)[:min(8, len(o.Name)-len(prefix))], 16, 64)
-		if err != nil {
-			return nil, damaged(o.Name, "it does not belong here")
-		}
-		if off > int64(len(whole)) {
-			break
-		}
-		data, err := r.get(ctx, kindPiece, o.Name)
-		if isGone(err) {
-			break // the segment has just become whole
-		}
-		if err != nil {
-			return nil, err
-		}
-		both := min(len(whole)-int(off), len(data))
-		if !bytes.Equal(whole[off:int(off)+both], data[:both]) {
-			return nil, ErrWALConflict.WithCause(fmt.Errorf("%s: pieces that overlap differ", name))
-		}
-		whole = append(whole, data[both:]...)
-	}
-	return whole, nil
 }
 
 func (r *Repo) dropPieces(ctx context.Context, system uint64, tli wal.TimelineID, name string) error {

@@ -79,3 +79,57 @@ func TestPiecesOfASegmentGoWhenItIsWhole(t *testing.T) {
 		t.Errorf("%d bytes of pieces are left, %v", len(got), err)
 	}
 }
+
+func TestPiecesAreFoundAndDroppedOneByOne(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	ctx := t.Context()
+	data := pages(6, 1<<20)
+	for _, p := range [][2]int{{0, 1000}, {1000, 5000}, {0, 5000}, {5000, 6000}} {
+		if err := r.PutPiece(ctx, system, segment, int64(p[0]), data[p[0]:p[1]]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := r.PieceList(ctx, system, segment)
+	if err != nil || len(list) != 4 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	row := repo.InRow(list)
+	if len(row) != 2 || row[0].Size != 5000 || row[1].Off != 5000 {
+		t.Errorf("in a row are %v", row)
+	}
+	for _, p := range list {
+		if p.Off+p.Size <= 5000 && p.Size < 5000 {
+			if err = r.DropPieces(ctx, p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got, err := r.Pieces(ctx, system, segment); err != nil || !bytes.Equal(got, data[:6000]) {
+		t.Errorf("without the pieces that one piece holds: %d bytes, %v", len(got), err)
+	}
+	if _, err := r.FindWAL(ctx, system, segment); !errors.Is(err, repo.ErrWALAbsent) {
+		t.Errorf("a segment of pieces is found whole: %v", err)
+	}
+	if err := r.PutWAL(ctx, system, segment, data); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := r.FindWAL(ctx, system, segment); err != nil || info.Name != segment || info.Stored == 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+func TestPiecesThatOverlapMustAgree(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	one, other := pages(7, 1000), pages(8, 1000)
+	if err := r.PutPiece(t.Context(), system, segment, 0, one); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.PutPiece(t.Context(), system, segment, 500, other); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := r.Pieces(t.Context(), system, segment); !errors.Is(err, repo.ErrWALConflict) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+}
