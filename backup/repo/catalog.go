@@ -103,6 +103,20 @@ type surveyed struct {
 // survey reads every manifest and what belongs to it. Sessions are read after the
 // manifests: whose run had not ended by then is pending.
 func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
+	found, err := r.surveyManifests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sessions, err := r.sessions(ctx)
+	for _, s := range found {
+		s.pending = slices.ContainsFunc(sessions, func(o *sessionObject) bool {
+			return o.State != committed && (o.ID == s.Run || o.Manifest == s.objects[0])
+		})
+	}
+	return found, err
+}
+
+func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 	systems, err := r.Systems(ctx)
 	if err != nil {
 		return nil, err
@@ -124,16 +138,8 @@ func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
 	for _, s := range found {
 		group.Go(func() error { return r.fill(gctx, s) })
 	}
-	if err = group.Wait(); err != nil {
-		return nil, err
-	}
+	err = group.Wait()
 	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return isGone(s.Err) })
-	sessions, err := r.sessions(ctx)
-	for _, s := range found {
-		s.pending = slices.ContainsFunc(sessions, func(o *sessionObject) bool {
-			return o.State != committed && (o.ID == s.Run || o.Manifest == s.objects[0])
-		})
-	}
 	return slices.Collect(maps.Values(found)), err
 }
 

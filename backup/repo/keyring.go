@@ -53,8 +53,14 @@ func gcm(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// firstNonce is for keys that seal one thing only: their salt was drawn for it.
-func firstNonce(aead cipher.AEAD) []byte { return make([]byte, aead.NonceSize()) }
+// gcmAlone draws a nonce for each thing that it seals, and puts it in front.
+func gcmAlone(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
 
 // object returns what seals the object with that salt.
 func (k *keyring) object(salt []byte) (cipher.AEAD, error) {
@@ -62,7 +68,7 @@ func (k *keyring) object(salt []byte) (cipher.AEAD, error) {
 	if err != nil {
 		return nil, err
 	}
-	return gcm(key)
+	return gcmAlone(key)
 }
 
 // pack returns what seals a pack's blobs. The keys of packs lately used are kept.

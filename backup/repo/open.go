@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,6 +77,24 @@ type rootObject struct {
 	Cipher  string    `json:"cipher"`
 	Hash    string    `json:"hash"`
 	MAC     []byte    `json:"mac"`
+	Sum     string    `json:"checksum"` // tells damage from another format or key
+}
+
+func (o *rootObject) encode() ([]byte, error) {
+	plain := *o
+	return encodeSummed(&plain, &plain.Sum)
+}
+
+// encodeSummed writes v with its own checksum in it.
+func encodeSummed(v any, sum *string) ([]byte, error) {
+	*sum = ""
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	hash := sha256.Sum256(body)
+	*sum = hex.EncodeToString(hash[:])
+	return json.Marshal(v)
 }
 
 const (
@@ -169,11 +188,11 @@ func parseRoot(body []byte) (*rootObject, error) {
 	if err := decodeJSON(body, &root); err != nil {
 		return nil, damaged(rootName, "%w", err)
 	}
-	if root.Format != rootFormat || root.Cipher != rootCipher || root.Hash != rootHash {
-		return nil, ErrFormat.WithCause(fmt.Errorf("format %d, %.40s, %.40s", root.Format, root.Cipher, root.Hash))
+	if again, err := root.encode(); err != nil || !bytes.Equal(again, body) {
+		return nil, damaged(rootName, "its checksum does not fit")
 	}
-	if again, err := json.Marshal(root); err != nil || !bytes.Equal(again, body) {
-		return nil, damaged(rootName, "it is not as it was written")
+	if root.Format != rootFormat || root.Cipher != rootCipher || root.Hash != rootHash {
+		return nil, ErrFormat.WithCause(fmt.Errorf("%s: format %d, %.40s, %.40s", rootName, root.Format, root.Cipher, root.Hash))
 	}
 	return &root, nil
 }
@@ -184,7 +203,7 @@ func (k *keyring) rootMAC(root *rootObject) ([]byte, error) {
 		return nil, err
 	}
 	plain := *root
-	plain.MAC = nil
+	plain.MAC, plain.Sum = nil, ""
 	body, err := json.Marshal(plain)
 	if err != nil {
 		return nil, err
@@ -218,9 +237,9 @@ func create(ctx context.Context, st storage.Storage, keys []Key) error {
 	}
 	var ids []string
 	for _, key := range keys {
-		id, err := addKey(ctx, st, ring, key)
-		if err != nil {
-			return err
+		id, fault := addKey(ctx, st, ring, key)
+		if fault != nil {
+			return fault
 		}
 		ids = append(ids, id)
 	}
@@ -228,7 +247,7 @@ func create(ctx context.Context, st storage.Storage, keys []Key) error {
 	if root.MAC, err = ring.rootMAC(root); err != nil {
 		return err
 	}
-	body, err := json.Marshal(root)
+	body, err := root.encode()
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func (r *Repo) readRange(ctx context.Context, id PackID, off, n uint32) ([]byte,
 	}
 	data, err := r.st.Get(ctx, id.object(), int64(off), int64(n))
 	if isGone(err) || errors.Is(err, storage.ErrShort) {
-		return nil, damaged(id.object(), "%w", err)
+		return nil, damaged(id.object(), "%v", err) // not ErrNotFound: that means that there is nothing to find
 	}
 	return data, err
 }

@@ -17,7 +17,8 @@ const (
 	saltSize     = 16
 	objectHeader = len(objectMagic) + 1 + 1 + 4 + saltSize
 	tagSize      = 16
-	maxObject    = 1 << 30 // plain bytes of the largest: a WAL segment
+	objectSeal   = 12 + tagSize // with the nonce
+	maxObject    = 1 << 30      // plain bytes of the largest: a WAL segment
 	maxSmall     = 1 << 20
 	maxManifest  = 256 << 20
 )
@@ -64,7 +65,7 @@ func (r *Repo) seal(k kind, name string, plain []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := make([]byte, objectHeader, objectHeader+len(plain)+tagSize)
+	body := make([]byte, objectHeader, objectHeader+len(plain)+objectSeal)
 	comp := r.objects.Get().(*compressor) //nolint:forcetypeassert // the pool holds nothing else
 	body, codec := comp.append(body, plain)
 	r.objects.Put(comp)
@@ -72,10 +73,11 @@ func (r *Repo) seal(k kind, name string, plain []byte) ([]byte, error) {
 	body[4], body[5] = byte(k), byte(codec)
 	binary.BigEndian.PutUint32(body[6:], uint32(len(plain))) //nolint:gosec // within the limit
 	copy(body[10:], salt)
-	return aead.Seal(body[:objectHeader], firstNonce(aead), body[objectHeader:], r.objectData(name, body)), nil
+	data := r.objectData(name, body)
+	return aead.Seal(body[:objectHeader], nil, body[objectHeader:], data), nil //nolint:gosec // this AEAD draws its nonces
 }
 
-// objectData is what is authenticated besides the content. The salt makes the key, hence nonces may be zero.
+// objectData is what is authenticated besides the content. The salt makes a key of its own.
 func (r *Repo) objectData(name string, body []byte) []byte {
 	data := append([]byte(nil), r.ring.id[:]...)
 	data = append(data, body[:objectHeader]...)
@@ -84,7 +86,7 @@ func (r *Repo) objectData(name string, body []byte) []byte {
 
 // unseal returns the content of an object.
 func (r *Repo) unseal(k kind, name string, body []byte) ([]byte, error) {
-	if len(body) < objectHeader+tagSize || string(body[:4]) != objectMagic || body[4] != byte(k) {
+	if len(body) < objectHeader+objectSeal || string(body[:4]) != objectMagic || body[4] != byte(k) {
 		return nil, damaged(name, "it does not begin as it should, or is cut off")
 	}
 	raw := int(binary.BigEndian.Uint32(body[6:]))
@@ -96,7 +98,7 @@ func (r *Repo) unseal(k kind, name string, body []byte) ([]byte, error) {
 		return nil, err
 	}
 	sealed := body[objectHeader:]
-	packed, err := aead.Open(sealed[:0], firstNonce(aead), sealed, r.objectData(name, body))
+	packed, err := aead.Open(sealed[:0], nil, sealed, r.objectData(name, body))
 	if err != nil {
 		return nil, damaged(name, "%w", errAuth)
 	}

@@ -1,0 +1,391 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/backup/storage"
+)
+
+// Report is what a deletion did, or would do.
+type Report struct {
+	Backups []string `json:"backups,omitempty"` // that are gone
+	Objects int      `json:"objects"`           // packs or files of the log that are gone
+	Bytes   int64    `json:"bytes"`             // that they took
+	Spared  int      `json:"spared"`            // packs that somebody came to need meanwhile
+	Waiting []string `json:"waiting,omitempty"` // runs that may need data: it goes with the next deletion after they end
+}
+
+func (p *Report) add(o Report) {
+	p.Backups = append(p.Backups, o.Backups...)
+	p.Objects += o.Objects
+	p.Bytes += o.Bytes
+	p.Spared += o.Spared
+	for _, w := range o.Waiting {
+		if !slices.Contains(p.Waiting, w) {
+			p.Waiting = append(p.Waiting, w)
+		}
+	}
+}
+
+const maintenance = "maintenance" // the lease of deletions: one at a time is enough, though any number would be safe
+
+// Delete removes backups, and the packs that only they need. It first says so
+// for all to see (an intent), then looks again who needs what, then waits for
+// the runs that cannot know. What it cannot finish, the next one does.
+func (r *Repo) Delete(ctx context.Context, ids []string, dry bool) (Report, error) {
+	var report Report
+	if dry {
+		in, err := r.planDelete(ctx, ids)
+		if err != nil {
+			return report, fmt.Errorf("delete backups: %w", err)
+		}
+		return r.foresee(ctx, in, ids)
+	}
+	err := r.withLease(ctx, maintenance, func(ctx context.Context) (err error) {
+		if report, err = r.finishAll(ctx); err != nil {
+			return err
+		}
+		in, err := r.planDelete(ctx, ids)
+		if err != nil {
+			return err
+		}
+		done, err := r.declare(ctx, in)
+		done.Backups = ids
+		report.add(done)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("delete backups: %w", err)
+	}
+	return report, err
+}
+
+// planDelete finds the packs that only these backups need.
+func (r *Repo) planDelete(ctx context.Context, ids []string) (intent, error) {
+	found, err := r.survey(ctx)
+	if err != nil {
+		return intent{}, err
+	}
+	var in intent
+	for _, id := range ids {
+		i := slices.IndexFunc(found, func(s *surveyed) bool { return s.ID == id && !s.pending })
+		switch {
+		case i < 0:
+			return intent{}, ErrNoBackup.WithCause(errors.New(id))
+		case found[i].Pinned:
+			return intent{}, ErrPinned.WithCause(errors.New(id)).WithHint("unpin it first")
+		}
+		in.Backups = append(in.Backups, found[i].prefix())
+		in.Packs = append(in.Packs, found[i].Packs...)
+		found = slices.Delete(found, i, i+1)
+	}
+	needed, err := needed(found)
+	if err != nil {
+		return intent{}, err
+	}
+	slices.SortFunc(in.Packs, comparePacks)
+	in.Packs = slices.DeleteFunc(slices.Compact(in.Packs), func(p PackID) bool { return needed[p] })
+	return in, nil
+}
+
+// needed is every pack that a manifest names, committed or not. A manifest that
+// cannot be read may need anything.
+func needed(found []*surveyed) (map[PackID]bool, error) {
+	packs := map[PackID]bool{}
+	for _, s := range found {
+		if s.Err != nil {
+			return nil, fmt.Errorf("nothing can be deleted that a damaged backup may need; delete %s itself first: %w", s.ID, s.Err)
+		}
+		for _, p := range s.Packs {
+			packs[p] = true
+		}
+	}
+	return packs, nil
+}
+
+// foresee says what carrying out the intent would do.
+func (r *Repo) foresee(ctx context.Context, in intent, ids []string) (Report, error) {
+	sizes, err := r.packSizes(ctx)
+	report := Report{Backups: ids}
+	for _, p := range in.Packs {
+		if o, there := sizes[p]; there {
+			report.Objects++
+			report.Bytes += o.Size
+		}
+	}
+	return report, err
+}
+
+func (r *Repo) packSizes(ctx context.Context) (map[PackID]storage.Object, error) {
+	packs := map[PackID]storage.Object{}
+	for o, err := range r.st.List(ctx, packsPrefix) {
+		if err != nil {
+			return nil, fmt.Errorf("list packs: %w", err)
+		}
+		if id, ok := parsePackName(o.Name); ok {
+			packs[id] = o
+		}
+	}
+	return packs, nil
+}
+
+// declare writes the intent and carries it out.
+func (r *Repo) declare(ctx context.Context, in intent) (Report, error) {
+	if len(in.Backups)+len(in.Packs) == 0 {
+		return Report{}, nil
+	}
+	now, err := r.st.Now(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	in.ID, in.Created = uuid.NewString(), now.UTC()
+	if err := r.putJSON(ctx, kindIntent, intentsPrefix+in.ID, in); err != nil {
+		return Report{}, fmt.Errorf("declare a deletion: %w", err)
+	}
+	return r.carryOut(ctx, in)
+}
+
+// finishAll carries out what earlier deletions could not.
+func (r *Repo) finishAll(ctx context.Context) (Report, error) {
+	var report Report
+	intents, err := r.intents(ctx)
+	if err != nil {
+		return report, err
+	}
+	for _, in := range intents {
+		done, err := r.carryOut(ctx, in)
+		report.add(done)
+		if err != nil {
+			return report, err
+		}
+	}
+	return report, nil
+}
+
+// carryOut deletes what an intent lists. Anybody may do it at any time, also
+// twice, also after somebody else has: names are never used again, and whoever
+// began before the intent and has not ended may still say that it needs a pack.
+func (r *Repo) carryOut(ctx context.Context, in intent) (Report, error) {
+	var report Report
+	for _, prefix := range in.Backups {
+		if err := r.deleteBackup(ctx, prefix); err != nil {
+			return report, err
+		}
+	}
+	var err error
+	if report.Waiting, err = r.unaware(ctx, in.ID); err != nil || len(report.Waiting) > 0 {
+		return report, err
+	}
+	found, err := r.survey(ctx)
+	if err != nil {
+		return report, err
+	}
+	stay, err := needed(found)
+	if err != nil {
+		return report, err
+	}
+	sizes, err := r.packSizes(ctx)
+	if err != nil {
+		return report, err
+	}
+	var names []string
+	for _, p := range in.Packs {
+		o, there := sizes[p]
+		switch {
+		case stay[p]:
+			report.Spared++
+		case there:
+			names = append(names, o.Name)
+			report.Objects++
+			report.Bytes += o.Size
+		}
+	}
+	if err := r.deleteObjects(ctx, names); err != nil {
+		return report, err
+	}
+	return report, r.st.Delete(ctx, intentsPrefix+in.ID)
+}
+
+// deleteBackup removes a backup's objects, the manifest first.
+func (r *Repo) deleteBackup(ctx context.Context, prefix string) error {
+	if name, ok := parseBackupName(prefix + manifestObj); !ok {
+		return damaged(prefix, "%q is no backup", name.id)
+	}
+	if err := r.st.Delete(ctx, prefix+manifestObj); err != nil {
+		return err
+	}
+	for o, err := range r.st.List(ctx, prefix) {
+		if err != nil {
+			return err
+		}
+		if err := r.st.Delete(ctx, o.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Repo) deleteObjects(ctx context.Context, names []string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(readers)
+	for _, name := range names {
+		group.Go(func() error { return r.st.Delete(ctx, name) })
+	}
+	return group.Wait()
+}
+
+// unaware names the runs that have not said that they know of an intent. Those that are dead are buried first.
+func (r *Repo) unaware(ctx context.Context, id string) ([]string, error) {
+	sessions, err := r.sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, o := range sessions {
+		if o.Lease == maintenance || o.over() || o.Ready && slices.Contains(o.Seen, id) {
+			continue // deletions write no backups
+		}
+		over, err := r.bury(ctx, o.name())
+		if err != nil {
+			return nil, err
+		}
+		if !over {
+			names = append(names, o.String())
+		}
+	}
+	return names, nil
+}
+
+// CollectOptions say what is garbage.
+type CollectOptions struct {
+	MinAge time.Duration // packs younger than this stay for a run to resume; 0 means 24 hours
+	Dry    bool
+}
+
+const (
+	collectAge   = 24 * time.Hour
+	tombstoneAge = 7 * 24 * time.Hour // a dead run that wakes later than this finds its context over
+)
+
+// Collect removes packs that no backup needs and no run is writing: what dead runs left behind. It is safe beside running backups.
+func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error) {
+	if opts.MinAge == 0 {
+		opts.MinAge = collectAge
+	}
+	var report Report
+	if opts.Dry {
+		in, err := r.planCollect(ctx, opts)
+		if err != nil {
+			return report, fmt.Errorf("collect garbage: %w", err)
+		}
+		return r.foresee(ctx, in, nil)
+	}
+	err := r.withLease(ctx, maintenance, func(ctx context.Context) (err error) {
+		if report, err = r.finishAll(ctx); err != nil {
+			return err
+		}
+		in, err := r.planCollect(ctx, opts)
+		if err != nil {
+			return err
+		}
+		done, err := r.declare(ctx, in)
+		report.add(done)
+		return errors.Join(err, r.dropTombstones(ctx))
+	})
+	if err != nil {
+		err = fmt.Errorf("collect garbage: %w", err)
+	}
+	return report, err
+}
+
+// planCollect looks for garbage: packs first, then runs, then backups, so that
+// whoever wrote a pack that is listed is either seen running or its backup is.
+func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, error) {
+	packs, err := r.packSizes(ctx)
+	if err != nil {
+		return intent{}, err
+	}
+	now, err := r.st.Now(ctx)
+	if err != nil {
+		return intent{}, err
+	}
+	sessions, err := r.sessions(ctx)
+	if err != nil {
+		return intent{}, err
+	}
+	inUse := marksInUse(sessions)
+	found, err := r.survey(ctx)
+	if err != nil {
+		return intent{}, err
+	}
+	stay, err := needed(found)
+	if err != nil {
+		return intent{}, err
+	}
+	var in intent
+	for _, id := range slices.SortedFunc(maps.Keys(packs), comparePacks) {
+		if !stay[id] && !inUse[id.mark()] && now.Sub(packs[id].Modified) >= opts.MinAge {
+			in.Packs = append(in.Packs, id)
+		}
+	}
+	return in, nil
+}
+
+// marksInUse are those of running sessions, and of dead ones that a running one may resume.
+func marksInUse(sessions []*sessionObject) map[[4]byte]bool {
+	kinds, marks := map[string]bool{}, map[[4]byte]bool{}
+	for _, o := range sessions {
+		if !o.over() {
+			kinds[o.Kind] = true
+			marks[o.mark()] = true
+		}
+	}
+	for _, o := range sessions {
+		if o.State == dead && kinds[o.Kind] {
+			marks[o.mark()] = true
+		}
+	}
+	return marks
+}
+
+// dropTombstones removes sessions that are long over, and with them what a dead run may have written since.
+func (r *Repo) dropTombstones(ctx context.Context) error {
+	now, err := r.st.Now(ctx)
+	if err != nil {
+		return err
+	}
+	for info, err := range r.st.List(ctx, sessionsPrefix) {
+		if err != nil {
+			return err
+		}
+		over, err := r.bury(ctx, info.Name)
+		if err != nil {
+			return err
+		}
+		o, _, err := r.session(ctx, info.Name)
+		if isGone(err) || !over {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if o.State == dead && now.Sub(info.Modified) < tombstoneAge {
+			continue
+		}
+		if o.State == dead && o.Manifest != "" {
+			err = r.st.Delete(ctx, o.Manifest)
+		}
+		if err = errors.Join(err, r.st.Delete(ctx, info.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,422 @@
+package repo_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"sync"
+	"testing"
+	"time"
+
+	"rootstream/backup/repo"
+	"rootstream/backup/storage"
+	"rootstream/backup/wal"
+	"rootstream/tests/harness"
+)
+
+// requireSound verifies everything, and that every backup in the catalog restores.
+func requireSound(t *testing.T, r *repo.Repo, backups ...*backup) {
+	t.Helper()
+	for f, err := range r.Verify(t.Context(), repo.VerifyOptions{Quick: len(backups) > 0}) {
+		t.Errorf("verify: %s: %v, %v", f.Object, f.Err, err)
+	}
+	entries, err := r.Catalog(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[string]bool{}
+	for _, e := range entries {
+		listed[e.ID] = true
+	}
+	for _, b := range backups {
+		if listed[b.manifest.ID] {
+			requireRestores(t, r, b)
+		}
+	}
+}
+
+func remove(t *testing.T, r *repo.Repo, ids ...string) repo.Report {
+	t.Helper()
+	report, err := r.Delete(t.Context(), ids, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return report
+}
+
+func TestAParentIsDeletedAndItsChildRestores(t *testing.T) {
+	t.Parallel()
+	st := newStorage(t)
+	r := open(t, st)
+	parent := take(t, r, "a1", 1, nil)
+	child := take(t, r, "b2", 100, parent)
+	other := take(t, r, "c3", 200, nil)
+	before := packBytes(t, st)
+
+	foreseen, err := r.Delete(t.Context(), []string{"a1"}, true)
+	if err != nil || packBytes(t, st) != before {
+		t.Fatalf("a dry run: %v, %d bytes instead of %d", err, packBytes(t, st), before)
+	}
+	done := remove(t, r, "a1")
+	if done.Objects == 0 || done.Bytes != before-packBytes(t, st) || done.Bytes != foreseen.Bytes {
+		t.Errorf("%+v deleted, %+v foreseen, %d bytes gone", done, foreseen, before-packBytes(t, st))
+	}
+	requireSound(t, r, child, other)
+	if _, err := r.Manifest(t.Context(), "a1"); !errors.Is(err, repo.ErrNoBackup) {
+		t.Errorf("the deleted backup: %v", err)
+	}
+	remove(t, r, "b2", "c3")
+	if left := packBytes(t, st); left != 0 {
+		t.Errorf("%d bytes of packs are left without a backup", left)
+	}
+	requireSound(t, r)
+}
+
+func TestAPinnedBackupIsNotDeleted(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	b := take(t, r, "a1", 1, nil)
+	for range 2 {
+		if err := r.Pin(t.Context(), "a1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Delete(t.Context(), []string{"a1"}, false); !errors.Is(err, repo.ErrPinned) {
+		t.Errorf("deleting a pinned backup: %v", err)
+	}
+	if m, err := r.Manifest(t.Context(), "a1"); err != nil || !m.Pinned {
+		t.Errorf("pinned %v, %v", m.Pinned, err)
+	}
+	requireSound(t, r, b)
+	if err := r.Unpin(t.Context(), "a1"); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, r, "a1")
+}
+
+func TestADeletionWaitsForARunThatBeganBefore(t *testing.T) {
+	t.Parallel()
+	st := newStorage(t)
+	r := open(t, st)
+	take(t, r, "a1", 1, nil)
+	before := packBytes(t, st)
+	s, ctx := begin(t, r, writer())
+	report := remove(t, r, "a1")
+	if len(report.Waiting) != 1 || packBytes(t, st) != before {
+		t.Errorf("waiting for %v, %d of %d bytes are left", report.Waiting, packBytes(t, st), before)
+	}
+	if err := s.Abort(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Collect(t.Context(), repo.CollectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if left := packBytes(t, st); left != 0 {
+		t.Errorf("%d bytes are left after the run has ended", left)
+	}
+}
+
+func TestARunThatNeedsWhatADeletionTakesWithdraws(t *testing.T) {
+	t.Parallel()
+	st := newStorage(t)
+	r := open(t, st)
+	parent := take(t, r, "a1", 1, nil)
+	s, ctx := begin(t, r, writer())
+	child, err := fill(ctx, r, s, plan{"b2", 50, parent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove(t, r, "a1")
+	if err = s.Commit(ctx, &child.manifest); !errors.Is(err, repo.ErrWithdrawn) {
+		t.Errorf("the older run: %v", err)
+	}
+	if entries, err := r.Catalog(t.Context()); err != nil || len(entries) != 0 {
+		t.Errorf("the catalog has %v, %v", entries, err)
+	}
+	// A run that begins now knows, and does not.
+	again := take(t, r, "c3", 50, nil)
+	requireSound(t, r, again)
+	s, ctx = begin(t, r, writer())
+	defer func() { _ = s.Abort(ctx) }()
+	if s.MayReuse(parent.manifest.Packs[0]) {
+		t.Error("a run may reuse what a deletion under way takes")
+	}
+}
+
+func TestARunThatNeedsNothingOfADeletionCommitsBesideIt(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	take(t, r, "a1", 1, nil)
+	s, ctx := begin(t, r, writer())
+	b, err := fill(ctx, r, s, plan{"b2", 50, nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	remove(t, r, "a1")
+	if err = s.Commit(ctx, &b.manifest); err != nil {
+		t.Fatal(err)
+	}
+	requireSound(t, r, b)
+}
+
+func TestGarbageOfDeadRunsIsCollectedAndWhatOthersWriteStays(t *testing.T) {
+	t.Parallel()
+	st := newStorage(t)
+	r := open(t, st)
+	kept := take(t, r, "a1", 1, nil)
+	mine := packBytes(t, st)
+	s, ctx := begin(t, r, writer())
+	if _, err := fill(ctx, r, s, plan{"b2", 50, nil}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Abort(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s, ctx = begin(t, r, repo.RunInfo{Kind: "other"})
+	b, err := fill(ctx, r, s, plan{"c3", 90, nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sent := int64(-1); sent != s.Stored(); time.Sleep(50 * time.Millisecond) { // the last is on its way
+		sent = s.Stored()
+	}
+	all := packBytes(t, st)
+	if _, err = r.Collect(t.Context(), repo.CollectOptions{}); err != nil || packBytes(t, st) != all {
+		t.Errorf("young garbage: %v, %d bytes of %d", err, packBytes(t, st), all)
+	}
+	report, err := r.Collect(t.Context(), repo.CollectOptions{MinAge: time.Nanosecond})
+	if err != nil || report.Objects > 0 || len(report.Waiting) != 1 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	if err := s.Commit(ctx, &b.manifest); err != nil {
+		t.Fatal(err)
+	}
+	requireSound(t, r, kept, b)
+	if _, err := r.Collect(t.Context(), repo.CollectOptions{MinAge: time.Nanosecond}); err != nil {
+		t.Fatal(err)
+	}
+	requireSound(t, r, kept, b)
+	if left := packBytes(t, st); left < mine || left >= all {
+		t.Errorf("%d bytes are left of %d", left, all)
+	}
+}
+
+func TestWALOutsideWhatIsKeptIsDropped(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	ctx := t.Context()
+	const size = 1 << 20
+	for i := range wal.LSN(6) {
+		if err := r.PutWAL(ctx, system, wal.SegmentName(1, i*size, size), []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.PutWAL(ctx, system, "00000002.history", []byte("1\t0/3000000\tx\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.PutPiece(ctx, system, wal.SegmentName(2, 0, size), 0, []byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	keep := []wal.Range{{Timeline: 1, From: 1 * size, To: 2*size + 1}, {Timeline: 1, From: 5*size + 7, To: 1 << 60}}
+	dry, err := r.DropWAL(ctx, system, size, keep, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, run := begin(t, r, repo.RunInfo{Kind: "backup"})
+	if err = r.PutWAL(run, system, wal.SegmentName(1, 0x10*size, size), []byte{9}); err != nil {
+		t.Fatal(err)
+	}
+	done, err := r.DropWAL(ctx, system, size, keep, false)
+	if err != nil || done.Objects != 4 || dry.Objects != 4 || done.Bytes != dry.Bytes {
+		t.Errorf("dropped %+v, foreseen %+v, %v; want segments 0, 3, 4 and a piece", done, dry, err)
+	}
+	_ = s.Abort(run)
+	var names []string
+	for _, tli := range []wal.TimelineID{1, 2} {
+		for info, err := range r.ListWAL(ctx, system, tli) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, info.Name)
+		}
+	}
+	if len(names) != 5 || names[0] != wal.SegmentName(1, size, size) {
+		t.Errorf("left: %v", names)
+	}
+}
+
+// freezer is a storage whose process stops before its nth call, and goes on when thawed: as after
+// SIGSTOP, whatever it was about to do then happens, long after everybody has taken it for dead.
+type freezer struct {
+	storage.Storage
+	mu     sync.Mutex
+	left   int
+	frozen chan struct{}
+	thaw   chan struct{}
+}
+
+func newFreezer(st storage.Storage, calls int) *freezer {
+	return &freezer{Storage: st, left: calls, frozen: make(chan struct{}), thaw: make(chan struct{})}
+}
+
+func (f *freezer) call(ctx context.Context) context.Context {
+	f.mu.Lock()
+	f.left--
+	now := f.left
+	f.mu.Unlock()
+	if now == 0 {
+		close(f.frozen)
+	}
+	if now <= 0 {
+		<-f.thaw
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
+func (f *freezer) Put(ctx context.Context, name string, body []byte) error {
+	return f.Storage.Put(f.call(ctx), name, body)
+}
+
+func (f *freezer) Swap(ctx context.Context, name string, body []byte, tag string) (string, error) {
+	return f.Storage.Swap(f.call(ctx), name, body, tag)
+}
+
+func (f *freezer) Get(ctx context.Context, name string, off, n int64) ([]byte, error) {
+	return f.Storage.Get(f.call(ctx), name, off, n)
+}
+
+func (f *freezer) Stat(ctx context.Context, name string) (storage.Object, error) {
+	return f.Storage.Stat(f.call(ctx), name)
+}
+
+func (f *freezer) List(ctx context.Context, prefix string) iter.Seq2[storage.Object, error] {
+	return f.Storage.List(f.call(ctx), prefix)
+}
+
+func (f *freezer) Folders(ctx context.Context, prefix string) ([]string, error) {
+	return f.Storage.Folders(f.call(ctx), prefix)
+}
+
+func (f *freezer) Delete(ctx context.Context, name string) error {
+	return f.Storage.Delete(f.call(ctx), name)
+}
+
+func (f *freezer) Now(ctx context.Context) (time.Time, error) { return f.Storage.Now(f.call(ctx)) }
+
+// TestADeletionThatWakesLateTakesNothingThatIsNeeded stops a deletion before one of its calls, each in turn when
+// there is time. While it is stopped, others take over, finish its work, and make backups that share what they can.
+func TestADeletionThatWakesLateTakesNothingThatIsNeeded(t *testing.T) {
+	t.Parallel()
+	stride := 8
+	if soak(t) {
+		stride = 1
+	}
+	for calls := 1 + int(harness.Seed(t)%uint64(stride)); !deleteFrozenAt(t, calls); calls += stride {
+	}
+}
+
+const shortTTL = 150 * time.Millisecond
+
+func openShort(t *testing.T, st storage.Storage) *repo.Repo {
+	t.Helper()
+	cfg := config()
+	cfg.LeaseTTL = shortTTL
+	r, err := repo.Open(t.Context(), st, []repo.Key{fileKey("a")}, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// patiently tries until the lease of somebody who is stopped has run out.
+func patiently(t *testing.T, do func() error) error {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if err := do(); !errors.Is(err, repo.ErrLeaseHeld) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
+func deleteFrozenAt(t *testing.T, calls int) (ended bool) {
+	t.Helper()
+	st := newStorage(t)
+	r := open(t, st)
+	first := take(t, r, "a1", 1, nil)
+	second := take(t, r, "b2", 20, first)
+	f := newFreezer(st, 1<<30)
+	pruner := openShort(t, f)
+	f.mu.Lock()
+	f.left = calls
+	f.mu.Unlock()
+	result := make(chan error, 1)
+	go func() {
+		_, err := pruner.Delete(context.Background(), []string{"a1"}, false)
+		result <- err
+	}()
+	select {
+	case <-f.frozen:
+	case err := <-result:
+		if err != nil {
+			t.Errorf("undisturbed: %v", err)
+		}
+		ended = true
+	}
+	// Others: a backup on top of the newest, then a deletion, then one more backup.
+	parent := first
+	if _, err := r.Manifest(t.Context(), "a1"); err != nil {
+		parent = second
+	}
+	var third *backup
+	err := patiently(t, func() (err error) {
+		third, err = tryTake(t, r, "c3", 40, parent)
+		return err
+	})
+	if err != nil && !errors.Is(err, repo.ErrWithdrawn) && !errors.Is(err, errNotReusable) {
+		t.Errorf("frozen at %d: a backup beside it: %v", calls, err)
+	}
+	if err := patiently(t, func() error {
+		_, err := r.Delete(t.Context(), []string{"b2"}, false)
+		return err
+	}); err != nil {
+		t.Errorf("frozen at %d: a deletion beside it: %v", calls, err)
+	}
+	fourth := take(t, r, "d4", 60, nil)
+	close(f.thaw)
+	if !ended {
+		if err := <-result; err != nil && !errors.Is(err, repo.ErrLeaseLost) {
+			t.Errorf("frozen at %d: the deletion: %v", calls, err)
+		}
+	}
+	backups := []*backup{fourth}
+	if third != nil {
+		backups = append(backups, third)
+	}
+	requireSound(t, r, backups...)
+	if _, err := r.Manifest(t.Context(), "d4"); err != nil {
+		t.Errorf("frozen at %d: the newest backup: %v", calls, err)
+	}
+	return ended
+}
+
+var errNotReusable = errors.New("the parent is about to be deleted")
+
+func tryTake(t *testing.T, r *repo.Repo, id string, seed uint64, parent *backup) (*backup, error) {
+	t.Helper()
+	s, ctx, err := r.Begin(t.Context(), writer())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = s.Abort(ctx) }()
+	for _, p := range parent.manifest.Packs {
+		if !s.MayReuse(p) {
+			return nil, errNotReusable
+		}
+	}
+	b, err := fill(ctx, r, s, plan{id, seed, parent})
+	if err != nil {
+		return nil, err
+	}
+	return b, s.Commit(ctx, &b.manifest)
+}
