@@ -10,6 +10,8 @@
 // network is waited for; failures are repeated with growing pauses for about a
 // day. Every network call has a deadline.
 //
+// [Direct] sends at once and without the database, for those who must be told that it is gone.
+//
 // Secrets do not rest in the outbox: a [Renderer] makes the mail at sending
 // time and creates tokens then. The texts of built-in topics are in templates/
 // ([Compose]). Who gets told what, and when, is decided elsewhere, mostly in auth.
