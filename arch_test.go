@@ -18,7 +18,7 @@ const module = "rootstream/"
 var mayImport = map[string]string{
 	"cmd/rootstream": "cli",
 	"cli":            "app",
-	"app":            "api auth backup backup/schedule cache devstack event mfa notify pgserver postgres secret session statesync statesync/merge stream user",
+	"app":            "api auth backup backup/repo backup/schedule cache devstack event mfa notify pgserver postgres secret session statesync statesync/merge stream user",
 	"api":            "auth event mfa secret session statesync stream user",
 	"auth":           "event mfa notify postgres session user cache secret",
 	"user":           "event postgres secret",
@@ -31,7 +31,6 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup":            "backup/wal",
 	"backup/archive":    "backup/pgdata backup/repo backup/wal",
 	"backup/base":       "backup/pgdata backup/repo backup/wal",
 	"backup/pgdata":     "backup/wal",
@@ -43,6 +42,8 @@ var mayImport = map[string]string{
 	"backup/storage":             "",
 	"backup/storage/file":        "backup/storage",
 	"backup/storage/storagetest": "backup/storage",
+
+	"backup": "backup/base backup/repo backup/schedule backup/storage backup/storage/file backup/wal notify postgres secret",
 
 	"event":    "event/codec postgres",
 	"notify":   "postgres",

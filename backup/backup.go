@@ -1,21 +1,24 @@
 package backup
 
 import (
+	"slices"
+	"strconv"
 	"time"
 
+	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 )
 
-// Type is how a backup was taken.
-type Type string
+// Type is what a backup shares with earlier ones. All but logical hold the whole
+// cluster and can be restored by themselves.
+type Type = repo.Type
 
-// The types of backups. All but logical hold the whole cluster and can be
-// restored by themselves; they differ in what they share with earlier ones.
+// The types of backups.
 const (
-	Full         Type = "full"         // nothing
-	Differential Type = "differential" // what the last full one stored
-	Incremental  Type = "incremental"  // what any earlier one stored
-	Logical      Type = "logical"      // a dump, for a database or a table, not for a point in time
+	Full         = repo.Full         // shares nothing
+	Differential = repo.Differential // what the last full one stored
+	Incremental  = repo.Incremental  // what the last one of any type stored
+	Logical      = repo.Logical      // a dump, for a database or a table, not for a point in time
 )
 
 // Types returns all types.
@@ -42,8 +45,10 @@ type Backup struct {
 	Status      string         `json:"status"`
 	Proof       *Proof         `json:"proof"` // the newest test restore or verification
 	Pinned      bool           `json:"pinned"`
+	PageErrors  int64          `json:"page_errors"` // pages with a wrong checksum when it was taken
 	System      string         `json:"system_id"`
 	Major       int            `json:"postgres_major"`
+	Fault       string         `json:"fault,omitempty"` // what is damaged
 }
 
 // Proof is what a test restore or a verification found.
@@ -66,3 +71,75 @@ const (
 	ProofRestore = "test-restore"
 	ProofVerify  = "verify"
 )
+
+// Details is all that is known of one backup.
+type Details struct {
+	Backup
+	Databases   []string          `json:"databases"`
+	Tablespaces map[string]string `json:"tablespaces"` // place by OID
+	Files       int64             `json:"files"`
+	Packs       int               `json:"packs"`
+	Checksums   bool              `json:"checksums"` // page checksums were checked
+	FromStandby bool              `json:"from_standby"`
+	Compression string            `json:"compression"`
+	Tool        string            `json:"tool"`
+	Settings    map[string]string `json:"settings"` // that a server needs at least to recover from it
+	Annotations map[string]string `json:"annotations"`
+	Proofs      []Proof           `json:"proofs"`
+}
+
+func backupOf(e repo.Entry) Backup {
+	m := e.Manifest
+	b := Backup{
+		ID: m.ID, Type: m.Type, StartedAt: m.Started, CompletedAt: m.Completed, SizeBytes: m.Size, StoredBytes: m.Stored,
+		StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.StopTimeline, Parent: m.Parent, Status: StatusCompleted,
+		Pinned: m.Pinned, PageErrors: m.PageErrors, System: strconv.FormatUint(m.Cluster.SystemID, 10), Major: m.Cluster.Major,
+	}
+	if len(e.Proofs) > 0 {
+		last := proofOf(e.Proofs[len(e.Proofs)-1])
+		b.Proof = &last
+		if restored := lastRestore(e.Proofs); last.OK && restored != nil {
+			b.Proof = restored // to have been restored says more than to have been read
+		}
+		if !last.OK {
+			b.Status, b.Fault = StatusDamaged, last.Detail
+		}
+	}
+	if e.Err != nil {
+		b.Status, b.Fault = StatusDamaged, e.Err.Error()
+	}
+	return b
+}
+
+func proofOf(p repo.Proof) Proof {
+	return Proof{Kind: p.Kind, At: p.At, OK: p.OK, Seconds: p.Took.Seconds(), Detail: p.Detail}
+}
+
+// lastRestore returns the newest test restore, nil if there is none that went well.
+func lastRestore(proofs []repo.Proof) *Proof {
+	for _, p := range slices.Backward(proofs) {
+		if p.Kind == ProofRestore && p.OK {
+			last := proofOf(p)
+			return &last
+		}
+	}
+	return nil
+}
+
+func detailsOf(e repo.Entry, m repo.Manifest) Details {
+	d := Details{
+		Backup: backupOf(e), Files: m.FileCount, Packs: len(m.Packs), Checksums: m.Checksums, FromStandby: m.FromStandby,
+		Compression: m.Compression.Name, Tool: m.Tool, Settings: m.Settings, Annotations: m.Annotations,
+		Databases: []string{}, Tablespaces: map[string]string{}, Proofs: []Proof{},
+	}
+	for _, db := range m.Databases {
+		d.Databases = append(d.Databases, db.Name)
+	}
+	for _, t := range m.Tablespaces {
+		d.Tablespaces[strconv.FormatUint(uint64(t.OID), 10)] = t.Location
+	}
+	for _, p := range e.Proofs {
+		d.Proofs = append(d.Proofs, proofOf(p))
+	}
+	return d
+}

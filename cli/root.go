@@ -84,7 +84,7 @@ Standard output carries data only; hints go to standard error. Exit codes: 0 ok 
 	root.AddCommand(
 		upCommand(env), serveCommand(env), nodeCommand(env), demoCommand(env), statusCommand(env), doctorCommand(env),
 		configCommand(env), migrateCommand(env), keyCommand(env),
-		userCommand(env), sessionCommand(env), mfaCommand(env), streamCommand(env), eventCommand(env), syncCommand(env),
+		userCommand(env), sessionCommand(env), mfaCommand(env), streamCommand(env), eventCommand(env), syncCommand(env), backupCommand(env),
 		openapiCommand(env), docsCommand(root, env), versionCommand(env),
 	)
 	root.InitDefaultHelpCmd()

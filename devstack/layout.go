@@ -43,6 +43,9 @@ type Layout struct {
 	SecretsDir    string // passwords, 0600 each
 	ClientFile    string // addresses and credentials as a configuration file, 0600
 	MasterKeyFile string // seals secrets at rest, 0600
+	BackupDir     string // repository of backups, unless the configuration names another
+	BackupKeyFile string // opens it, 0600
+	WALSpool      string // write-ahead log on its way to the repository
 	LockFile      string
 	NodeStatus    string // what the node process says about PostgreSQL
 
@@ -87,6 +90,7 @@ func layoutOf(cfg Config) Layout {
 		DataDir: cfg.DataDir, PostgresDir: in("postgres"), RedisDir: in("redis"), RunDir: in("run"),
 		SocketDir: pgserver.ShortSocketDir(in("run", "postgres")), LogDir: in("logs"), MailDir: in("mail"),
 		SecretsDir: in("secrets"), ClientFile: in("client.yaml"), MasterKeyFile: in("master.key"), LockFile: in("lock"),
+		BackupDir: in("backups"), BackupKeyFile: in("backup.key"), WALSpool: in("wal"),
 		NodeStatus: in("run", "node.status"), PassFile: in("secrets", "pgpass"),
 		PostgresDSNFile: in("secrets", "postgres.dsn"), AdminDSNFile: in("secrets", "postgres-admin.dsn"),
 		RedisURLFile: in("secrets", "redis.url"), RedisConf: in("redis", "redis.conf"),
@@ -114,10 +118,11 @@ func (l Layout) Node() NodeConfig {
 func PostgresParams() map[string]string {
 	return map[string]string{
 		"wal_level": "replica",
-		// archive_mode needs a restart to change, archive_command only a reload: it is on
-		// from day one and says yes to every segment until backups take over the command.
+		// The node streams the log into the repository as it is written. archive_mode needs a
+		// restart to change, archive_command only a reload: it is on, so that a command can be set.
 		"archive_mode":                        "on",
 		"archive_command":                     "/bin/true",
+		"max_slot_wal_keep_size":              "10GB", // a repository that is away for long must not fill the disk
 		"max_connections":                     "200",
 		"shared_buffers":                      "128MB",
 		"max_wal_size":                        "1GB",
@@ -137,11 +142,20 @@ func (l Layout) Settings() (map[string]string, error) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, ErrAccess.WithCause(err)
 	}
+	admin, err := os.ReadFile(l.AdminDSNFile)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, ErrAccess.WithCause(err)
+	}
 	redis, err := os.ReadFile(l.RedisURLFile)
 	if err != nil {
 		return nil, ErrAccess.WithCause(err)
 	}
 	return map[string]string{
+		"backup.repo":          "file://" + l.BackupDir,
+		"backup.key_file":      l.BackupKeyFile,
+		"backup.dsn":           strings.TrimSpace(string(admin)),
+		"backup.pgdata":        l.PostgresDir,
+		"backup.spool":         l.WALSpool,
 		"http.listen":          l.Listen,
 		"http.public_url":      l.URL,
 		"keys.master_key_file": l.MasterKeyFile,
@@ -236,7 +250,7 @@ func (l Layout) checkOurs() error {
 func (l Layout) ours(name string) bool {
 	for _, p := range []string{
 		l.PostgresDir, l.PostgresDir + ".init", l.RedisDir, l.RunDir, l.LogDir, l.MailDir, l.SecretsDir,
-		l.ClientFile, l.MasterKeyFile, l.LockFile,
+		l.ClientFile, l.MasterKeyFile, l.LockFile, l.BackupDir, l.BackupKeyFile, l.WALSpool,
 	} {
 		if name == filepath.Base(p) || strings.HasPrefix(name, filepath.Base(p)+".") {
 			return true
@@ -255,6 +269,9 @@ func (l Layout) writeSecrets() error {
 			}
 		}
 	}
+	if err := l.writeBackupKey(); err != nil {
+		return err
+	}
 	pass, err := l.redisPassword()
 	if errors.Is(err, os.ErrNotExist) {
 		pass = randomText()
@@ -265,6 +282,19 @@ func (l Layout) writeSecrets() error {
 	}
 	url := fmt.Sprintf("redis://:%s@127.0.0.1:%d/0\n", pass, l.RedisPort)
 	return replace(l.RedisURLFile, url)
+}
+
+// writeBackupKey makes the key of the repository, unless there is a repository, which another key opens.
+func (l Layout) writeBackupKey() error {
+	for _, path := range []string{l.BackupKeyFile, filepath.Join(l.BackupDir, "repo.json")} {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			return nil //nolint:nilerr // who uses it will say what is wrong with it
+		}
+	}
+	if err := writeNew(l.BackupKeyFile, randomText()+"\n"); err != nil {
+		return ErrAccess.WithCause(err)
+	}
+	return nil
 }
 
 func (l Layout) redisPassFile() string { return filepath.Join(l.SecretsDir, "redis.password") }
@@ -282,9 +312,9 @@ func (l Layout) writeClientFile() error {
 	}
 	var b strings.Builder
 	b.WriteString("# Written by rootstream up at each start: how to reach this stack. Keep it private.\n")
-	for _, section := range []string{"http", "keys", "mail", "postgres", "redis"} {
+	for _, section := range []string{"backup", "http", "keys", "mail", "postgres", "redis"} {
 		b.WriteString(section + ":\n")
-		for _, key := range []string{"listen", "public_url", "master_key_file", "dir", "dsn", "url"} {
+		for _, key := range []string{"repo", "key_file", "listen", "public_url", "master_key_file", "dir", "dsn", "pgdata", "spool", "url"} {
 			if v := settings[section+"."+key]; v != "" {
 				b.WriteString("  " + key + ": " + quoteYAML(v) + "\n")
 			}

@@ -18,11 +18,16 @@ const (
 	firstPause = 10 * time.Minute
 )
 
-// Decide says what should run at now, first things first. What was missed is
+// Decide says what should run at now: what people asked for, then first things first. What was missed is
 // made up for once, however often it was missed. With no backup at all, the
 // first job that takes one is due at once.
 func Decide(jobs []Job, l Ledger, now time.Time, empty bool) []Due {
 	var due []Due
+	for _, k := range Kinds() {
+		if a, asked := l.Asked[k]; asked {
+			due = append(due, Due{Job{Kind: k}, a.At})
+		}
+	}
 	for _, j := range ordered(jobs) {
 		if t := j.dueAt(l.Jobs[j.Name()], now); !t.IsZero() {
 			due = append(due, Due{j, t})

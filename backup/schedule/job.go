@@ -44,7 +44,12 @@ type Job struct {
 const defaultGrace = 6 * time.Hour
 
 // Name tells jobs apart and is what their history is kept under.
-func (j Job) Name() string { return string(j.Kind) + " " + j.Cron.String() }
+func (j Job) Name() string {
+	if j.Cron.plan == nil {
+		return askedName(j.Kind)
+	}
+	return string(j.Kind) + " " + j.Cron.String()
+}
 
 // start is when the run planned for t begins.
 func (j Job) start(t time.Time) time.Time {

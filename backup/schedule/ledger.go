@@ -7,10 +7,21 @@ import (
 // Ledger is what all processes know of the jobs: one small object that each
 // may replace, if nobody else did in between.
 type Ledger struct {
+	Serial uint64            `json:"serial"`           // no two versions are alike
 	Claim  *Claim            `json:"claim,omitempty"`  // the run that goes on; there is one at a time
+	Asked  map[Kind]Ask      `json:"asked,omitempty"`  // what people want to run now
 	Teller *Turn             `json:"teller,omitempty"` // who is telling people
 	Jobs   map[string]Record `json:"jobs"`             // by the name of the job
 }
+
+// Ask is a wish that something runs now.
+type Ask struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+}
+
+// askedName is the name under which the runs that people asked for are recorded.
+func askedName(k Kind) string { return "asked " + string(k) }
 
 // Turn says who does something now, so that others leave it.
 type Turn struct {
@@ -54,6 +65,11 @@ func (t Told) same(u Told) bool { return t.Problem == u.Problem && t.Planned.Equ
 // adopt notes jobs that are new and drops those that are gone. It reports whether anything changed.
 func (l *Ledger) adopt(jobs []Job, now time.Time) bool {
 	have := make(map[string]Record, len(jobs))
+	for name, r := range l.Jobs {
+		if name == askedName(r.Kind) {
+			have[name] = r
+		}
+	}
 	changed := false
 	for _, j := range jobs {
 		r, known := l.Jobs[j.Name()]
@@ -92,6 +108,7 @@ type Outcome struct {
 func (l *Ledger) settle(c Claim, o Outcome, now time.Time) {
 	l.Claim = nil
 	r := l.Jobs[c.Job]
+	r.Kind = c.Kind
 	r.Planned, r.Started, r.Ended, r.Error = c.Planned, c.Started, now, o.Error
 	if o.Error != "" {
 		r.Failures++

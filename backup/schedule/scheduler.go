@@ -2,28 +2,13 @@ package schedule
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
-	"rootstream/errs"
 	"rootstream/internal/wait"
-)
-
-// Book keeps the ledger for all processes, and a clock they share.
-type Book interface {
-	Read(ctx context.Context) (body []byte, tag string, err error) // nothing yet: nil, ""
-	Swap(ctx context.Context, body []byte, tag string) error       // ErrChanged if the tag is no longer the one that was read
-	Now(ctx context.Context) (time.Time, error)
-}
-
-// Errors of the ledger.
-var (
-	ErrChanged = errs.New(errs.Conflict, "schedule_changed", "another process changed the schedule's ledger")
-	ErrLost    = errs.New(errs.Conflict, "schedule_claim_lost", "another process took over what this one runs")
-	ErrLedger  = errs.New(errs.Internal, "schedule_ledger", "the schedule's ledger cannot be read")
 )
 
 // Config says what runs, and how. Jobs, Book, Run, Alert and Owner are required.
@@ -145,6 +130,9 @@ func (s *Scheduler) claim(ctx context.Context, l *Ledger, now time.Time) (*Claim
 	if len(due) == 0 {
 		return nil, nil //nolint:nilnil // nothing to do
 	}
+	if due[0].Job.Name() == askedName(due[0].Job.Kind) {
+		delete(l.Asked, due[0].Job.Kind)
+	}
 	l.Claim = &Claim{
 		Owner: s.cfg.Owner, Job: due[0].Job.Name(), Kind: due[0].Job.Kind,
 		Planned: due[0].Planned, Started: now, Until: now.Add(s.cfg.Lease),
@@ -254,60 +242,15 @@ func (s *Scheduler) tell(ctx context.Context, alerts []Alert) error {
 	return errors.Join(append(failed, err)...)
 }
 
-// maxRaces bounds how often a change is tried again because another process was faster.
-const maxRaces = 10
-
-// change reads the ledger, lets fn change it and writes it back if fn did.
 func (s *Scheduler) change(ctx context.Context, fn func(l *Ledger, now time.Time) (bool, error)) error {
-	for race := 0; ; race++ {
-		l, tag, now, err := s.read(ctx)
-		if err != nil {
-			return err
+	return change(ctx, s.cfg.Book, func(l *Ledger, now time.Time) (bool, error) {
+		s.seen, s.blind = time.Now(), false
+		changed, err := fn(l, now)
+		if s.cfg.Watch != nil {
+			s.cfg.Watch(s.cfg.Jobs, *l, now)
 		}
-		changed, err := fn(&l, now)
-		if err != nil || !changed {
-			s.watch(l, now)
-			return err
-		}
-		body, err := json.Marshal(l)
-		if err != nil {
-			return fmt.Errorf("write the ledger: %w", err)
-		}
-		err = s.cfg.Book.Swap(ctx, body, tag)
-		if errors.Is(err, ErrChanged) && race < maxRaces {
-			continue
-		}
-		if err == nil {
-			s.watch(l, now)
-		}
-		return err
-	}
-}
-
-func (s *Scheduler) watch(l Ledger, now time.Time) {
-	if s.cfg.Watch != nil {
-		s.cfg.Watch(s.cfg.Jobs, l, now)
-	}
-}
-
-func (s *Scheduler) read(ctx context.Context) (l Ledger, tag string, now time.Time, err error) {
-	if now, err = s.cfg.Book.Now(ctx); err != nil {
-		return l, "", now, err
-	}
-	body, tag, err := s.cfg.Book.Read(ctx)
-	if err != nil {
-		return l, "", now, err
-	}
-	s.seen, s.blind = time.Now(), false
-	if len(body) > 0 {
-		if err = json.Unmarshal(body, &l); err != nil {
-			return l, "", now, ErrLedger.WithCause(err).WithHint("delete the object; what ran when is then forgotten, no backup is")
-		}
-	}
-	if l.Jobs == nil {
-		l.Jobs = map[string]Record{}
-	}
-	return l, tag, now, nil
+		return changed, err
+	})
 }
 
 // maxError is how much of an error the ledger keeps.
@@ -316,7 +259,7 @@ const maxError = 500
 func short(err error) string {
 	text := err.Error()
 	if len(text) > maxError {
-		text = text[:maxError] + "…"
+		text = strings.ToValidUTF8(text[:maxError], "") + "…"
 	}
 	return text
 }

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/pflag"
+
+	"rootstream/app"
+)
+
+// repoFlags are the flags that name a repository of backups and the server they are of; each is also a setting.
+type repoFlags struct {
+	repo, key, passphrase, dsn, pgdata string
+	endpoint, region                   string
+	pathStyle                          bool
+}
+
+func (f *repoFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.repo, "repo", "", "repository: `URL` file:///folder or s3://bucket/prefix")
+	flags.StringVar(&f.key, "key-file", "", "`file` with the repository's key")
+	flags.StringVar(&f.passphrase, "passphrase-file", "", "`file` with the repository's passphrase, in place of a key")
+	flags.StringVar(&f.dsn, "dsn", "", "address of the server to back up (`DSN`), as a role that may take backups")
+	flags.StringVar(&f.pgdata, "pgdata", "", "data `folder` of that server")
+	flags.StringVar(&f.endpoint, "s3-endpoint", "", "`URL` of the service behind s3://")
+	flags.StringVar(&f.region, "s3-region", "", "`region` of the bucket")
+	flags.BoolVar(&f.pathStyle, "s3-path-style", false, "put the bucket's name into the path")
+}
+
+// settings are the flags that were given, by key of the configuration.
+func (f *repoFlags) settings() map[string]string {
+	s := map[string]string{
+		"backup.repo": f.repo, "backup.key_file": f.key, "backup.passphrase_file": f.passphrase, "backup.dsn": f.dsn, "backup.pgdata": f.pgdata,
+		"backup.s3.endpoint": f.endpoint, "backup.s3.region": f.region,
+	}
+	if f.pathStyle {
+		s["backup.s3.path_style"] = "true"
+	}
+	return s
+}
+
+// config resolves the configuration of a command that works with backups; more are its own flags by key.
+func (f *repoFlags) config(env *environment, more map[string]string) (app.Config, error) {
+	settings := f.settings()
+	for key, value := range more {
+		settings[key] = value
+	}
+	cfg, err := app.FindBackups(env.source(settings), env.dataDir)
+	if cfg.Log.Level == "info" {
+		cfg.Log.Level = "warn" // a command's own output says what it did
+	}
+	return cfg, err
+}
+
+// with opens the repository, runs fn and closes it.
+func (f *repoFlags) with(ctx context.Context, env *environment, o app.BackupOptions, fn func(b *app.Backups) error) error {
+	cfg, err := f.config(env, nil)
+	if err != nil {
+		return err
+	}
+	o.Stderr = env.stderr
+	b, err := app.OpenBackups(ctx, cfg, o)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	return fn(b)
+}

@@ -1,0 +1,120 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"rootstream/app"
+)
+
+func backupKey(env *environment, f *repoFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use: "key", Short: "Look at, add, rotate and remove the keys that open the repository", Example: "  rootstream backup key list",
+		Long: `Look at, add, rotate and remove the keys that open the repository.
+
+Any one of its keys opens a repository. Adding and rotating rewrites a small object,
+never a backup. Whoever had a key may have kept what it opened: rotate also lets
+everything stored from then on be sealed by a new inner key.`,
+	}
+	c.AddCommand(backupKeyList(env, f), backupKeyAdd(env, f), backupKeyRotate(env, f), backupKeyRemove(env, f))
+	return c
+}
+
+func backupKeyList(env *environment, f *repoFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the keys of the repository", Args: cobra.NoArgs, Example: "  rootstream backup key list -o json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error { return env.backupKeys(cmd.Context(), b) })
+		},
+	}
+}
+
+func (env *environment) backupKeys(ctx context.Context, b *app.Backups) error {
+	keys, err := b.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	return list(env, keys,
+		column[app.BackupKey]{"KEY", func(k app.BackupKey) any { return k.ID }},
+		column[app.BackupKey]{"KIND", func(k app.BackupKey) any { return k.Kind }},
+		column[app.BackupKey]{"ADDED", func(k app.BackupKey) any { return k.Created }},
+		column[app.BackupKey]{"THE ONE GIVEN", func(k app.BackupKey) any { return k.Opens }})
+}
+
+// newKeyFlags name a key that is to be added.
+type newKeyFlags struct{ file, passphrase string }
+
+func (n *newKeyFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&n.file, "new-key-file", "", "`file` with the new key")
+	c.Flags().StringVar(&n.passphrase, "new-passphrase-file", "", "`file` with the new passphrase, in place of a key")
+}
+
+func backupKeyAdd(env *environment, f *repoFlags) *cobra.Command {
+	n := &newKeyFlags{}
+	c := &cobra.Command{
+		Use: "add", Short: "Let one more key open the repository", Args: cobra.NoArgs, Example: "  rootstream backup key add --new-passphrase-file /run/passphrase",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := app.ReadBackupKey(n.file, n.passphrase)
+			if err != nil {
+				return err
+			}
+			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+				id, err := b.AddKey(cmd.Context(), key)
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(env.stdout, id)
+				return err
+			})
+		},
+	}
+	n.add(c)
+	return c
+}
+
+func backupKeyRotate(env *environment, f *repoFlags) *cobra.Command {
+	n := &newKeyFlags{}
+	c := &cobra.Command{
+		Use: "rotate", Short: "Put a new key in the place of the one given", Args: cobra.NoArgs, Example: "  rootstream backup key rotate --new-key-file /etc/rootstream/backup-2027.key --yes",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := app.ReadBackupKey(n.file, n.passphrase)
+			if err != nil {
+				return err
+			}
+			if err := env.confirm("keep the old key from opening the repository", "rotate"); err != nil {
+				return err
+			}
+			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+				id, err := b.RotateKey(cmd.Context(), key)
+				if err != nil {
+					return err
+				}
+				env.say("keep a copy of the new key elsewhere, and let backup.key_file name it; the old one opens nothing any more")
+				_, err = fmt.Fprintln(env.stdout, id)
+				return err
+			})
+		},
+	}
+	n.add(c)
+	return c
+}
+
+func backupKeyRemove(env *environment, f *repoFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "remove KEY", Short: "Keep a key from opening the repository", Args: cobra.ExactArgs(1), Example: "  rootstream backup key remove 3f0a9c --yes",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := env.confirm("keep key "+args[0]+" from opening the repository", args[0]); err != nil {
+				return err
+			}
+			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+				if err := b.RemoveKey(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+				env.say("the key opens nothing any more")
+				return nil
+			})
+		},
+	}
+}
