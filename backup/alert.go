@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
 	"rootstream/backup/schedule"
 	"rootstream/notify"
@@ -81,12 +80,4 @@ func (a Alerts) words(alert schedule.Alert) (subject, text string) {
 		b.WriteString("\nLook at it with: rootstream backup schedule list, rootstream backup list, rootstream doctor\n")
 	}
 	return subject, b.String()
-}
-
-// age is how long ago something was, for lists; negative ages are those of wrong clocks.
-func age(now, then time.Time) time.Duration {
-	if then.IsZero() {
-		return 0
-	}
-	return max(0, now.Sub(then))
 }
