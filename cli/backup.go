@@ -14,9 +14,7 @@ import (
 func backupCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{
 		Use: "backup", Short: "Take, list, check, restore and remove backups of PostgreSQL",
-		Example: `  rootstream backup create
-  rootstream backup list
-  rootstream backup restore latest --to /var/lib/postgresql/15/restored --yes`,
+		Example: "  rootstream backup list",
 		Long: `Take, list, check, restore and remove backups of a PostgreSQL cluster.
 
 Of the stack that rootstream up runs, the commands know everything. Any other
