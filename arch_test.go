@@ -34,6 +34,7 @@ var mayImport = map[string]string{
 	"backup/archive":    "backup/pgdata backup/repo backup/wal",
 	"backup/base":       "backup/pgdata backup/repo backup/wal",
 	"backup/pgdata":     "backup/wal",
+	"backup/restore":    "backup/pgdata backup/repo backup/wal backup/wal/record pgserver",
 	"backup/schedule":   "",
 	"backup/wal":        "",
 	"backup/wal/record": "backup/wal",
@@ -64,7 +65,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base backup/restore",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

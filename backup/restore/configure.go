@@ -1,0 +1,125 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"rootstream/backup/repo"
+)
+
+const (
+	autoConf = "postgresql.auto.conf"
+	mainConf = "postgresql.conf"
+)
+
+// needed are the folders without which no server starts.
+func needed() []string {
+	return []string{
+		"base", "global", "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_logical/mappings", "pg_logical/snapshots", "pg_multixact",
+		"pg_multixact/members", "pg_multixact/offsets", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots", "pg_stat", "pg_stat_tmp",
+		"pg_subtrans", "pg_tblspc", "pg_twophase", "pg_wal", "pg_wal/archive_status", "pg_xact",
+	}
+}
+
+// configure writes what makes a server recover from the backup, instead of believing that it crashed. The map of
+// tablespaces is not among it: their links are made already, and the map would lead them back to where they were.
+func (j *job) configure() error {
+	for _, name := range needed() {
+		if err := j.tree.mkdir(name); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.cfg.Configuration)) {
+		if err := j.tree.put(name, j.cfg.Configuration[name]); err != nil {
+			return err
+		}
+	}
+	auto, err := j.tree.read(autoConf)
+	if err != nil {
+		return err
+	}
+	main, err := j.tree.read(mainConf)
+	if err != nil {
+		return err
+	}
+	lasting := raised(j.manifest.Settings, main, auto)
+	for _, name := range slices.Sorted(maps.Keys(j.cfg.Settings)) {
+		lasting = append(lasting, setting{name, j.cfg.Settings[name]})
+	}
+	recovery := recoverySettings(j.cfg.Target, uint64(j.choice.Timeline), j.cfg.RestoreCommand)
+	if err := j.tree.put(autoConf, withRecovery(auto, lasting, recovery)); err != nil {
+		return err
+	}
+	if len(j.manifest.Label) == 0 {
+		return repo.ErrDamaged.WithCause(errors.New("the backup has no label"))
+	}
+	if err := j.tree.put("backup_label", j.manifest.Label); err != nil {
+		return err
+	}
+	return j.tree.put("recovery.signal", nil)
+}
+
+const maxConf = 16 << 20
+
+// read returns a small file of the data folder, nothing if it is missing.
+func (t *tree) read(name string) ([]byte, error) {
+	f, err := t.data.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxConf+1))
+	if err == nil && len(raw) > maxConf {
+		err = fmt.Errorf("%s has more than %d bytes", name, maxConf)
+	}
+	return raw, errors.Join(err, f.Close())
+}
+
+// removeLeftovers removes what the backup does not have: files of a later time would be taken for the cluster's own.
+func (j *job) removeLeftovers() error {
+	if err := j.prune(j.tree.data.FS(), ".", ""); err != nil {
+		return err
+	}
+	for _, s := range j.tree.spaces {
+		if _, err := s.root.Lstat(j.version()); errors.Is(err, fs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if err := j.prune(s.root.FS(), j.version(), s.link+"/"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prune removes everything in a folder that the backup does not know under prefix and its path.
+func (j *job) prune(fsys fs.FS, from, prefix string) error {
+	return fs.WalkDir(fsys, from, func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name == from || prefix == "" && (strings.HasPrefix(name, statePath) || name == "lost+found") || j.survey.knows(prefix+name) {
+			if e.IsDir() && name == "lost+found" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		root, rel := j.tree.at(path.Join(prefix, name))
+		if err := root.RemoveAll(rel); err != nil {
+			return err
+		}
+		if e.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+}

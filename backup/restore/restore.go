@@ -1,0 +1,274 @@
+// Package restore brings a backup back to life, and proves that it can.
+//
+// [Plan] is pure: it chooses the backup and the timeline for a [Target], and
+// refuses what cannot be reached ([Windows] says what can). [Run] puts the
+// files in place: into an empty folder, over what is there ([Delta]) or beside
+// the old folder, which is kept aside ([InPlace], [Rollback], [Confirm]).
+// pg_control is removed first and comes back last, so that no server starts on
+// half of a cluster; a restore that was killed goes on where it was when it is
+// run again. Every byte is checked against the backup before it counts.
+// [TestRestore] does all of it in a temporary folder and looks at the result.
+//
+// It owns no table and no goroutine that outlives a call. Objects are read
+// through package repo, log is delivered by package archive; servers are run
+// by package pgserver.
+package restore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"rootstream/backup/pgdata"
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+	"rootstream/errs"
+	"rootstream/internal/proc"
+	"rootstream/pgserver"
+)
+
+// Why a restore does not begin, or does not end well.
+var (
+	ErrTarget   = errs.New(errs.Precondition, "restore_target", "the target folder cannot be used")
+	ErrNotEmpty = errs.New(errs.Conflict, "restore_not_empty", "the target folder is not empty")
+	ErrForeign  = errs.New(errs.Conflict, "restore_foreign", "the target folder belongs to another cluster")
+	ErrSpace    = errs.New(errs.Precondition, "restore_space", "there is too little space on the disk")
+	ErrOwner    = errs.New(errs.Forbidden, "restore_owner", "files cannot be given to that user")
+	ErrVersion  = errs.New(errs.Precondition, "restore_version", "the PostgreSQL found is of another version than the backup")
+	ErrReach    = errs.New(errs.Precondition, "restore_unreached", "recovery did not reach its target")
+	ErrRecovery = errs.New(errs.Internal, "restore_recovery", "PostgreSQL did not recover from the backup")
+)
+
+// Mode is what becomes of the target folder's content.
+type Mode uint8
+
+// The modes of a restore.
+const (
+	Fresh   Mode = iota // it must be empty
+	Delta               // what is the same stays, all else is overwritten or removed
+	InPlace             // it is kept aside until Rollback or Confirm
+)
+
+// Config says what is restored, and to where. Dir and RestoreCommand are required.
+type Config struct {
+	Dir            string                // the data folder to make
+	Target         Target                // zero means the latest
+	System         uint64                // whose backups; 0 means the only cluster of the repository
+	Mode           Mode                  // zero means Fresh
+	Tablespaces    map[string]string     // old folder → new folder
+	Owner          string                // user; empty means the owner of Dir's parent, or PostgreSQL's user where that is root
+	RestoreCommand string                // shell text as archive.RestoreCommand makes it
+	Configuration  map[string][]byte     // files that replace the backup's own, such as postgresql.conf
+	Settings       map[string]string     // go to postgresql.auto.conf
+	Start          bool                  // start the server and wait for the target
+	Installation   pgserver.Installation // to start it with; zero means the one found for the version
+	LogFile        string                // of the started server; empty means Dir + ".log"
+	Workers        int                   // 0 means 4
+	NoSync         bool                  // do not wait for the disk (tests, proofs)
+	Progress       func(Progress)        // called now and then, never at the same time; may be nil
+	Logger         *slog.Logger          // nil means slog.Default
+
+	spacesUnder string // a folder that all tablespaces go to, whatever their names
+}
+
+// Progress is how far a restore is.
+type Progress struct {
+	Phase string `json:"phase"` // check, files, sync, recovery
+	Done  int64  `json:"done"`  // bytes
+	Total int64  `json:"total"`
+}
+
+// Result is what a restore made.
+type Result struct {
+	Backup   string         `json:"backup"`
+	System   uint64         `json:"system_id,string"`
+	Dir      string         `json:"dir"`
+	Target   string         `json:"target"`
+	Timeline wal.TimelineID `json:"timeline"`
+	Kept     string         `json:"kept,omitempty"` // the old folder
+	Files    int64          `json:"files"`
+	Bytes    int64          `json:"bytes"`
+	Fetched  int64          `json:"fetched_bytes"` // of them, those that were not there already
+	Resumed  bool           `json:"resumed"`
+	Took     time.Duration  `json:"took_ns"`
+	Started  bool           `json:"started"`
+	Recovery time.Duration  `json:"recovery_ns,omitempty"` // from the start of the server to its target
+}
+
+func (cfg *Config) check() error {
+	var faults errs.Fields
+	if !filepath.IsAbs(cfg.Dir) || filepath.Dir(cfg.Dir) == cfg.Dir {
+		faults.Add("to", "must be the absolute path of a folder")
+	}
+	if cfg.RestoreCommand == "" {
+		faults.Add("restore_command", "is required")
+	}
+	for old, place := range cfg.Tablespaces {
+		if !filepath.IsAbs(old) || !filepath.IsAbs(place) {
+			faults.Add("tablespace_map", "maps one absolute path to another: "+old+"="+place)
+		}
+	}
+	cfg.Dir = filepath.Clean(cfg.Dir)
+	cfg.Workers = cmp.Or(cfg.Workers, 4)
+	cfg.Target.Kind = cmp.Or(cfg.Target.Kind, Latest)
+	cfg.Target.Action = cmp.Or(cfg.Target.Action, Promote)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(Progress) {}
+	}
+	return faults.Err()
+}
+
+// job is one restore.
+type job struct {
+	cfg      Config
+	repo     *repo.Repo
+	manifest repo.Manifest
+	choice   Choice
+	account  proc.Account
+	tree     *tree
+	survey   survey
+	resume   bool
+	reuse    bool // what is there may be what we want
+	kept     string
+	fetched  int64
+	handles  atomic.Int32 // open files
+	progress Progress
+}
+
+// Run restores, and starts the server if that is wanted. When it was killed, the same call goes on.
+func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
+	began := time.Now()
+	if err := cfg.check(); err != nil {
+		return Result{}, err
+	}
+	if real, err := filepath.EvalSymlinks(cfg.Dir); err == nil {
+		cfg.Dir = real
+	}
+	j, err := prepare(ctx, cfg, r)
+	if err != nil {
+		return Result{}, err
+	}
+	if err = j.files(ctx); err != nil {
+		return Result{}, fmt.Errorf("restore %s to %s: %w", j.manifest.ID, cfg.Dir, err)
+	}
+	res := Result{
+		Backup: j.manifest.ID, System: j.manifest.Cluster.SystemID, Dir: cfg.Dir, Target: cfg.Target.String(), Timeline: j.choice.Timeline,
+		Kept: j.kept, Files: j.survey.files, Bytes: j.survey.total(), Fetched: j.fetched, Resumed: j.resume, Took: time.Since(began),
+	}
+	if !cfg.Start {
+		return res, nil
+	}
+	from := time.Now()
+	server, err := j.start(ctx)
+	if err != nil {
+		return res, err
+	}
+	res.Started, res.Recovery = server != nil, time.Since(from)
+	return res, nil
+}
+
+// prepare decides everything and touches nothing.
+func prepare(ctx context.Context, cfg Config, r *repo.Repo) (*job, error) {
+	backups, archive, err := Load(ctx, r, cfg.System)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Target, err = locate(ctx, r, cfg.Target, backups, archive); err != nil {
+		return nil, err
+	}
+	choice, err := Plan(cfg.Target, backups, archive)
+	if err != nil {
+		return nil, err
+	}
+	j := &job{cfg: cfg, repo: r, choice: choice}
+	if j.manifest, err = r.Manifest(ctx, choice.Backup.ID); err != nil {
+		return nil, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
+	}
+	if j.account, err = ownerOf(cfg); err != nil {
+		return nil, err
+	}
+	if cfg.Start {
+		if err = j.findServer(); err != nil { //nolint:contextcheck // a look at files, bounded by itself
+			return nil, err
+		}
+	}
+	if j.survey, err = j.look(ctx); err != nil {
+		return nil, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
+	}
+	if err = j.preflight(); err != nil {
+		return nil, err
+	}
+	if cfg.Mode == Fresh && !j.resume {
+		err = j.beside(ctx)
+	}
+	return j, err
+}
+
+// files puts the cluster in place, pg_control last.
+func (j *job) files(ctx context.Context) (err error) {
+	if err = j.makeRoom(); err != nil {
+		return err
+	}
+	spaces, err := j.spaces()
+	if err != nil {
+		return err
+	}
+	if j.tree, err = openTree(j.cfg.Dir, j.account, spaces, j.survey.group); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.tree.close()) }()
+	// From here on the folder is ours to go on with, and no server starts on it.
+	if err = j.claim(); err != nil {
+		return err
+	}
+	if err = j.tree.remove(pgdata.ControlPath); err != nil {
+		return err
+	}
+	if j.reuse {
+		if err = j.removeLeftovers(); err != nil {
+			return err
+		}
+	}
+	control, err := j.fill(ctx)
+	if err != nil {
+		return err
+	}
+	if err = j.configure(); err != nil {
+		return err
+	}
+	return j.complete(control)
+}
+
+// complete waits for the disk, then lets pg_control appear.
+func (j *job) complete(control []byte) error {
+	j.report("sync", 0)
+	blind, err := pgdata.WithoutCheckpoint(control)
+	if err != nil {
+		return err
+	}
+	if !j.cfg.NoSync {
+		if err = j.tree.sync(); err != nil {
+			return err
+		}
+	}
+	if err = j.tree.put(pgdata.ControlPath, blind); err != nil {
+		return err
+	}
+	return j.tree.remove(statePath)
+}
+
+func (j *job) report(phase string, done int64) {
+	if phase != j.progress.Phase {
+		j.progress = Progress{Phase: phase, Total: j.survey.total()}
+	}
+	j.progress.Done += done
+	j.cfg.Progress(j.progress)
+}

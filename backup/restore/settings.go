@@ -1,0 +1,164 @@
+package restore
+
+import (
+	"bytes"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// setting is one line of a PostgreSQL configuration.
+type setting struct{ name, value string }
+
+// recoverySettings returns what tells PostgreSQL 14 to 18 where to end. All targets are set, since one that is left
+// over in another file would contradict ours and keep the server from starting.
+func recoverySettings(t Target, timeline uint64, restoreCommand string) []setting {
+	value := func(kind Kind, v string) string {
+		if t.Kind != kind {
+			return ""
+		}
+		return v
+	}
+	action := t.Action
+	if action == "" {
+		action = Promote
+	}
+	inclusive := "on"
+	if t.Exclusive {
+		inclusive = "off"
+	}
+	return []setting{
+		{"restore_command", restoreCommand},
+		{"recovery_target", value(Immediate, "immediate")},
+		{"recovery_target_time", value(AtTime, t.Time.UTC().Format("2006-01-02 15:04:05.999999+00"))},
+		{"recovery_target_lsn", value(AtLSN, t.LSN.String())},
+		{"recovery_target_xid", value(AtXID, strconv.FormatUint(t.XID, 10))},
+		{"recovery_target_name", value(AtName, t.Name)},
+		{"recovery_target_inclusive", inclusive},
+		{"recovery_target_timeline", strconv.FormatUint(timeline, 10)},
+		{"recovery_target_action", string(action)},
+		{"recovery_min_apply_delay", "0"},
+		{"recovery_end_command", ""},
+		{"archive_cleanup_command", ""},
+	}
+}
+
+// isRecovery reports whether a parameter only matters to a recovery, so that one found in a backup is left over.
+func isRecovery(name string) bool {
+	return strings.HasPrefix(name, "recovery_target") || slices.Contains([]string{
+		"restore_command", "recovery_min_apply_delay", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file",
+	}, name)
+}
+
+const (
+	blockBegin = "# Recovery, written by rootstream restore. It may go once the server is in production."
+	blockEnd   = "# End of recovery."
+)
+
+// withRecovery returns postgresql.auto.conf with the settings of this recovery in place of any earlier one's.
+// PostgreSQL reads this file last, wherever its others are.
+func withRecovery(auto []byte, lasting, recovery []setting) []byte {
+	var b bytes.Buffer
+	b.Write(withoutRecovery(auto, lasting))
+	for _, s := range lasting {
+		b.WriteString(s.line())
+	}
+	b.WriteString(blockBegin + "\n")
+	for _, s := range recovery {
+		b.WriteString(s.line())
+	}
+	b.WriteString(blockEnd + "\n")
+	return b.Bytes()
+}
+
+// withoutRecovery returns postgresql.auto.conf without the settings of a recovery, and without those that others replace.
+func withoutRecovery(auto []byte, replaced []setting) []byte {
+	var b bytes.Buffer
+	for line := range bytes.Lines(auto) {
+		text := strings.TrimRight(string(line), "\r\n")
+		name, _ := parseSetting(text)
+		if text == blockBegin || text == blockEnd || isRecovery(name) ||
+			slices.ContainsFunc(replaced, func(s setting) bool { return s.name == name }) {
+			continue
+		}
+		b.WriteString(text + "\n")
+	}
+	return b.Bytes()
+}
+
+func (s setting) line() string {
+	return s.name + " = '" + strings.NewReplacer(`\`, `\\`, `'`, `''`, "\n", `\n`, "\r", `\r`).Replace(s.value) + "'\n"
+}
+
+// parseSetting reads a line of a configuration: name, optional =, value with optional quotes. Names are lower-cased.
+func parseSetting(line string) (name, value string) {
+	line = strings.TrimLeft(line, " \t")
+	end := strings.IndexFunc(line, func(r rune) bool {
+		return r != '_' && r != '.' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
+	if end < 0 {
+		end = len(line)
+	}
+	name = strings.ToLower(line[:end])
+	rest := strings.TrimLeft(line[end:], " \t")
+	rest = strings.TrimLeft(strings.TrimPrefix(rest, "="), " \t")
+	if !strings.HasPrefix(rest, "'") {
+		value, _, _ = strings.Cut(rest, "#")
+		return name, strings.TrimSpace(value)
+	}
+	var b strings.Builder
+	for i := 1; i < len(rest); i++ {
+		switch c := rest[i]; {
+		case c == '\\' && i+1 < len(rest):
+			i++
+			b.WriteByte(rest[i])
+		case c == '\'' && i+1 < len(rest) && rest[i+1] == '\'':
+			i++
+			b.WriteByte('\'')
+		case c == '\'':
+			return name, b.String()
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return name, b.String()
+}
+
+// standbyMinimums are the parameters that recovery needs to be at least what they were where the log was written
+// ("Administrator's Overview" of hot standby): with less it pauses or refuses.
+func standbyMinimums() []setting {
+	return []setting{
+		{"max_connections", "100"},
+		{"max_worker_processes", "8"},
+		{"max_wal_senders", "10"},
+		{"max_prepared_transactions", "0"},
+		{"max_locks_per_transaction", "64"},
+	}
+}
+
+// raised returns the parameters that the configurations, the last of which wins, set lower than needed.
+func raised(need map[string]string, configurations ...[]byte) []setting {
+	have := map[string]string{}
+	for _, conf := range configurations {
+		for line := range bytes.Lines(conf) {
+			if name, value := parseSetting(strings.TrimRight(string(line), "\r\n")); name != "" {
+				have[name] = value
+			}
+		}
+	}
+	var low []setting
+	for _, s := range standbyMinimums() {
+		least, err := strconv.Atoi(need[s.name])
+		if err != nil {
+			continue
+		}
+		value, set := have[s.name]
+		if !set {
+			value = s.value
+		}
+		if n, err := strconv.Atoi(value); err != nil || n < least {
+			low = append(low, setting{s.name, need[s.name]})
+		}
+	}
+	return low
+}

@@ -1,0 +1,200 @@
+package restore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"rootstream/errs"
+	"rootstream/internal/proc"
+	"rootstream/pgserver"
+)
+
+// ErrNothingKept says that there is nothing to go back to.
+var ErrNothingKept = errs.New(errs.NotFound, "restore_nothing_kept", "no folder was kept aside")
+
+const (
+	statePath   = "rootstream.restore"  // in the target, from before its first change until it is complete
+	journalName = ".rootstream-restore" // beside the target, as long as the old folder is kept
+	maxState    = 1 << 20
+)
+
+// state is what a restore leaves in its target, so that a later one knows that it may go on there.
+type state struct {
+	Repository string    `json:"repository"`
+	Backup     string    `json:"backup"`
+	Target     string    `json:"target"`
+	Started    time.Time `json:"started_at"`
+	Spaces     []string  `json:"tablespaces"` // folders outside that are ours to write to
+}
+
+// readState returns the state of a restore that was not completed, if there is one.
+func readState(dir string) (state, bool, error) {
+	var s state
+	found, err := readJSON(filepath.Join(dir, statePath), &s)
+	return s, found, err
+}
+
+func readJSON(path string, into any) (bool, error) {
+	f, err := os.Open(path) //nolint:gosec // the operator's own folder
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, ErrTarget.WithCause(err)
+	}
+	defer func() { _ = f.Close() }()
+	raw, err := io.ReadAll(io.LimitReader(f, maxState))
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return false, ErrTarget.WithCause(fmt.Errorf("read %s: %w", path, err))
+	}
+	return true, nil
+}
+
+// claim writes down that the folder is being restored.
+func (j *job) claim() error {
+	s := state{Repository: j.repo.ID().String(), Backup: j.manifest.ID, Target: j.cfg.Target.String(), Started: time.Now().UTC()}
+	for _, space := range j.tree.spaces {
+		s.Spaces = append(s.Spaces, space.location)
+	}
+	raw, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	return j.tree.put(statePath, append(raw, '\n'))
+}
+
+// journal says what was moved aside for a restore in place. It is on disk before the first move.
+type journal struct {
+	Dir     string    `json:"dir"`
+	Backup  string    `json:"backup"`
+	Started time.Time `json:"started_at"`
+	Moves   []move    `json:"moves"`
+}
+
+type move struct {
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+func journalOf(dir string) string { return dir + journalName }
+
+func readJournal(dir string) (journal, bool, error) {
+	var j journal
+	found, err := readJSON(journalOf(dir), &j)
+	return j, found, err
+}
+
+// setAside moves the old folders away, all of them even if a predecessor was killed between two.
+func setAside(j journal) error {
+	raw, err := json.MarshalIndent(j, "", "  ")
+	if err != nil {
+		return err
+	}
+	us, err := proc.Current()
+	if err != nil {
+		return err
+	}
+	if err = us.WriteFile(journalOf(j.Dir), string(raw)+"\n", true); err != nil {
+		return ErrTarget.WithCause(err)
+	}
+	if err = syncParent(j.Dir); err != nil {
+		return ErrTarget.WithCause(err)
+	}
+	return j.apply()
+}
+
+// apply makes the moves that have not been made.
+func (j journal) apply() error {
+	for _, m := range j.Moves {
+		if err := rename(m.From, m.To); err != nil {
+			return ErrTarget.WithCause(err).WithHint("a mount point cannot be moved aside: restore over it with --delta")
+		}
+	}
+	return nil
+}
+
+// rename moves a folder unless it has been moved, and waits until that is on disk.
+func rename(from, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(syncParent(from), syncParent(to))
+}
+
+// Rollback removes what a restore in place made of dir, and puts back what was there before.
+func Rollback(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return ErrTarget.WithCause(err)
+	}
+	j, found, err := readJournal(dir)
+	if err != nil {
+		return err
+	}
+	if !found || len(j.Moves) == 0 {
+		return ErrNothingKept.WithCause(errors.New(dir))
+	}
+	if err := pgserver.InUse(dir); err != nil {
+		return err
+	}
+	for _, m := range slices.Backward(j.Moves) {
+		if _, err := os.Lstat(m.To); errors.Is(err, fs.ErrNotExist) {
+			continue // not moved yet, or back already
+		} else if err != nil {
+			return ErrTarget.WithCause(err)
+		}
+		if err := os.RemoveAll(m.From); err != nil {
+			return ErrTarget.WithCause(err)
+		}
+		if err := rename(m.To, m.From); err != nil {
+			return ErrTarget.WithCause(err)
+		}
+	}
+	return forget(dir)
+}
+
+// Confirm removes what a restore in place kept aside.
+func Confirm(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return ErrTarget.WithCause(err)
+	}
+	j, found, err := readJournal(dir)
+	if err != nil {
+		return err
+	}
+	if !found || len(j.Moves) == 0 {
+		return ErrNothingKept.WithCause(errors.New(dir))
+	}
+	if _, unfinished, err := readState(dir); err != nil || unfinished {
+		return errors.Join(err, ErrTarget.WithCause(errors.New("the restore is not complete")))
+	}
+	for _, m := range j.Moves {
+		if err := os.RemoveAll(m.To); err != nil {
+			return ErrTarget.WithCause(err)
+		}
+	}
+	return forget(dir)
+}
+
+func forget(dir string) error {
+	if err := os.Remove(journalOf(dir)); err != nil {
+		return ErrTarget.WithCause(err)
+	}
+	return syncParent(dir)
+}

@@ -1,0 +1,255 @@
+package restore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"rootstream/backup/repo"
+	"rootstream/internal/proc"
+)
+
+// tree is the data folder that is being restored, and its tablespaces. Whoever owns them may put links into them at
+// any time; nothing is written through one, since every path is opened below the root it belongs to.
+type tree struct {
+	account proc.Account
+	dir     string
+	data    *os.Root
+	spaces  []space
+	group   bool // the owner's group may read it, as initdb --allow-group-access has it
+}
+
+// space is a tablespace: the folder that pg_tblspc/<oid> leads to.
+type space struct {
+	link     string // pg_tblspc/16400
+	location string
+	root     *os.Root
+}
+
+// openTree makes the folders of a restore and opens them.
+func openTree(dir string, account proc.Account, spaces []space, group bool) (*tree, error) {
+	t := &tree{account: account, dir: dir, group: group}
+	var err error
+	if t.data, err = t.openRoot(dir); err != nil {
+		return nil, err
+	}
+	for _, s := range spaces {
+		if s.root, err = t.openRoot(s.location); err != nil {
+			return nil, errors.Join(err, t.close())
+		}
+		t.spaces = append(t.spaces, s)
+	}
+	return t, nil
+}
+
+func (t *tree) openRoot(dir string) (*os.Root, error) {
+	if err := t.account.MkdirAll(dir); err != nil {
+		return nil, ErrTarget.WithCause(err)
+	}
+	if err := os.Chmod(dir, t.dirMode()); err != nil {
+		return nil, ErrTarget.WithCause(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, ErrTarget.WithCause(err)
+	}
+	return root, nil
+}
+
+func (t *tree) close() error {
+	err := t.data.Close()
+	for _, s := range t.spaces {
+		err = errors.Join(err, s.root.Close())
+	}
+	return err
+}
+
+func (t *tree) dirMode() fs.FileMode {
+	if t.group {
+		return 0o750
+	}
+	return 0o700
+}
+
+func (t *tree) fileMode() fs.FileMode {
+	if t.group {
+		return 0o640
+	}
+	return 0o600
+}
+
+// at returns the root that a path of the manifest belongs to, and the path below it.
+func (t *tree) at(name string) (*os.Root, string) {
+	for _, s := range t.spaces {
+		if rest, ok := strings.CutPrefix(name, s.link+"/"); ok {
+			return s.root, rest
+		}
+	}
+	return t.data, name
+}
+
+// mkdir makes a folder, in place of whatever else has its name.
+func (t *tree) mkdir(name string) error {
+	root, rel := t.at(name)
+	info, err := root.Lstat(rel)
+	switch {
+	case err == nil && info.IsDir():
+	case err == nil:
+		if err = root.Remove(rel); err != nil {
+			return err
+		}
+		fallthrough
+	case errors.Is(err, fs.ErrNotExist):
+		if err = root.Mkdir(rel, t.dirMode()); err != nil {
+			return err
+		}
+	default:
+		return err
+	}
+	if err = root.Chmod(rel, t.dirMode()); err != nil { // what the umask took, or another owner gave
+		return err
+	}
+	return t.own(root, rel)
+}
+
+// link makes the link of a tablespace.
+func (t *tree) link(s space) error {
+	if old, err := t.data.Readlink(s.link); err == nil && old == s.location {
+		return nil
+	}
+	if err := t.data.RemoveAll(s.link); err != nil {
+		return err
+	}
+	if err := t.data.Symlink(s.location, s.link); err != nil {
+		return err
+	}
+	return t.own(t.data, s.link)
+}
+
+// create opens a file of a given size for writing; holes are zeros. With keep, what it holds stays.
+func (t *tree) create(name string, size int64, keep bool) (*os.File, error) {
+	root, rel := t.at(name)
+	if info, err := root.Lstat(rel); err == nil && !info.Mode().IsRegular() {
+		if err = root.RemoveAll(rel); err != nil {
+			return nil, err
+		}
+	}
+	flags := os.O_CREATE | os.O_RDWR | unix.O_NOFOLLOW
+	if !keep {
+		flags |= os.O_TRUNC
+	}
+	f, err := root.OpenFile(rel, flags, t.fileMode())
+	if err != nil {
+		return nil, err
+	}
+	err = f.Chmod(t.fileMode())
+	if err == nil && t.account.Foreign() {
+		err = f.Chown(int(t.account.UID), int(t.account.GID))
+	}
+	if err == nil {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// open opens a file for writing that create has made.
+func (t *tree) open(name string) (*os.File, error) {
+	root, rel := t.at(name)
+	return root.OpenFile(rel, os.O_WRONLY|unix.O_NOFOLLOW, 0)
+}
+
+// put writes a small file so that it is there as a whole or not at all, even after a loss of power.
+func (t *tree) put(name string, content []byte) error {
+	temp := name + ".restore.tmp"
+	f, err := t.create(temp, 0, false)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err = t.data.Rename(temp, name); err != nil {
+		return err
+	}
+	return t.syncDir(path.Dir(name))
+}
+
+// remove removes a file of the data folder for good.
+func (t *tree) remove(name string) error {
+	if err := t.data.Remove(name); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return t.syncDir(path.Dir(name))
+}
+
+func (t *tree) syncDir(name string) error {
+	d, err := t.data.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// sync waits until everything that was written is on the disks.
+func (t *tree) sync() error {
+	roots := []*os.Root{t.data}
+	for _, s := range t.spaces {
+		roots = append(roots, s.root)
+	}
+	for _, root := range roots {
+		d, err := root.Open(".")
+		if err != nil {
+			return err
+		}
+		err = unix.Syncfs(int(d.Fd()))
+		if err = errors.Join(err, d.Close()); err != nil {
+			return fmt.Errorf("write %s to disk: %w", root.Name(), err)
+		}
+		if err = syncParent(root.Name()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncParent(dir string) error {
+	d, err := os.Open(filepath.Dir(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (t *tree) own(root *os.Root, rel string) error {
+	if !t.account.Foreign() {
+		return nil
+	}
+	return root.Lchown(rel, int(t.account.UID), int(t.account.GID))
+}
+
+// checkPath accepts what a path in a data folder can be.
+func checkPath(f repo.File) error {
+	if !filepath.IsLocal(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "." || strings.ContainsRune(f.Path, 0) ||
+		strings.HasPrefix(f.Path, statePath) {
+		return repo.ErrDamaged.WithCause(fmt.Errorf("%.200q is not a path in a data folder", f.Path))
+	}
+	if f.Size < 0 {
+		return repo.ErrDamaged.WithCause(fmt.Errorf("%.200q has %d bytes", f.Path, f.Size))
+	}
+	return nil
+}
