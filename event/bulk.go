@@ -28,6 +28,7 @@ type row struct {
 const (
 	lockShard  = `select pg_advisory_xact_lock($1, $2)`
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
+	planOnce   = `select set_config('plan_cache_mode', 'force_generic_plan', true)`
 )
 
 // insertEvent is insertEvents for a single one, at a third of the time. A used
@@ -109,6 +110,7 @@ func insertMany(b *pgx.Batch, rows []*row) {
 	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
 	shard := func(r *row) int16 { return int16(r.Aggregate.Shard()) } //nolint:gosec // 0 to 15
 	heads := placesOf(rows, shard)
+	b.Queue(planOnce)
 	b.Queue(lockShards, lockSpace, slices.Sorted(slices.Values(heads.keys)))
 	b.Queue(insertEvents,
 		of(entities.keys, func(r Ref) string { return r.Type }), of(entities.keys, func(r Ref) uuid.UUID { return r.ID }), heads.keys,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -91,7 +92,7 @@ func (c LogConfig) validate() error {
 type Log struct {
 	cfg    LogConfig
 	room   *semaphore.Weighted // for events that wait or are being committed
-	queues []*queue            // of the workers, by shard; the last is for units of several workers' shards
+	queue  *queue              // a lane for each worker, by shard, and one for units of several workers' shards
 	due    chan due            // snapshots to write
 	counts *counts
 }
@@ -102,12 +103,9 @@ func NewLog(cfg LogConfig) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: make(chan due, 1024)}
-	for range cfg.Workers + 1 {
-		l.queues = append(l.queues, newQueue())
-	}
+	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: make(chan due, 1024), queue: newQueue(cfg.Workers + 1)}
 	var err error
-	l.counts, err = newCounts(cfg.Registerer, l.waiting)
+	l.counts, err = newCounts(cfg.Registerer, func() float64 { return float64(l.queue.len()) })
 	return l, err
 }
 
@@ -115,12 +113,10 @@ func NewLog(cfg LogConfig) (*Log, error) {
 // finished, what still waits is refused with [ErrStopped].
 func (l *Log) Run(ctx context.Context) error {
 	var g errgroup.Group
-	for _, q := range l.queues {
-		g.Go(func() error {
-			l.work(ctx, q)
-			return nil
-		})
-	}
+	g.Go(func() error {
+		l.dispatch(ctx)
+		return nil
+	})
 	g.Go(func() error {
 		l.writeSnapshots(ctx)
 		return nil
@@ -128,22 +124,34 @@ func (l *Log) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-func (l *Log) work(ctx context.Context, q *queue) {
+// dispatch starts commits; it ends when the last one has.
+func (l *Log) dispatch(ctx context.Context) {
+	var commits sync.WaitGroup
+	defer commits.Wait()
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			for _, u := range q.close() {
+			for _, u := range l.queue.close() {
 				l.answer(u, nil, ErrStopped.WithRetryAfter(time.Second))
 			}
 			return
-		case <-q.ready:
+		case <-l.queue.ready:
+		case <-due.C:
 		}
 		for ctx.Err() == nil {
-			units := q.take(l.cfg.MaxBatch)
-			if units == nil {
+			b, wait := l.queue.take(l.cfg.MaxBatch, time.Now())
+			if b.units == nil {
+				if wait > 0 {
+					due.Reset(wait)
+				}
 				break
 			}
-			l.commit(context.WithoutCancel(ctx), units)
+			commits.Go(func() {
+				l.commit(context.WithoutCancel(ctx), b.units)
+				l.queue.done(b)
+			})
 		}
 	}
 }
@@ -164,8 +172,7 @@ func (l *Log) Append(ctx context.Context, events ...New) ([]Event, error) {
 	if err = l.room.Acquire(ctx, int64(len(u.rows))); err != nil {
 		return nil, ErrOverloaded.WithCause(err).WithRetryAfter(time.Second)
 	}
-	q := l.queues[l.owner(u)]
-	if !q.put(u) {
+	if !l.queue.put(u, l.lane(u)) {
 		l.room.Release(int64(len(u.rows)))
 		return nil, ErrStopped.WithRetryAfter(time.Second)
 	}
@@ -173,7 +180,7 @@ func (l *Log) Append(ctx context.Context, events ...New) ([]Event, error) {
 	case a := <-u.answer:
 		return a.events, a.err
 	case <-ctx.Done():
-		if q.drop(u) {
+		if l.queue.drop(u) {
 			l.room.Release(int64(len(u.rows)))
 			return nil, ErrOverloaded.WithCause(ctx.Err()).WithRetryAfter(time.Second)
 		}
@@ -198,23 +205,15 @@ func (l *Log) Committed(events []Event) {
 	}
 }
 
-// owner returns whose queue u goes into.
-func (l *Log) owner(u *unit) int {
-	owner := u.rows[0].Aggregate.Shard() % l.cfg.Workers
+// lane returns which lane u goes into.
+func (l *Log) lane(u *unit) int {
+	at := u.rows[0].Aggregate.Shard() % l.cfg.Workers
 	for _, r := range u.rows {
-		if r.Aggregate.Shard()%l.cfg.Workers != owner {
+		if r.Aggregate.Shard()%l.cfg.Workers != at {
 			return l.cfg.Workers
 		}
 	}
-	return owner
-}
-
-func (l *Log) waiting() float64 {
-	n := 0
-	for _, q := range l.queues {
-		n += q.len()
-	}
-	return float64(n)
+	return at
 }
 
 // commit stores units, each by itself as far as success is concerned.
@@ -333,7 +332,8 @@ func (l *Log) answer(u *unit, events []Event, err error) {
 type unit struct {
 	rows   []*row
 	answer chan answer
-	place  *list.Element // in its queue while it waits there
+	lane   *lane
+	place  *list.Element // in its lane while it waits there
 }
 
 type answer struct {

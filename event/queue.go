@@ -3,31 +3,52 @@ package event
 import (
 	"container/list"
 	"sync"
+	"time"
+
+	"rootstream/internal/wait"
 )
 
-// queue holds the units that wait for one worker, oldest first.
+const (
+	pace   = time.Millisecond // from one commit's start to that of the next that is not full
+	plenty = 64               // events that wait make a commit full
+)
+
+// queue holds the units that wait, oldest first, in lanes that are committed
+// one batch at a time.
 type queue struct {
-	ready chan struct{} // holds a token when something may wait
+	ready chan struct{} // holds a token when there may be something to take
 
 	mu     sync.Mutex
-	units  *list.List
+	lanes  []lane
+	began  time.Time // the last batch
 	closed bool
 }
 
-func newQueue() *queue { return &queue{ready: make(chan struct{}, 1), units: list.New()} }
+type lane struct {
+	units *list.List
+	rows  int  // in units
+	busy  bool // a batch of it is being committed
+}
+
+func newQueue(lanes int) *queue {
+	q := &queue{ready: make(chan struct{}, 1), lanes: make([]lane, lanes)}
+	for i := range q.lanes {
+		q.lanes[i].units = list.New()
+	}
+	return q
+}
 
 // put reports whether u was taken in: not once the queue is closed.
-func (q *queue) put(u *unit) bool {
+func (q *queue) put(u *unit, at int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
 		return false
 	}
-	u.place = q.units.PushBack(u)
-	select {
-	case q.ready <- struct{}{}:
-	default:
-	}
+	l := &q.lanes[at]
+	u.lane, u.place = l, l.units.PushBack(u)
+	l.rows += len(u.rows)
+	wait.Wake(q.ready)
 	return true
 }
 
@@ -38,32 +59,81 @@ func (q *queue) drop(u *unit) bool {
 	if u.place == nil {
 		return false
 	}
-	q.remove(u)
+	u.leave()
 	return true
 }
 
-func (q *queue) remove(u *unit) {
-	q.units.Remove(u.place)
+// leave takes u out of its lane. The caller holds the queue's lock.
+func (u *unit) leave() {
+	u.lane.units.Remove(u.place)
+	u.lane.rows -= len(u.rows)
 	u.place = nil
 }
 
-// take removes the oldest units, of at most that many events together but at
-// least one, up to one whose key is taken with it already.
-func (q *queue) take(most int) []*unit {
+// batch is what is committed together.
+type batch struct {
+	units []*unit
+	lanes []*lane
+}
+
+// take removes the next batch, of at most that many events but at least one
+// unit. Without one it says how long to wait; 0 means until the queue is ready.
+func (q *queue) take(most int, now time.Time) (b batch, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var units []*unit
+	b.lanes, wait = q.next(now)
 	keys := map[string]bool{}
-	for q.units.Len() > 0 {
-		u := q.units.Front().Value.(*unit) //nolint:forcetypeassert // it holds nothing else
-		if len(u.rows) > most && units != nil || u.repeats(keys) {
-			break
+	for _, l := range b.lanes {
+		l.busy, q.began = true, now
+		for l.units.Len() > 0 {
+			u := l.units.Front().Value.(*unit) //nolint:forcetypeassert // it holds nothing else
+			if len(u.rows) > most && b.units != nil || u.repeats(keys) {
+				break
+			}
+			most -= len(u.rows)
+			b.units = append(b.units, u)
+			u.leave()
 		}
-		most -= len(u.rows)
-		units = append(units, u)
-		q.remove(u)
 	}
-	return units
+	return b, wait
+}
+
+// next says of which lanes the next batch is to be. If plenty waits, it is the
+// fullest lane, so that lanes are committed side by side; else all of them
+// together, not before it is time: many small commits cost more than they gain.
+func (q *queue) next(now time.Time) (lanes []*lane, wait time.Duration) {
+	var fullest *lane
+	total := 0
+	for i := range q.lanes {
+		l := &q.lanes[i]
+		if l.busy || l.rows == 0 {
+			continue
+		}
+		lanes = append(lanes, l)
+		total += l.rows
+		if fullest == nil || l.rows > fullest.rows {
+			fullest = l
+		}
+	}
+	switch wait = pace - now.Sub(q.began); {
+	case total == 0:
+		return nil, 0
+	case total >= plenty:
+		return []*lane{fullest}, 0
+	case wait > 0:
+		return nil, wait
+	}
+	return lanes, 0
+}
+
+// done lets the batch's lanes be taken from again.
+func (q *queue) done(b batch) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, l := range b.lanes {
+		l.busy = false
+	}
+	wait.Wake(q.ready)
 }
 
 // close refuses further units and returns those that waited.
@@ -72,18 +142,26 @@ func (q *queue) close() []*unit {
 	defer q.mu.Unlock()
 	q.closed = true
 	var units []*unit
-	for q.units.Len() > 0 {
-		u := q.units.Front().Value.(*unit) //nolint:forcetypeassert // it holds nothing else
-		units = append(units, u)
-		q.remove(u)
+	for _, l := range q.lanes {
+		for l.units.Len() > 0 {
+			u := l.units.Front().Value.(*unit) //nolint:forcetypeassert // it holds nothing else
+			units = append(units, u)
+			l.units.Remove(u.place)
+			u.place = nil
+		}
 	}
 	return units
 }
 
+// len is how many units wait.
 func (q *queue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.units.Len()
+	n := 0
+	for _, l := range q.lanes {
+		n += l.units.Len()
+	}
+	return n
 }
 
 // repeats reports whether one of u's keys is among keys, and adds them.
