@@ -26,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"rootstream/api"
+	"rootstream/app"
 	"rootstream/auth"
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
@@ -58,7 +59,7 @@ type world struct {
 	sessions *session.Manager
 	mfa      *mfa.Manager
 	auth     *auth.Service
-	streams  streams
+	streams  app.Streams
 	log      *event.Log
 	state    shared
 	clock    *hands // of codes, limits and freshness; sessions go by the database's
@@ -124,7 +125,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	must(tb, err)
 	store, err := stream.New(db, redis, stream.Config{Logger: log})
 	must(tb, err)
-	w.streams = streams{store, db}
+	w.streams = app.NewStreams(store, db)
 	w.share(redis, keys, log)
 	registry := prometheus.NewRegistry()
 	deps := api.Deps{
@@ -257,52 +258,6 @@ func (g *guarded) String() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.b.String()
-}
-
-// streams gives each write a transaction of its own, as the program does.
-type streams struct {
-	*stream.Store
-	db *postgres.DB
-}
-
-func inTx[T any](ctx context.Context, db *postgres.DB, fn func(tx *postgres.Tx) (T, error)) (v T, err error) {
-	err = db.InTx(ctx, func(tx *postgres.Tx) error {
-		v, err = fn(tx)
-		return err
-	})
-	return v, err
-}
-
-func (s streams) Create(ctx context.Context, owner stream.Account, d stream.Draft) (stream.Created, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Created, error) { return s.Store.Create(ctx, tx, owner, d) })
-}
-
-func (s streams) Update(ctx context.Context, a stream.Account, id uuid.UUID, p stream.Patch) (stream.Stream, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Stream, error) { return s.Store.Update(ctx, tx, a, id, p) })
-}
-
-func (s streams) RotateKey(ctx context.Context, a stream.Account, id uuid.UUID) (secret.Secret, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (secret.Secret, error) { return s.Store.RotateKey(ctx, tx, a, id) })
-}
-
-func (s streams) Delete(ctx context.Context, a stream.Account, id uuid.UUID) error {
-	return s.db.InTx(ctx, func(tx *postgres.Tx) error { return s.Store.Delete(ctx, tx, a, id) })
-}
-
-func (s streams) Start(ctx context.Context, a stream.Account, id uuid.UUID, first stream.Stats) (stream.Session, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Session, error) { return s.Store.Start(ctx, tx, a, id, first) })
-}
-
-func (s streams) Stop(ctx context.Context, a stream.Account, id uuid.UUID) (stream.Session, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Session, error) { return s.Store.Stop(ctx, tx, a, id) })
-}
-
-func (s streams) UpdateStats(ctx context.Context, a stream.Account, id uuid.UUID, t stream.Stats) (stream.Stream, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Stream, error) { return s.Store.UpdateStats(ctx, tx, a, id, t) })
-}
-
-func (s streams) AddRecording(ctx context.Context, a stream.Account, id uuid.UUID, r stream.File) (stream.Recording, error) {
-	return inTx(ctx, s.db, func(tx *postgres.Tx) (stream.Recording, error) { return s.Store.AddRecording(ctx, tx, a, id, r) })
 }
 
 type object = map[string]any

@@ -16,6 +16,7 @@ import (
 	"rootstream/postgres"
 	"rootstream/secret"
 	"rootstream/session"
+	"rootstream/statesync"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -42,6 +43,7 @@ type (
 	StreamSession = stream.Session
 	Event         = event.Event
 	EventFindings = event.Findings
+	EventsPruned  = event.Pruned
 	SealingKey    = secret.KeyStatus
 	ID            = uuid.UUID
 	MFAEnrollment = mfa.Enrollment
@@ -252,6 +254,32 @@ func (p *Parts) AppendEvent(ctx context.Context, entity, name, data string, expe
 		return 0, err
 	}
 	return p.Events.Version(ctx, ref)
+}
+
+// PruneEvents removes events that snapshots older than a time make dispensable; a dry run only counts them.
+func (p *Parts) PruneEvents(ctx context.Context, before time.Time, dry bool) (EventsPruned, error) {
+	if before.IsZero() || before.After(time.Now()) {
+		return EventsPruned{}, errs.NewInvalid("--before", "must be a time in the past")
+	}
+	return p.Events.Prune(ctx, before, dry)
+}
+
+// EraseEvents removes the values that the past of an entity holds, and returns how many events lost theirs.
+func (p *Parts) EraseEvents(ctx context.Context, entity string) (int, error) {
+	ref, err := parseRef(entity)
+	if err != nil {
+		return 0, err
+	}
+	return inTx(ctx, p.DB, func(tx *postgres.Tx) (int, error) {
+		v, err := event.NewStore(tx).Version(ctx, ref)
+		if err == nil && v == 0 {
+			err = event.ErrNotFound
+		}
+		if err != nil {
+			return 0, err
+		}
+		return statesync.Erase(ctx, tx, ref)
+	})
 }
 
 // parseRef reads type:id.

@@ -25,6 +25,7 @@ import (
 	"rootstream/postgres"
 	"rootstream/secret"
 	"rootstream/session"
+	"rootstream/statesync"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -225,7 +226,7 @@ func (p *Parts) openAccounts(context.Context) (err error) {
 		cfg.Keys = p.Keys
 	}
 	streams, err := stream.New(p.DB, p.Cache, cfg)
-	p.Streams = Streams{streams, p.DB}
+	p.Streams = NewStreams(streams, p.DB)
 	return err
 }
 
@@ -241,7 +242,7 @@ func (p *Parts) openAuth(context.Context) (err error) {
 	p.Auth, err = auth.New(auth.Deps{
 		DB: p.DB, Users: p.Users, Rules: rules, Hasher: p.Hasher, Sessions: p.Sessions, MFA: p.MFA,
 		Limiter: p.limiter(), Cache: p.Cache, Keyset: p.Keys, Enqueue: p.Sender.Enqueue, Logger: p.Log,
-		Streams: p.exportStreams,
+		Streams: p.exportStreams, Erase: p.eraseAccount,
 		Config: auth.Config{
 			ChallengeFor: c.ChallengeTTL, FreshFor: c.FreshFor, FactorRequired: c.FactorRequired, Rate: auth.Rates(c.Rate),
 		},
@@ -260,6 +261,18 @@ func (p *Parts) exportStreams(ctx context.Context, id uuid.UUID) (any, error) {
 	}
 	page, err := p.Streams.Streams(ctx, stream.Account{ID: u.ID, PublicID: id}, stream.Filter{List: stream.List{Limit: maxExported}, Mine: true})
 	return page.Items, err
+}
+
+// eraseAccount ends an account's streams and removes the values that its past holds, all but those of the log of its end.
+func (p *Parts) eraseAccount(ctx context.Context, tx *postgres.Tx, u user.User) error {
+	err := p.Streams.DeleteAll(ctx, tx, stream.Account{ID: u.ID, PublicID: u.PublicID}, func(id uuid.UUID) error {
+		_, err := statesync.Erase(ctx, tx, event.Ref{Type: "stream", ID: id})
+		return err
+	})
+	if err == nil {
+		_, err = statesync.Erase(ctx, tx, event.Ref{Type: "user", ID: u.PublicID})
+	}
+	return err
 }
 
 // limiter counts attempts in Redis; nil without Redis, then auth counts in process.

@@ -16,6 +16,9 @@ type Streams struct {
 	db *postgres.DB
 }
 
+// NewStreams wraps a store.
+func NewStreams(s *stream.Store, db *postgres.DB) Streams { return Streams{s, db} }
+
 // inTx runs fn in a transaction and returns what it returned.
 func inTx[T any](ctx context.Context, db *postgres.DB, fn func(tx *postgres.Tx) (T, error)) (v T, err error) {
 	err = db.InTx(ctx, func(tx *postgres.Tx) error {

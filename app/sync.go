@@ -69,8 +69,8 @@ func (p *Parts) openSync(context.Context) (err error) {
 // syncTypes are ours and those of the configuration.
 func (p *Parts) syncTypes() []statesync.Type {
 	types := []statesync.Type{
-		{Name: "stream", Fold: stream.Fold, FoldVersion: stream.FoldVersion, Reserved: stream.Folded()},
-		{Name: "user"},
+		{Name: "stream", Fold: stream.Fold, FoldVersion: stream.FoldVersion, Reserved: stream.Folded(), Once: true},
+		{Name: "user", Once: true},
 		{Name: "session", ReadOnly: true, Fold: foldSession, FoldVersion: 1},
 	}
 	for _, c := range p.Config.Sync.Types {

@@ -131,6 +131,11 @@ func (s *Service) DeleteUser(ctx context.Context, by Actor, id uuid.UUID) error 
 		if err != nil {
 			return err
 		}
+		if s.erase != nil {
+			if err := s.erase(ctx, tx, u); err != nil {
+				return err
+			}
+		}
 		return s.users.Delete(ctx, tx, u.PublicID, by.id)
 	})
 }

@@ -35,6 +35,8 @@ type Deps struct {
 	Enqueue func(tx *postgres.Tx, m notify.Message) error
 	// Streams exports what an account has streamed; nil leaves it out.
 	Streams func(ctx context.Context, user uuid.UUID) (any, error)
+	// Erase removes, in the transaction that deletes an account, what other rooms keep of it; nil means nothing.
+	Erase func(ctx context.Context, tx *postgres.Tx, u user.User) error
 
 	Config Config
 	Logger *slog.Logger // nil means slog.Default
@@ -61,6 +63,7 @@ type Service struct {
 	pepper   string
 	enqueue  func(tx *postgres.Tx, m notify.Message) error
 	streams  func(ctx context.Context, user uuid.UUID) (any, error)
+	erase    func(ctx context.Context, tx *postgres.Tx, u user.User) error
 	cfg      Config
 	log      *slog.Logger
 }
@@ -79,7 +82,7 @@ func New(d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, users: d.Users, rules: d.Rules, hasher: d.Hasher, sessions: d.Sessions, mfa: d.MFA,
-		pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, cfg: d.Config.withDefaults(),
+		pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, erase: d.Erase, cfg: d.Config.withDefaults(),
 		log: cmp.Or(d.Logger, slog.Default()).With("component", "auth"),
 	}
 	if s.rules == nil {

@@ -14,8 +14,8 @@ import (
 const errCheckFailed exitError = 8
 
 func eventCommand(env *environment) *cobra.Command {
-	c := &cobra.Command{Use: "event", Short: "Read and check the log of events", Example: "  rootstream event list --user ada"}
-	c.AddCommand(eventAppend(env), eventList(env), eventReplay(env), eventVerify(env))
+	c := &cobra.Command{Use: "event", Short: "Read, check and shorten the log of events", Example: "  rootstream event list --user ada"}
+	c.AddCommand(eventAppend(env), eventList(env), eventReplay(env), eventVerify(env), eventPrune(env), eventErase(env))
 	return c
 }
 
@@ -212,4 +212,67 @@ func (env *environment) disorders(found app.EventFindings) error {
 		return err
 	}
 	return errCheckFailed
+}
+
+func eventPrune(env *environment) *cobra.Command {
+	var before moment
+	var dry bool
+	c := &cobra.Command{
+		Use: "prune --before TIME", Short: "Remove old events that snapshots make dispensable", Args: cobra.NoArgs,
+		Example: "  rootstream event prune --before 2026-01-01T00:00:00Z --dry-run\n  rootstream event prune --before 2026-01-01T00:00:00Z --yes",
+		Long: `Remove the events of every entity up to its newest snapshot from before a time.
+
+What an entity is stays known, and what it was since that snapshot; what it was before is gone for good, from here and from every
+later backup. The last event of an entity is never removed, nor are events that webhooks have not been told of.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("before") {
+				return usage("say with --before from when on history is kept")
+			}
+			if !dry {
+				if err := env.confirm("remove history from before "+before.String(), before.String()); err != nil {
+					return err
+				}
+			}
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				n, err := p.PruneEvents(cmd.Context(), time.Time(before), dry)
+				if err != nil {
+					return err
+				}
+				return one(env, n,
+					column[app.EventsPruned]{"EVENTS", func(n app.EventsPruned) any { return n.Events }},
+					column[app.EventsPruned]{"SNAPSHOTS", func(n app.EventsPruned) any { return n.Snapshots }})
+			})
+		},
+	}
+	c.Flags().Var(&before, "before", "history from before this `time` may go")
+	c.Flags().BoolVar(&dry, "dry-run", false, "remove nothing, tell how much would be")
+	return c
+}
+
+func eventErase(env *environment) *cobra.Command {
+	return &cobra.Command{
+		Use: "erase TYPE:ID", Short: "Erase the values that the history of an entity holds", Args: cobra.ExactArgs(1),
+		Example: "  rootstream event erase note:0198c0de-0000-7000-8000-000000000000 --yes",
+		Long: `Erase the values in the events of an entity; of a user, in all of the account's audit trail. That something happened, when, and the
+names of the fields stay. The entity's state is empty from here on. What snapshots of it, conflicts and snapshots of all state hold goes
+too, and what Redis holds; a running instance rewrites snapshots of all state within about a minute. Backups are not changed.
+
+Deleting an account does this by itself.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := env.confirm("erase the history of "+args[0], args[0]); err != nil {
+				return err
+			}
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				n, err := p.EraseEvents(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				if env.output == "json" {
+					return env.json(map[string]int{"erased": n})
+				}
+				_, err = fmt.Fprintln(env.stdout, n)
+				return err
+			})
+		},
+	}
 }

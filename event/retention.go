@@ -103,14 +103,30 @@ const erase = `with hit as (
 		where e.aggregate_type = entity.aggregate_type and e.aggregate_id = entity.aggregate_id)
 	from entity order by 1, 2`
 
+// eraseLegacy does the same in the tables of 24.2 that hold what was imported, or will be.
+const eraseLegacy = `with known as (
+		select aggregate_type, aggregate_id from event_log_entities where entity = $2
+		union select 'user', id from users where $1 = 'user' and public_id = $2
+	), states as (
+		delete from snapshots where (lower(aggregate_type), aggregate_id) in (select aggregate_type, aggregate_id from known)
+	)
+	update event_log set event_data = '{"erased": true, "fields": []}'
+	where (lower(aggregate_type), aggregate_id) in (select aggregate_type, aggregate_id from known)
+	or user_id = (select id from users where $1 = 'user' and public_id = $2)
+	or id in (select legacy_id from events where aggregate_type = $1 and aggregate_id = $2 or $1 = 'user' and user_id = $2)`
+
 // Erase removes the values from the data of r's events and, if r is a user, of
-// all events in that user's audit trail; the names of the fields stay. It
+// all events in that user's audit trail; the names of the fields stay. What
+// 24.2 kept of r goes too. It
 // appends an event named erased to r, which starts with an empty state there,
 // and to other entities whose state cannot be told without what is gone. It
 // returns how many events lost their values.
 func Erase(ctx context.Context, tx *postgres.Tx, r Ref) (int, error) {
 	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1, $2)", lockSpace, eraseLock); err != nil {
 		return 0, fmt.Errorf("erase %s: %w", r, err)
+	}
+	if _, err := tx.Exec(ctx, eraseLegacy, r.Type, r.ID); err != nil {
+		return 0, fmt.Errorf("erase what 24.2 kept of %s: %w", r, err)
 	}
 	rows, err := tx.Query(ctx, erase, r.Type, r.ID)
 	if err != nil {

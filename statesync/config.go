@@ -74,6 +74,7 @@ type Type struct {
 	MaxBytes    int        // of a document's JSON; 0 means 64 KiB less what the event around it needs
 	Hold        bool       // all entities stay in memory
 	ReadOnly    bool       // changed only by events of the type's own room
+	Once        bool       // what was deleted never comes back
 }
 
 const (

@@ -2,6 +2,7 @@ package statesync
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,12 +20,13 @@ func (m *Manager) hold(ctx context.Context) {
 	}
 	snapshots := make(<-chan time.Time)
 	if m.cfg.SnapshotEvery > 0 {
-		tick := time.NewTicker(m.cfg.SnapshotEvery)
+		tick := time.NewTicker(min(m.cfg.SnapshotEvery, snapshotLook))
 		defer tick.Stop()
 		snapshots = tick.C
 	}
 	again := time.NewTimer(0)
 	defer again.Stop()
+	forgotten := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -37,6 +39,10 @@ func (m *Manager) hold(ctx context.Context) {
 			again.Reset(0)
 		case <-again.C:
 			wait := time.Minute // what was dropped for a version that did not follow
+			if err := m.erased(ctx, &forgotten); err != nil && ctx.Err() == nil {
+				m.cfg.Logger.WarnContext(ctx, "what was erased may still be somewhere, trying again", "err", err)
+				wait = time.Second
+			}
 			if err := m.holdAll(ctx); err != nil && ctx.Err() == nil {
 				m.cfg.Logger.WarnContext(ctx, "held state cannot be read, trying again", "err", err)
 				wait = time.Second
@@ -46,12 +52,23 @@ func (m *Manager) hold(ctx context.Context) {
 	}
 }
 
-// scheduled takes a full snapshot and removes the oldest.
+// snapshotLook is how often an instance looks whether a snapshot is due.
+const snapshotLook = time.Minute
+
+// scheduled takes a full snapshot and removes the oldest, if it is time and no other instance has begun to.
 func (m *Manager) scheduled(ctx context.Context) error {
-	if _, err := m.SnapshotFull(ctx); err != nil {
-		return err
+	tag, err := m.cfg.DB.Exec(ctx, "update sync_schedule set at = now() where at < now() - $1::interval", m.cfg.SnapshotEvery)
+	if err != nil {
+		return fmt.Errorf("see whether a snapshot is due: %w", err)
 	}
-	_, err := m.cfg.DB.Exec(ctx, `delete from sync_snapshots where id in (
+	if tag.RowsAffected() == 0 {
+		return nil
+	}
+	if _, err = m.SnapshotFull(ctx); err != nil {
+		_, again := m.cfg.DB.Exec(context.WithoutCancel(ctx), "update sync_schedule set at = '-infinity'") // for another to try
+		return errors.Join(err, again)
+	}
+	_, err = m.cfg.DB.Exec(ctx, `delete from sync_snapshots where id in (
 		select id from sync_snapshots where kind = 'full' order by at desc, id desc offset $1)`, m.cfg.KeepSnapshots)
 	if err != nil {
 		return fmt.Errorf("remove old snapshots: %w", err)

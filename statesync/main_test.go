@@ -29,6 +29,7 @@ const patience = 30 * time.Second
 func types() []statesync.Type {
 	return []statesync.Type{
 		{Name: "thing"},
+		{Name: "once", Once: true},
 		{Name: "held", Hold: true, Rebase: statesync.PerField(map[string]statesync.FieldRule{
 			"peak": statesync.MaxField, "total": statesync.AddField, "status": statesync.LatticeField("offline", "live", "ended"),
 		})},

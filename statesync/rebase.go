@@ -126,11 +126,18 @@ func (m *Manager) tooLate(
 	if err != nil || c.name == "" || c.next.Deleted {
 		return Result{}, cmp.Or[error](err, late)
 	}
-	mine := c.next
-	for range maxTries {
+	return m.rebase(ctx, t, base, theirs, c.next, o)
+}
+
+// rebase has the type decide between theirs and mine until nobody comes in between.
+func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o UpdateOptions) (Result, error) { //nolint:revive // three are the decision's
+	for lost := 1; ; lost++ {
 		data, verdict := t.Rebase(cloneMap(base.Data), cloneMap(theirs.Data), cloneMap(mine.Data))
 		r, again, err := m.rebased(ctx, t, theirs, data, verdict, o)
 		if again {
+			if err = breathe(ctx, lost); err != nil {
+				return Result{}, err
+			}
 			if theirs, err = m.read(ctx, t, theirs.Ref, Latest()); err != nil {
 				return Result{}, err
 			}
@@ -141,7 +148,6 @@ func (m *Manager) tooLate(
 		}
 		return r, cmp.Or(m.noteRebase(ctx, verdict, base, theirs, mine, r), err)
 	}
-	return Result{}, ErrBusy
 }
 
 // rebased does what a Rebase said; again if theirs changed once more.

@@ -3,6 +3,9 @@ package statesync_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,6 +15,7 @@ import (
 
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
 )
@@ -165,4 +169,75 @@ func TestSnapshotsAreTakenOnSchedule(t *testing.T) {
 		}
 		return err == nil && len(seen) >= 5 && len(list) <= 3 // one may have just come
 	})
+}
+
+func TestErasureReachesEverySnapshot(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a := start(t, db, nil)
+	gone, stays := ref("thing"), ref("thing")
+	a.set(t, gone, "word", "secret-1")
+	a.set(t, stays, "word", "kept-1")
+	keep := func(s statesync.SnapshotInfo, err error) uuid.UUID {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.ID
+	}
+	ids := []uuid.UUID{keep(a.SnapshotFull(t.Context()))}
+	for n := range 2 {
+		a.set(t, gone, "more", []any{"secret-2", n})
+		a.set(t, stays, "n", n)
+		ids = append(ids, keep(a.SnapshotDelta(t.Context(), ids[n])))
+	}
+	err := db.InTx(t.Context(), func(tx *postgres.Tx) error {
+		_, failed := statesync.Erase(t.Context(), tx, gone)
+		return failed
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, db, nil) // who starts looks
+	for n, id := range ids {
+		eventually(t, "a snapshot holds only what was not erased", func() bool {
+			s, failed := a.LoadSnapshot(t.Context(), id)
+			text := asJSON(t, s)
+			return failed == nil && !strings.Contains(text, "secret") && strings.Contains(text, "kept-1") && len(s.Docs) == 2 &&
+				(n == 0 || strings.Contains(text, fmt.Sprintf(`"n":%d`, n-1)))
+		})
+	}
+	s, err := a.LoadSnapshot(t.Context(), keep(a.SnapshotDelta(t.Context(), ids[2]))) // what was rewritten can be gone on from
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want, err := a.Rebuild(t.Context()); err != nil || asJSON(t, s) != asJSON(t, want) {
+		t.Errorf("the state is %v, rebuilt %v, %v", s, want, err)
+	}
+	if d, err := a.Get(t.Context(), gone, statesync.Latest()); err != nil || len(d.Data) != 0 {
+		t.Errorf("what was erased is %v, %v", d.Data, err)
+	}
+}
+
+func TestOneInstanceTakesTheSnapshotOfAll(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	var all []*instance
+	for range 3 {
+		all = append(all, start(t, db, nil, func(c *statesync.Config) { c.SnapshotEvery = time.Hour }))
+	}
+	var wg sync.WaitGroup
+	for _, n := range all {
+		for range 4 {
+			wg.Go(func() {
+				if err := n.Scheduled(t.Context()); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if list, err := all[0].Snapshots(t.Context(), 10); err != nil || len(list) != 1 {
+		t.Errorf("%d snapshots, %v", len(list), err)
+	}
 }

@@ -5,16 +5,28 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"reflect"
+	"time"
 
 	"github.com/google/uuid"
 
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/internal/wait"
 )
 
-// maxTries bounds how often a lost race is run again.
-const maxTries = 10
+// breathe waits a while before a race that was lost so many times is run again, the longer the more often it was.
+func breathe(ctx context.Context, lost int) error {
+	if lost == 0 {
+		return nil // it only was not the newest that was read
+	}
+	most := time.Millisecond << min(lost, 6)
+	if err := wait.For(ctx, rand.N(most)); err != nil { //nolint:gosec // jitter
+		return ErrBusy.WithCause(err)
+	}
+	return nil
+}
 
 // UpdateOptions say under which condition and in whose name something changes.
 type UpdateOptions struct {
@@ -33,8 +45,8 @@ type Result struct {
 }
 
 // Update changes an entity: fn gets its state, an empty one if it is not there, and changes Data. fn may be called
-// several times. Without Expect the update is made whatever others do meanwhile; with it, a lost race is decided by the
-// type's Rebase, or else is a [event.VersionError].
+// several times. Without Expect the update is made whatever others do meanwhile, unless ctx ends first ([ErrBusy]); with
+// it, a lost race is decided by the type's Rebase, or else is a [event.VersionError].
 func (m *Manager) Update(ctx context.Context, ref event.Ref, fn func(*Doc) error, o UpdateOptions) (Result, error) {
 	return m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
 		d := base.clone()
@@ -121,6 +133,9 @@ func (t Type) changeTo(base Doc, data map[string]any, name string) (change, erro
 	if err != nil {
 		return change{}, err
 	}
+	if t.Once && base.Deleted {
+		return change{}, ErrNotFound
+	}
 	there := base.Version > 0 && !base.Deleted
 	if there && reflect.DeepEqual(base.Data, to) {
 		return change{}, nil
@@ -178,14 +193,16 @@ func (m *Manager) change(
 	}
 	defer leave()
 	read := Local()
-	for range maxTries {
+	for lost := 0; ; lost++ {
 		r, again, err := m.try(ctx, t, ref, read, o, decide)
 		if !again {
 			return r, err
 		}
+		if err := breathe(ctx, lost); err != nil {
+			return Result{}, err
+		}
 		read = Latest()
 	}
-	return Result{}, ErrBusy
 }
 
 // try is one attempt of change on a state read as r says; again if it was not the newest.

@@ -1,12 +1,15 @@
 package statesync_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -345,5 +348,74 @@ func TestADeletionUnderTheSameKeyHappensOnce(t *testing.T) {
 	}
 	if d, err := a.Get(t.Context(), r, statesync.Latest()); err != nil || d.Version != 3 {
 		t.Errorf("what came back is at version %d, %v", d.Version, err)
+	}
+}
+
+func TestAnUpdateOfAnyVersionIsMadeHoweverManyRace(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	var all []*instance
+	for range 4 {
+		all = append(all, start(t, db, nil))
+	}
+	r := ref("thing")
+	const each = 15
+	var wg sync.WaitGroup
+	for i, n := range all {
+		wg.Go(func() {
+			for range each {
+				_, err := n.Update(t.Context(), r, func(d *statesync.Doc) error {
+					count, _ := d.Data["n"].(json.Number)
+					v, _ := count.Int64()
+					d.Data["n"] = v + 1
+					<-time.After(time.Duration(i) * time.Millisecond) // the others come in between
+					return nil
+				}, statesync.UpdateOptions{})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	d, err := all[0].Get(t.Context(), r, statesync.Latest())
+	if want := json.Number(strconv.Itoa(each * len(all))); err != nil || d.Data["n"] != want {
+		t.Errorf("%v, %v, want %s", d.Data, err, want)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err = all[0].Update(ctx, r, func(d *statesync.Doc) error { // who is always outrun gives up when its time is over
+		all[1].set(t, r, "by", uuid.NewString())
+		d.Data["late"] = true
+		return nil
+	}, statesync.UpdateOptions{})
+	if errs.KindOf(err) != errs.Unavailable {
+		t.Errorf("always outrun: %v", err)
+	}
+}
+
+func TestWhatIsThereOnceDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r := ref("once")
+	a.set(t, r, "n", 1)
+	s, err := a.SnapshotFull(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.Delete(t.Context(), r, statesync.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []statesync.UpdateOptions{{}, {Expect: new(int64(1))}, {Expect: new(int64(2))}} {
+		_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["n"] = 2; return nil }, o)
+		if !errors.Is(err, statesync.ErrNotFound) && !errors.Is(err, event.ErrVersion) {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+	if n, err := a.RestoreSnapshot(t.Context(), s.ID, nil, false); n != 0 || err != nil {
+		t.Errorf("restored %d, %v", n, err)
+	}
+	if d, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) || d.Version != 2 {
+		t.Errorf("it is at version %d, %v", d.Version, err)
 	}
 }

@@ -251,3 +251,29 @@ func (s *Store) Delete(ctx context.Context, tx *postgres.Tx, a Account, id uuid.
 	}
 	return is.tell(tx, a, "stream.deleted", map[string]any{"stream_id": id, "user_id": is.UserID, "is_public": is.IsPublic})
 }
+
+// DeleteAll removes all streams of an account, live ones too, and tells of it. before is called for each, and may add
+// to what tx does.
+func (s *Store) DeleteAll(ctx context.Context, tx *postgres.Tx, owner Account, before func(id uuid.UUID) error) error {
+	rows, err := tx.Query(ctx, "delete from streams where user_id = $1 returning public_id, is_public", owner.ID)
+	if err != nil {
+		return fmt.Errorf("delete an account's streams: %w", err)
+	}
+	gone, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (is Stream, err error) {
+		is.UserID = owner.PublicID
+		return is, row.Scan(&is.PublicID, &is.IsPublic)
+	})
+	if err != nil {
+		return fmt.Errorf("delete an account's streams: %w", err)
+	}
+	for _, is := range gone {
+		if err := before(is.PublicID); err != nil {
+			return err
+		}
+		err := is.tell(tx, owner, "stream.deleted", map[string]any{"stream_id": is.PublicID, "user_id": is.UserID, "is_public": is.IsPublic})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

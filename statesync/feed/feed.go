@@ -3,6 +3,7 @@ package feed
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,7 @@ type Feed struct {
 	server time.Time                  // when PostgreSQL started; of the sweeper
 	behind [event.Shards]lag          // of the sweeper
 
+	erased   atomic.Bool                        // Redis has something to forget
 	reading  atomic.Pointer[context.CancelFunc] // ends what is being read
 	ownFrame []byte                             // how frames with our events begin
 	echoAt   atomic.Int64                       // when our own sign of life was last read, in Unix ns
@@ -145,11 +147,23 @@ func (f *Feed) handOn(events []event.Event, source *atomic.Int64) {
 
 // deliver hands on a run of a shard's events, or keeps it until what is before it has come.
 func (f *Feed) deliver(shard int, events []event.Event, source *atomic.Int64) {
-	n, hole := f.shards[shard].deliver(events, func(next []event.Event) { f.cfg.OnBatch(shard, next) })
+	n, hole := f.shards[shard].deliver(events, func(next []event.Event) {
+		f.cfg.OnBatch(shard, next)
+		if slices.ContainsFunc(next, func(e event.Event) bool { return strings.HasSuffix(e.Name, ".erased") }) {
+			f.Forget()
+		}
+	})
 	source.Add(int64(n))
 	if hole {
 		wait.Wake(f.look)
 	}
+}
+
+// Forget has Redis forget soon all that was told, since it may hold what was erased. Who has not read it goes on from
+// PostgreSQL.
+func (f *Feed) Forget() {
+	f.erased.Store(true)
+	wait.Wake(f.look)
 }
 
 // reset starts over from what PostgreSQL has. While it runs, nothing is handed on.

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"rootstream/cache"
 	"rootstream/event"
 	"rootstream/internal/wait"
 )
@@ -85,7 +86,19 @@ func (f *Feed) sweep(ctx context.Context) (time.Duration, error) {
 		return next, nil
 	}
 	wait, err := f.catchUp(ctx, v)
-	return min(next, wait), err
+	return min(next, wait), errors.Join(err, f.forget(ctx))
+}
+
+// forget empties the stream if it has to be, once Redis answers.
+func (f *Feed) forget(ctx context.Context) error {
+	if f.Alone() || !f.erased.Swap(false) {
+		return nil
+	}
+	_, err := f.cfg.Cache.Do(ctx, cache.Cmd{Name: "XTRIM", Key: cache.Sync, Args: []string{"MAXLEN", "0"}})
+	if err != nil {
+		f.erased.Store(true)
+	}
+	return err
 }
 
 // compare asks PostgreSQL for the heads of the shards, for the epoch, and for the events we handed on last.

@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -364,13 +363,5 @@ func (v *vault) faults() {
 // dump is the whole database as SQL.
 func (v *vault) dump() []byte {
 	v.t.Helper()
-	bin, err := postgrestest.Binaries()
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	out, err := exec.CommandContext(v.t.Context(), filepath.Join(bin, "pg_dump"), "--dbname="+v.pg.DSN()).Output()
-	if err != nil {
-		v.t.Fatalf("pg_dump: %v", err)
-	}
-	return out
+	return dumped(v.t, v.pg)
 }
