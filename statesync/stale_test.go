@@ -1,11 +1,18 @@
 package statesync_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"rootstream/cache"
+	"rootstream/cache/cachetest"
+	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
 )
@@ -62,4 +69,33 @@ func TestAnUpdateOfAVersionYetToComeIsNotMadeOfAnOlderOne(t *testing.T) {
 	if n, _ := d.Data["n"].(json.Number); err != nil || n.String() != asJSON(t, d.Version) {
 		t.Errorf("version %d counts %v updates, %v", d.Version, d.Data["n"], err)
 	}
+}
+
+func TestAClockThatIsSetBackDoesNotMakeWhatIsOldLookNew(t *testing.T) {
+	t.Parallel()
+	pg, redis := postgrestest.Server(t), cachetest.Server(t)
+	db := postgrestest.Open(t, postgres.Config{DSN: pg.DSN(), AcquireTimeout: time.Second})
+	var ahead atomic.Int64
+	a := start(t, db, redis.Client(t, cache.Config{}), func(c *statesync.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	r := ref("thing")
+	a.set(t, r, "n", 1)
+	eventually(t, "Redis is relied on", func() bool { return a.Status().Redis == "ok" })
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		ahead.Store(int64(by))
+		if s := a.Status(); s.Redis != "ok" || !s.Postgres {
+			t.Errorf("a clock set by %v: Redis is %s, PostgreSQL answers: %v", by, s.Redis, s.Postgres)
+		}
+	}
+	pg.Pause()
+	defer pg.Resume()
+	redis.Pause()
+	defer redis.Resume()
+	eventually(t, "what is in memory is not taken for current", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := a.Get(ctx, r, statesync.Local())
+		return errs.KindOf(err) == errs.Unavailable
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -41,6 +42,7 @@ type Peer struct {
 	SeenAt      time.Time           `json:"seen_at"`
 	ClockOffset time.Duration       `json:"clock_offset"` // how far its clock is ahead, less the way here
 	Diverged    []int               `json:"diverged"`     // shards in which it has seen other events than we have
+	seen        time.Time           // SeenAt by a clock that nobody sets
 	beats       int64               // number of its last beat
 	casts       int64               // number of its last broadcast
 }
@@ -49,7 +51,7 @@ type Peer struct {
 func (f *Feed) beatLoop(ctx context.Context) {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
-	looked := f.began
+	looked := time.Now()
 	for number := int64(1); ; number++ {
 		f.beat(ctx, number)
 		select {
@@ -57,8 +59,8 @@ func (f *Feed) beatLoop(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if now := f.cfg.Now(); f.echoAge(now) > echoLate && now.Sub(looked) > echoLate {
-			looked = now
+		if age(&f.echoAt) > echoLate && time.Since(looked) > echoLate {
+			looked = time.Now()
 			f.startOver()
 		}
 	}
@@ -96,7 +98,7 @@ func (f *Feed) hearBeat(from Sender, b beat) {
 	now := f.cfg.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p, offset := f.peer(from, now), time.UnixMilli(b.At).Sub(now)
+	p, offset := f.peer(from), time.UnixMilli(b.At).Sub(now)
 	if b.Number <= p.beats || offset < -maxAge {
 		f.counters.stale.Add(1)
 		return
@@ -104,10 +106,10 @@ func (f *Feed) hearBeat(from Sender, b beat) {
 	if offset > maxAhead {
 		f.counters.drift.Add(1)
 	}
-	p.beats, p.SeenAt, p.ClockOffset = b.Number, now.UTC(), offset
+	p.beats, p.seen, p.SeenAt, p.ClockOffset = b.Number, time.Now(), now.UTC(), offset
 	p.Address, p.Epoch, p.Applied = b.Address, b.Epoch, b.Applied
 	if from == f.self() {
-		f.echoAt.Store(now.UnixNano())
+		f.echoAt.Store(new(time.Now()))
 		return
 	}
 	p.Diverged = nil
@@ -120,15 +122,15 @@ func (f *Feed) hearBeat(from Sender, b beat) {
 }
 
 // peer finds or makes the record of an instance and forgets those long gone. The caller holds mu.
-func (f *Feed) peer(from Sender, now time.Time) *Peer {
+func (f *Feed) peer(from Sender) *Peer {
 	for s, p := range f.peers {
-		if now.Sub(p.SeenAt) > peerGone {
+		if time.Since(p.seen) > peerGone {
 			delete(f.peers, s)
 		}
 	}
 	p := f.peers[from]
 	if p == nil {
-		p = &Peer{Node: from.Node, Incarnation: from.Incarnation, SeenAt: now.UTC()}
+		p = &Peer{Node: from.Node, Incarnation: from.Incarnation, SeenAt: f.cfg.Now().UTC(), seen: time.Now()}
 		f.peers[from] = p
 	}
 	return p
@@ -139,7 +141,7 @@ func (f *Feed) fresh(from Sender, number int64, sent time.Time) bool {
 	now := f.cfg.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	p, offset := f.peer(from, now), sent.Sub(now)
+	p, offset := f.peer(from), sent.Sub(now)
 	if offset > maxAhead {
 		f.counters.drift.Add(1)
 		return false
@@ -168,17 +170,20 @@ func (f *Feed) Broadcast(ctx context.Context, payload []byte) error {
 }
 
 // Alone reports whether nothing can be relied on to come through Redis.
-func (f *Feed) Alone() bool { return f.cfg.Cache == nil || f.echoAge(f.cfg.Now()) > echoLost }
+func (f *Feed) Alone() bool { return f.cfg.Cache == nil || age(&f.echoAt) > echoLost }
 
-func (f *Feed) echoAge(now time.Time) time.Duration {
-	return min(now.Sub(time.Unix(0, f.echoAt.Load())), time.Hour)
+// age is how long ago a moment was, at most an hour. It is told by the clock that nobody sets: a wrong one must not make
+// what is old look new.
+func age(moment *atomic.Pointer[time.Time]) time.Duration {
+	at := moment.Load()
+	if at == nil {
+		return time.Hour
+	}
+	return min(time.Since(*at), time.Hour)
 }
 
 // Suspect reports whether what was handed on may be old: neither Redis nor PostgreSQL has confirmed it of late.
-func (f *Feed) Suspect() bool {
-	now := f.cfg.Now()
-	return f.Alone() && now.Sub(time.Unix(0, f.swept.Load())) > time.Second
-}
+func (f *Feed) Suspect() bool { return f.Alone() && age(&f.swept) > time.Second }
 
 // WaitAll waits until every instance that lives has handed on what v says; zeros ask for nothing.
 func (f *Feed) WaitAll(ctx context.Context, v [event.Shards]int64) error {
@@ -202,11 +207,11 @@ func (f *Feed) WaitAll(ctx context.Context, v [event.Shards]int64) error {
 }
 
 func (f *Feed) allHave(v [event.Shards]int64) bool {
-	now, self := f.cfg.Now(), f.self()
+	self := f.self()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for s, p := range f.peers {
-		if s == self || now.Sub(p.SeenAt) > echoLost {
+		if s == self || time.Since(p.seen) > echoLost {
 			continue
 		}
 		for i, seq := range v {
@@ -235,10 +240,9 @@ type Status struct {
 
 // Status tells how the feed is doing.
 func (f *Feed) Status() Status {
-	now := f.cfg.Now()
 	s := Status{
 		Node: f.cfg.Node, Incarnation: f.incarnation, Epoch: f.epoch.Load(), Applied: f.Applied(), Redis: "ok",
-		Postgres: now.Sub(time.Unix(0, f.swept.Load())) < time.Second, EchoAge: f.echoAge(now), Counts: f.counters.all(),
+		Postgres: age(&f.swept) < time.Second, EchoAge: age(&f.echoAt), Counts: f.counters.all(),
 	}
 	for i := range s.Heads {
 		s.Heads[i] = f.heads[i].Load()
@@ -254,7 +258,7 @@ func (f *Feed) Status() Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for from, p := range f.peers {
-		if from != self && now.Sub(p.SeenAt) <= peerGone {
+		if from != self && time.Since(p.seen) <= peerGone {
 			s.Peers = append(s.Peers, *p)
 		}
 	}

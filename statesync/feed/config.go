@@ -61,7 +61,7 @@ type Config struct {
 
 	Registerer prometheus.Registerer
 	Logger     *slog.Logger     // nil means slog.Default
-	Now        func() time.Time // nil means time.Now
+	Now        func() time.Time // what instances tell each other the time by; nil means time.Now
 }
 
 // Reset says why, and where the feed goes on.

@@ -32,15 +32,14 @@ type Feed struct {
 
 	look   chan struct{}              // something is missing: wake the sweeper soon
 	heads  [event.Shards]atomic.Int64 // as PostgreSQL last said
-	swept  atomic.Int64               // when that was, in Unix ns
+	swept  atomic.Pointer[time.Time]  // when it was asked that
 	server time.Time                  // when PostgreSQL started; of the sweeper
 	behind [event.Shards]lag          // of the sweeper
 
 	erased   atomic.Bool                        // Redis has something to forget
 	reading  atomic.Pointer[context.CancelFunc] // ends what is being read
 	ownFrame []byte                             // how frames with our events begin
-	echoAt   atomic.Int64                       // when our own sign of life was last read, in Unix ns
-	began    time.Time
+	echoAt   atomic.Pointer[time.Time]          // when our own sign of life was last read
 
 	mu      sync.Mutex
 	peers   map[Sender]*Peer
@@ -98,7 +97,6 @@ func (f *Feed) start(ctx context.Context) bool {
 	for {
 		err := f.begin(ctx)
 		if err == nil {
-			f.began = f.cfg.Now()
 			close(f.ready)
 			return true
 		}

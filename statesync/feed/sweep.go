@@ -16,6 +16,7 @@ import (
 
 // view is what PostgreSQL says about the log, next to what we had handed on when we asked.
 type view struct {
+	when    time.Time // it was asked
 	epoch   int64
 	server  time.Time
 	asked   [event.Shards]int64
@@ -105,7 +106,7 @@ func (f *Feed) forget(ctx context.Context) error {
 func (f *Feed) compare(ctx context.Context) (view, error) {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	var v view
+	v := view{when: time.Now()}
 	var shards [event.Shards]int16
 	for i := range f.shards {
 		s := &f.shards[i]
@@ -148,7 +149,7 @@ func (f *Feed) note(v view) {
 	for i := range v.heads {
 		f.heads[i].Store(v.heads[i])
 	}
-	f.swept.Store(f.cfg.Now().UnixNano())
+	f.swept.Store(&v.when)
 }
 
 // lost reports whether PostgreSQL no longer has what we have handed on.
@@ -259,7 +260,7 @@ func (f *Feed) report(ctx context.Context) error {
 // what is left may take.
 func (f *Feed) catchUp(ctx context.Context, v view) (wait time.Duration, err error) {
 	wait = time.Second
-	now := f.cfg.Now()
+	now := time.Now()
 	alone := f.Alone()
 	due := false
 	after := v.heads
