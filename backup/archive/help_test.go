@@ -6,8 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -108,7 +108,7 @@ func pushProgram(s child) int {
 // command is the test binary as a program.
 func command(t *testing.T, program string, s child) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command(self(t)) //nolint:noctx // ended by the test
+	cmd := exec.Command(self(t))
 	cmd.Env = append(os.Environ(), environ(t, program, s)...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -124,13 +124,22 @@ func environ(t *testing.T, program string, s child) []string {
 	return []string{runAs + "=" + program, settings + "=" + string(text)}
 }
 
+// self is the test binary, in a place where every user may run it.
 func self(t *testing.T) string {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := filepath.Join(folder(t), "program")
+	if err := os.WriteFile(public, raw, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return public
 }
 
 // folder is one that every user can enter, gone after the test.
@@ -199,9 +208,7 @@ func (c *cluster) server(name string, params map[string]string) *pgserver.Server
 		"fsync": "off", "shared_buffers": "16MB", "wal_keep_size": "4GB", "max_wal_size": "256MB", "min_wal_size": "2MB",
 		"autovacuum": "off", "checkpoint_timeout": "1h",
 	}
-	for k, v := range params {
-		all[k] = v
-	}
+	maps.Copy(all, params)
 	s, err := pgserver.New(pgserver.Config{
 		Installation: in, DataDir: filepath.Join(c.dir, name), SocketDir: filepath.Join(c.dir, "s"), Params: all,
 		NoSync: true, DieWithParent: true, Logger: slog.New(slog.DiscardHandler),
@@ -492,21 +499,35 @@ func (c *cluster) handOver(dir string) {
 	}
 }
 
-func copyFile(t *testing.T, from, to string) {
+// breakRepo puts the repository out of reach until it is mended: nothing below clusters can be listed, read or written.
+func breakRepo(t *testing.T, dir string) (mend func()) {
 	t.Helper()
-	in, err := os.Open(from)
-	if err != nil {
+	path := filepath.Join(dir, "clusters")
+	if err := errors.Join(os.Rename(path, path+"-away"), os.WriteFile(path, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = in.Close() }()
-	out, err := os.Create(to)
-	if err != nil {
-		t.Fatal(err)
+	return func() {
+		t.Helper()
+		if err := errors.Join(os.Remove(path), os.Rename(path+"-away", path)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if _, err := io.Copy(out, in); err != nil {
-		t.Fatal(err)
-	}
-	if err := out.Close(); err != nil {
-		t.Fatal(err)
-	}
+}
+
+// alarms collects what a receiver tells.
+type alarms struct {
+	mu  sync.Mutex
+	all []error
+}
+
+func (a *alarms) tell(_ context.Context, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = append(a.all, err)
+}
+
+func (a *alarms) told(want error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.all, func(err error) bool { return errors.Is(err, want) })
 }

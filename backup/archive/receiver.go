@@ -304,6 +304,9 @@ func (r *Receiver) connection(ctx context.Context) error {
 func (r *Receiver) attach(l *link, s *spool, tli wal.TimelineID) {
 	durable := s.onDisk()
 	r.change(func(st *State) {
+		if r.uploadedOn != tli {
+			r.uploadedOn, st.Uploaded = tli, 0
+		}
 		st.SystemID, st.Timeline, st.Doing, st.Heard = l.system, tli, Streaming, time.Now().UTC()
 		st.Received, st.Durable, st.Server = durable, durable, l.at
 	})

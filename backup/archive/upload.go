@@ -112,6 +112,7 @@ func (u *uploader) round(ctx context.Context) error {
 }
 
 func (u *uploader) empty(ctx context.Context, system uint64, s *spool) error {
+	t := s.tail() // before the others, or it would be uploaded ahead of a segment that became whole in between
 	names, err := s.waiting()
 	if err != nil {
 		return err
@@ -122,7 +123,7 @@ func (u *uploader) empty(ctx context.Context, system uint64, s *spool) error {
 		}
 		wait.Wake(u.room)
 	}
-	if err := u.tail(ctx, system, s); err != nil {
+	if err := u.tail(ctx, system, s, t); err != nil {
 		return fmt.Errorf("upload a piece of the open segment: %w", err)
 	}
 	return nil
@@ -204,10 +205,9 @@ func (u *uploader) known(ctx context.Context, system uint64, name string) (*piec
 }
 
 // tail uploads what is new of the open segment.
-func (u *uploader) tail(ctx context.Context, system uint64, s *spool) error {
+func (u *uploader) tail(ctx context.Context, system uint64, s *spool, t tail) error {
 	ctx, cancel := context.WithTimeout(ctx, uploadTimeout)
 	defer cancel()
-	t := s.tail()
 	if t.name == "" || t.synced == 0 {
 		return nil
 	}
@@ -216,6 +216,9 @@ func (u *uploader) tail(ctx context.Context, system uint64, s *spool) error {
 		return err
 	}
 	u.tails[system] = p
+	if _, err := os.Stat(s.path(t.name + isOpen)); errors.Is(err, os.ErrNotExist) {
+		return nil // it is whole now, or has ended
+	}
 	if from := p.end(); from < t.synced {
 		data, err := readPart(s.path(t.name+isOpen), from, t.synced-from)
 		if errors.Is(err, os.ErrNotExist) {

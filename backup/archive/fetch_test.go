@@ -1,0 +1,323 @@
+package archive_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"rootstream/backup/archive"
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+	"rootstream/pgserver"
+)
+
+const someSystem = 7000000000000000001
+
+// segment makes one as PostgreSQL lays it out, with the seed in every page.
+func segment(tli wal.TimelineID, number int, seed byte) (name string, data []byte) {
+	start := wal.LSN(number) * size
+	data = bytes.Repeat([]byte{seed}, size)
+	le := binary.LittleEndian
+	for at := 0; at < size; at += 8192 {
+		page := data[at:]
+		clear(page[:40])
+		le.PutUint16(page, 0xD110)
+		le.PutUint32(page[4:], uint32(tli))
+		le.PutUint64(page[8:], uint64(start)+uint64(at))
+		if at == 0 {
+			le.PutUint16(page[2:], 2)
+			le.PutUint64(page[24:], someSystem)
+			le.PutUint32(page[32:], size)
+			le.PutUint32(page[36:], 8192)
+		}
+	}
+	return wal.SegmentName(tli, start, size), data
+}
+
+// store puts segments of a timeline into the repository.
+func store(t *testing.T, r *repo.Repo, tli wal.TimelineID, numbers ...int) {
+	t.Helper()
+	for _, n := range numbers {
+		name, data := segment(tli, n, byte(n))
+		if err := r.PutWAL(t.Context(), someSystem, name, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func storePiece(t *testing.T, r *repo.Repo, tli wal.TimelineID, number, off, end int) {
+	t.Helper()
+	name, data := segment(tli, number, byte(number))
+	if err := r.PutPiece(t.Context(), someSystem, name, int64(off), data[off:end]); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func storeHistory(t *testing.T, r *repo.Repo, tli wal.TimelineID, text string) {
+	t.Helper()
+	if err := r.PutWAL(t.Context(), someSystem, wal.HistoryName(tli), []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhatIsFetched(t *testing.T) {
+	t.Parallel()
+	name1, data1 := segment(1, 5, 5)
+	name2, _ := segment(2, 5, 5)
+	piece := append(slices.Clone(data1[:100000]), make([]byte, size-100000)...)
+	const history = "1\t0/550000\tno recovery target specified\n" // within segment 5
+	for _, tt := range []struct {
+		what  string
+		have  func(*testing.T, *repo.Repo)
+		name  string
+		want  []byte
+		error error
+	}{
+		{"a whole segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 4, 5, 6) }, name1, data1, nil},
+		{"nothing of an empty repository", func(*testing.T, *repo.Repo) {}, name1, nil, archive.ErrAbsent},
+		{"what follows the last segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 3, 4) }, name1, nil, archive.ErrAbsent},
+		{"pieces of the last segment", func(t *testing.T, r *repo.Repo) {
+			store(t, r, 1, 4)
+			storePiece(t, r, 1, 5, 0, 60000)
+			storePiece(t, r, 1, 5, 60000, 100000)
+			storePiece(t, r, 1, 5, 200000, 300000) // behind a hole
+		}, name1, piece, nil},
+		{"a segment that became whole", func(t *testing.T, r *repo.Repo) {
+			storePiece(t, r, 1, 5, 0, 60000)
+			store(t, r, 1, 5)
+		}, name1, data1, nil},
+		{"a segment that is missing in the middle", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 4, 6) }, name1, nil, archive.ErrGap},
+		{"a segment before pieces of a later one", func(t *testing.T, r *repo.Repo) {
+			store(t, r, 1, 4)
+			storePiece(t, r, 1, 7, 0, 100)
+		}, name1, nil, archive.ErrGap},
+		{"pieces where the log goes on", func(t *testing.T, r *repo.Repo) {
+			storePiece(t, r, 1, 5, 0, 60000)
+			store(t, r, 1, 6)
+		}, name1, nil, archive.ErrGap},
+		{"what was before the first segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 6, 7) }, name1, nil, archive.ErrAbsent},
+		{"the segment in which the timeline began", func(t *testing.T, r *repo.Repo) {
+			store(t, r, 2, 6, 7)
+			storeHistory(t, r, 2, history)
+		}, name2, nil, archive.ErrGap},
+		{"a segment of before the timeline began", func(t *testing.T, r *repo.Repo) {
+			store(t, r, 2, 6, 7)
+			storeHistory(t, r, 2, "1\t0/650000\tno recovery target specified\n")
+		}, name2, nil, archive.ErrAbsent},
+		{"what a promoted server had of its last segment", func(t *testing.T, r *repo.Repo) {
+			store(t, r, 1, 4)
+			if err := r.PutWAL(t.Context(), someSystem, name1+".partial", piece); err != nil {
+				t.Fatal(err)
+			}
+		}, name1, piece, nil},
+		{"a history", func(t *testing.T, r *repo.Repo) { storeHistory(t, r, 2, history) }, "00000002.history", []byte(history), nil},
+		{"a history that is not there", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 5) }, "00000003.history", nil, archive.ErrAbsent},
+		{"a segment of another cluster", func(t *testing.T, r *repo.Repo) {
+			data := slices.Clone(data1)
+			data[24]++
+			if err := r.PutWAL(t.Context(), someSystem, name1, data); err != nil {
+				t.Fatal(err)
+			}
+		}, name1, nil, wal.ErrForeign},
+		{"a segment that is not whole", func(t *testing.T, r *repo.Repo) {
+			if err := r.PutWAL(t.Context(), someSystem, name1, data1[:size-8192]); err != nil {
+				t.Fatal(err)
+			}
+		}, name1, nil, wal.ErrDamaged},
+		{"pieces of another segment", func(t *testing.T, r *repo.Repo) {
+			if err := r.PutPiece(t.Context(), someSystem, wal.SegmentName(1, 9*size, size), 0, data1[:5000]); err != nil {
+				t.Fatal(err)
+			}
+		}, wal.SegmentName(1, 9*size, size), nil, wal.ErrForeign},
+		{"no name of a file", func(*testing.T, *repo.Repo) {}, "RECOVERYXLOG", nil, wal.ErrName},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			t.Parallel()
+			r, _ := newRepo(t)
+			tt.have(t, r)
+			dest := filepath.Join(t.TempDir(), "RECOVERYXLOG")
+			err := archive.Source{Repo: r, System: someSystem}.Fetch(t.Context(), tt.name, dest)
+			if !errors.Is(err, tt.error) || (tt.error == nil) != (err == nil) {
+				t.Fatalf("%v, not %v", err, tt.error)
+			}
+			if tt.error != nil && !errors.Is(tt.error, archive.ErrAbsent) && errors.Is(err, archive.ErrAbsent) {
+				t.Errorf("%v ends a recovery", err)
+			}
+			have, _ := os.ReadFile(dest)
+			if !bytes.Equal(have, tt.want) {
+				t.Errorf("delivered are %d bytes, not %d", len(have), len(tt.want))
+			}
+			if left, _ := os.ReadDir(filepath.Dir(dest)); len(left) > 1 {
+				t.Errorf("left are %v", left)
+			}
+		})
+	}
+}
+
+func TestOtherContentUnderTheSameNameIsNeverDelivered(t *testing.T) {
+	t.Parallel()
+	r, dir := newRepo(t)
+	store(t, r, 1, 5)
+	name, other := segment(1, 5, 99)
+	second, dir2 := newRepo(t)
+	if err := second.PutWAL(t.Context(), someSystem, name, other); err != nil {
+		t.Fatal(err)
+	}
+	// Whoever copies one repository into another brings both contents under one name.
+	paths, err := filepath.Glob(filepath.Join(dir2, "clusters", "*", "wal", "00000001", name+"-*"))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("%v, %v", paths, err)
+	}
+	raw, err := os.ReadFile(paths[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, err := filepath.Glob(filepath.Join(dir, "clusters", "*", "wal", "00000001", name+"-*"))
+	if err != nil || len(mine) != 1 {
+		t.Fatalf("%v, %v", mine, err)
+	}
+	if err := os.WriteFile(filepath.Join(filepath.Dir(mine[0]), filepath.Base(paths[0])), raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dest := filepath.Join(t.TempDir(), "x")
+	if err := (archive.Source{Repo: r, System: someSystem}).Fetch(t.Context(), name, dest); !errors.Is(err, repo.ErrWALConflict) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestSegmentsAreFetchedAheadAndCheckedAgain(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t)
+	store(t, r, 1, 5, 6, 7, 8, 9, 10)
+	storePiece(t, r, 1, 11, 0, 100)
+	s := archive.Source{Repo: r, System: someSystem, Dir: filepath.Join(t.TempDir(), "ahead")}
+	name := func(n int) string { name, _ := segment(1, n, 0); return name }
+	if err := s.Prefetch(t.Context(), name(5), 3); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{name(6), name(7), name(8), "lock"}
+	if have := names(t, s.Dir); !slices.Equal(have, want) {
+		t.Errorf("there are %v, not %v", have, want)
+	}
+	for _, n := range []int{6, 7} {
+		path := filepath.Join(s.Dir, name(n))
+		if n == 7 {
+			damaged, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			damaged[8192+10] ^= 1
+			if err := os.WriteFile(path, damaged, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		dest := filepath.Join(t.TempDir(), "x")
+		if err := s.Fetch(t.Context(), name(n), dest); err != nil {
+			t.Fatal(err)
+		}
+		_, data := segment(1, n, byte(n))
+		if have, _ := os.ReadFile(dest); !bytes.Equal(have, data) {
+			t.Errorf("segment %d is not what was archived", n)
+		}
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("segment %d is still there: %v", n, err)
+		}
+	}
+	if err := s.Prefetch(t.Context(), name(9), 3); err != nil {
+		t.Fatal(err)
+	}
+	if have := names(t, s.Dir); !slices.Equal(have, []string{name(10), "lock"}) { // pieces may still grow
+		t.Errorf("there are %v", have)
+	}
+	if err := os.Chmod(s.Dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prefetch(t.Context(), name(5), 3); err == nil {
+		t.Error("a folder that everybody may write to is used")
+	}
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}
+
+func TestTheCommandsAreQuotedForTheShellAndForPostgreSQL(t *testing.T) {
+	t.Parallel()
+	const want = `'/opt/it'\''s 100%%/rootstream' 'wal' 'fetch' "%f" "%p"; case $? in 0) exit 0;; 42) exit 1;; *) exit 255;; esac`
+	if have := archive.RestoreCommand("/opt/it's 100%/rootstream", "wal", "fetch"); have != want {
+		t.Errorf("%s", have)
+	}
+	if have := archive.PushCommand("rootstream", "wal", "push"); have != `'rootstream' 'wal' 'push' "%p"` {
+		t.Errorf("%s", have)
+	}
+}
+
+// TestOnlyProvenAbsenceEndsARecovery lets PostgreSQL recover with a restore_command that fails in every way it can.
+// When it takes a failure for the end of the log it promotes, and everything behind is lost.
+func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
+	t.Parallel()
+	_, empty := newRepo(t)
+	_, broken := newRepo(t)
+	r, _ := openRepo(t.Context(), broken)
+	store(t, r, 1, 1)
+	breakRepo(t, broken)
+	program := self(t)
+	fetch := func(s child) []string {
+		return append(append([]string{"env"}, environ(t, "fetch", s)...), program)
+	}
+	for _, tt := range []struct {
+		what     string
+		argv     []string
+		promotes bool
+	}{
+		{"proven absent", fetch(child{Repo: empty, System: someSystem}), true},
+		{"the repository is out of reach", fetch(child{Repo: broken, System: someSystem}), false},
+		{"there is no repository", fetch(child{Repo: filepath.Join(empty, "repo.json"), System: someSystem}), false},
+		{"it panics", []string{"sh", "-c", "echo 'panic: runtime error' >&2; exit 2", "x"}, false},
+		{"exit code 1", []string{"false"}, false},
+		{"it is killed", []string{"sh", "-c", "kill -9 $$", "x"}, false},
+		{"there is no such program", []string{"/nowhere/rootstream", "wal", "fetch"}, false},
+		{"a bad setting", append(append([]string{"env"}, runAs+"=fetch", settings+"=nonsense"), program), false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, map[string]string{"restore_command": archive.RestoreCommand(tt.argv...)})
+			c.handOver(empty)
+			c.handOver(broken)
+			c.write(1)
+			c.stop(pgserver.Fast)
+			if err := c.Account().WriteFile(filepath.Join(c.DataDir(), "recovery.signal"), "", false); err != nil {
+				t.Fatal(err)
+			}
+			err := c.Start(t.Context())
+			history, _ := filepath.Glob(filepath.Join(c.DataDir(), "pg_wal", "*.history"))
+			if tt.promotes {
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.eventually("it is promoted", func() bool { return c.query("select pg_is_in_recovery()::text") == "false" })
+				return
+			}
+			if err == nil || len(history) > 0 {
+				t.Errorf("it went on: %v, %v", err, history)
+			}
+			if log, _ := os.ReadFile(c.LogFile()); !strings.Contains(string(log), "could not restore file") {
+				t.Errorf("it did not stop for the restore_command: %v", err)
+			}
+		})
+	}
+}
