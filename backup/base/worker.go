@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"time"
 
@@ -35,6 +36,9 @@ type pending struct {
 	extent int
 }
 
+// notYet stands for the blob of a pending extent: with none at all its pages would be zeros.
+var notYet = repo.Blob{Raw: math.MaxUint32} //nolint:gochecknoglobals // a constant
+
 // mark is what is to be done with a page.
 type mark uint8
 
@@ -49,7 +53,7 @@ func (c *copier) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const suspects = 64
+	const suspects = 16
 	w := &worker{c: c, lane: lane, hasher: c.r.NewHasher(), buf: make([]byte, chunkBytes), patient: suspects}
 	for {
 		u, err := w.next(ctx)
@@ -254,7 +258,7 @@ func (w *worker) share(ctx context.Context, u *unit, page uint32, data []byte) e
 			u.left.Add(1)
 		}
 		w.waiting = append(w.waiting, pending{u, len(u.extents)})
-		u.extents = append(u.extents, repo.Extent{Page: page, Pages: count, At: uint32(len(w.shared) / pageSize)}) //nolint:gosec // at most 31
+		u.extents = append(u.extents, repo.Extent{Page: page, Pages: count, Blob: notYet, At: uint32(len(w.shared) / pageSize)}) //nolint:gosec // at most 31
 		w.shared = append(w.shared, room...)
 		if short := len(w.shared) % pageSize; short > 0 {
 			w.shared = append(w.shared, make([]byte, pageSize-short)...)
@@ -337,7 +341,7 @@ func (w *worker) again(ctx context.Context, f *os.File, block []byte, at int64) 
 	tries := 1
 	if w.patient > 0 {
 		w.patient--
-		tries = 6
+		tries = 10 // half a second
 	}
 	second := make([]byte, len(block))
 	for try := range tries {
