@@ -2,6 +2,7 @@ package base_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,7 +29,43 @@ import (
 	"rootstream/secret"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(takeAsChild())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// childEnv makes this program take a backup, to be killed at it.
+const childEnv = "BASE_TEST_TAKE"
+
+type childRun struct{ Repo, DSN, PGData, Archive string }
+
+func takeAsChild() int {
+	var run childRun
+	if err := json.Unmarshal([]byte(os.Getenv(childEnv)), &run); err != nil {
+		return 2
+	}
+	st, err := file.Open(run.Repo, false)
+	if err != nil {
+		return 3
+	}
+	r, err := repo.Open(context.Background(), st, keys(), repo.Config{LeaseTTL: childTTL, PackSize: 1 << 20, Logger: quiet()})
+	if err != nil {
+		return 4
+	}
+	c := &cluster{archive: run.Archive}
+	cfg := base.Config{DSN: run.DSN, PGData: run.PGData, Workers: 2, Rate: 20 << 20, Logger: quiet(), Progress: func(p base.Progress) {
+		_, _ = fmt.Fprintln(os.Stdout, p.Phase, p.Stored)
+	}}
+	if _, err = base.Take(context.Background(), cfg, r, c.archived); err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+const childTTL = 2 * time.Second // a killed run is dead after so long
 
 // cluster is a server that archives into a folder, and a repository.
 type cluster struct {
@@ -74,7 +111,11 @@ func newCluster(t *testing.T, params map[string]string) *cluster {
 // shared is a folder for the test that the server's user may enter.
 func shared(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "base-test-*") //nolint:usetesting // the server's user cannot enter t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -129,9 +170,9 @@ func (c *cluster) take(kind repo.Type) repo.Manifest {
 	return m
 }
 
-func (c *cluster) connect(database string) *pgx.Conn {
+func (c *cluster) connect() *pgx.Conn {
 	c.t.Helper()
-	return connect(c.t, c.server.DSN(database))
+	return connect(c.t, c.server.DSN("postgres"))
 }
 
 func connect(t *testing.T, dsn string) *pgx.Conn {
@@ -144,9 +185,9 @@ func connect(t *testing.T, dsn string) *pgx.Conn {
 	return conn
 }
 
-func (c *cluster) exec(database string, statements ...string) {
+func (c *cluster) exec(statements ...string) {
 	c.t.Helper()
-	conn := c.connect(database)
+	conn := c.connect()
 	for _, sql := range statements {
 		if _, err := conn.Exec(c.t.Context(), sql); err != nil {
 			c.t.Fatalf("%s: %v", sql, err)

@@ -11,7 +11,7 @@ import (
 
 // churn makes the files of a cluster come, go and change until the context ends.
 func (c *cluster) churn(ctx context.Context) {
-	conn := c.connect("postgres")
+	conn := c.connect()
 	for i := 0; ctx.Err() == nil; i++ {
 		for _, sql := range []string{
 			"create database fleeting strategy = file_copy", "create table if not exists gone as select generate_series(1, 20000) n",
@@ -51,7 +51,7 @@ func (c *cluster) fill() {
 	if err := c.pgbench(c.t.Context(), "-i", "-q", "-s", "2"); err != nil {
 		c.t.Fatal(err)
 	}
-	c.exec("postgres", "create tablespace elsewhere location '"+space+"'", "create table there (n int) tablespace elsewhere",
+	c.exec("create tablespace elsewhere location '"+space+"'", "create table there (n int) tablespace elsewhere",
 		"create index on there (n)", "create unlogged table crumbs (n int)", "create table large as select 1 n from generate_series(1, 100000)")
 }
 
