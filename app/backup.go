@@ -20,11 +20,16 @@ import (
 //
 //nolint:revive // each is documented where it is defined
 type (
-	Backup        = backup.Backup
-	BackupDetails = backup.Details
-	BackupKey     = backup.Key
-	BackupType    = backup.Type
-	BackupVerdict = backup.Verdict
+	Backup         = backup.Backup
+	BackupDetails  = backup.Details
+	BackupKey      = backup.Key
+	BackupType     = backup.Type
+	BackupVerdict  = backup.Verdict
+	BackupFinding  = backup.Finding
+	BackupRemoval  = backup.Removal
+	BackupProgress = backup.Progress
+	CreateBackup   = backup.CreateOptions
+	VerifyBackups  = backup.VerifyOptions
 )
 
 // Errors of finding the repository.

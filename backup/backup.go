@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -41,7 +42,7 @@ type Backup struct {
 	StartLSN    wal.LSN        `json:"start_lsn"`
 	StopLSN     wal.LSN        `json:"stop_lsn"`
 	Timeline    wal.TimelineID `json:"timeline"`
-	Parent      string         `json:"parent,omitempty"` // what it shares with; deleting that is fine
+	Parent      string         `json:"parent"` // what it shares with; deleting that is fine
 	Status      string         `json:"status"`
 	Proof       *Proof         `json:"proof"` // the newest test restore or verification
 	Pinned      bool           `json:"pinned"`
@@ -75,17 +76,31 @@ const (
 // Details is all that is known of one backup.
 type Details struct {
 	Backup
-	Databases   []string          `json:"databases"`
-	Tablespaces map[string]string `json:"tablespaces"` // place by OID
-	Files       int64             `json:"files"`
-	Packs       int               `json:"packs"`
-	Checksums   bool              `json:"checksums"` // page checksums were checked
-	FromStandby bool              `json:"from_standby"`
-	Compression string            `json:"compression"`
-	Tool        string            `json:"tool"`
-	Settings    map[string]string `json:"settings"` // that a server needs at least to recover from it
-	Annotations map[string]string `json:"annotations"`
-	Proofs      []Proof           `json:"proofs"`
+	Databases   []string `json:"databases"`
+	Tablespaces []Pair   `json:"tablespaces"` // OID and place
+	Files       int64    `json:"files"`
+	Packs       int      `json:"packs"`
+	Checksums   bool     `json:"checksums"` // page checksums were checked
+	FromStandby bool     `json:"from_standby"`
+	Compression string   `json:"compression"`
+	Tool        string   `json:"tool"`
+	Settings    []Pair   `json:"settings"` // that a server needs at least to recover from it
+	Annotations []Pair   `json:"annotations"`
+	Proofs      []Proof  `json:"proofs"`
+}
+
+// Pair is something with a name.
+type Pair struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+func pairs(of map[string]string) []Pair {
+	all := make([]Pair, 0, len(of))
+	for _, name := range slices.Sorted(maps.Keys(of)) {
+		all = append(all, Pair{name, of[name]})
+	}
+	return all
 }
 
 func backupOf(e repo.Entry) Backup {
@@ -129,14 +144,14 @@ func lastRestore(proofs []repo.Proof) *Proof {
 func detailsOf(e repo.Entry, m repo.Manifest) Details {
 	d := Details{
 		Backup: backupOf(e), Files: m.FileCount, Packs: len(m.Packs), Checksums: m.Checksums, FromStandby: m.FromStandby,
-		Compression: m.Compression.Name, Tool: m.Tool, Settings: m.Settings, Annotations: m.Annotations,
-		Databases: []string{}, Tablespaces: map[string]string{}, Proofs: []Proof{},
+		Compression: m.Compression.Name, Tool: m.Tool, Settings: pairs(m.Settings), Annotations: pairs(m.Annotations),
+		Databases: []string{}, Tablespaces: []Pair{}, Proofs: []Proof{},
 	}
 	for _, db := range m.Databases {
 		d.Databases = append(d.Databases, db.Name)
 	}
 	for _, t := range m.Tablespaces {
-		d.Tablespaces[strconv.FormatUint(uint64(t.OID), 10)] = t.Location
+		d.Tablespaces = append(d.Tablespaces, Pair{strconv.FormatUint(uint64(t.OID), 10), t.Location})
 	}
 	for _, p := range e.Proofs {
 		d.Proofs = append(d.Proofs, proofOf(p))

@@ -14,7 +14,8 @@ import (
 func backupCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{
 		Use: "backup", Short: "Take, list, check, restore and remove backups of PostgreSQL",
-		Example: "  rootstream backup list",
+		Example: `  rootstream backup create
+  rootstream backup list`,
 		Long: `Take, list, check, restore and remove backups of a PostgreSQL cluster.
 
 Of the stack that rootstream up runs, the commands know everything. Any other
@@ -26,7 +27,7 @@ restored.`,
 	f := &repoFlags{}
 	f.add(c.PersistentFlags())
 	c.AddCommand(
-		backupList(env, f), backupShow(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f),
+		backupCreate(env, f), backupList(env, f), backupShow(env, f), backupVerify(env, f), backupDelete(env, f), backupPrune(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f),
 	)
 	return c
 }
@@ -36,12 +37,17 @@ func backupColumns() []column[app.Backup] {
 		{"ID", func(b app.Backup) any { return b.ID }},
 		{"TYPE", func(b app.Backup) any { return b.Type }},
 		{"COMPLETED", func(b app.Backup) any { return b.CompletedAt }},
-		{"TOOK", func(b app.Backup) any { return b.CompletedAt.Sub(b.StartedAt).Round(100 * time.Millisecond) }},
+		{"TOOK", func(b app.Backup) any { return took(b) }},
 		{"SIZE", func(b app.Backup) any { return bytesText(b.SizeBytes) }},
 		{"STORED", func(b app.Backup) any { return bytesText(b.StoredBytes) }},
 		{"STATUS", func(b app.Backup) any { return b.Status }},
 		{"PROVEN", func(b app.Backup) any { return proofText(b) }},
 	}
+}
+
+// took is how long a backup took.
+func took(b app.Backup) time.Duration {
+	return b.CompletedAt.Sub(b.StartedAt).Round(100 * time.Millisecond)
 }
 
 // proofText says what is known of a backup's being restorable.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"path/filepath"
 
 	"github.com/spf13/pflag"
 
@@ -31,6 +32,11 @@ func (f *repoFlags) settings() map[string]string {
 	s := map[string]string{
 		"backup.repo": f.repo, "backup.key_file": f.key, "backup.passphrase_file": f.passphrase, "backup.dsn": f.dsn, "backup.pgdata": f.pgdata,
 		"backup.s3.endpoint": f.endpoint, "backup.s3.region": f.region,
+	}
+	if f.pgdata != "" && !filepath.IsAbs(f.pgdata) {
+		if abs, err := filepath.Abs(f.pgdata); err == nil {
+			s["backup.pgdata"] = abs
+		}
 	}
 	if f.pathStyle {
 		s["backup.s3.path_style"] = "true"

@@ -105,17 +105,24 @@ func report(w io.Writer, err error) {
 	}
 }
 
-// hintOf returns the first hint in err's chain.
+// hintOf returns the first hint in err's tree.
 func hintOf(err error) string {
-	for ; err != nil; err = errors.Unwrap(err) {
-		switch e := err.(type) { //nolint:errorlint // each link of the chain is looked at
-		case *errs.Error:
-			if e.Hint != "" {
-				return e.Hint
-			}
-		case hintedError:
-			return e.hint
+	switch e := err.(type) { //nolint:errorlint // each link is looked at
+	case *errs.Error:
+		if e.Hint != "" {
+			return e.Hint
 		}
+	case hintedError:
+		return e.hint
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if hint := hintOf(one); hint != "" {
+				return hint
+			}
+		}
+	}
+	if inner := errors.Unwrap(err); inner != nil {
+		return hintOf(inner)
 	}
 	return ""
 }

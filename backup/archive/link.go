@@ -155,8 +155,12 @@ func (l *link) history(ctx context.Context, tli wal.TimelineID) ([]byte, error) 
 }
 
 // reserve makes the slot, which keeps what we have not acknowledged from being removed; it may exist.
-func (l *link) reserve(ctx context.Context, slot string) error {
-	_, err := l.row(ctx, `CREATE_REPLICATION_SLOT "`+slot+`" PHYSICAL RESERVE_WAL`)
+func (l *link) reserve(ctx context.Context, slot string, temporary bool) error {
+	kind := ` PHYSICAL RESERVE_WAL`
+	if temporary { // it goes with the connection
+		kind = ` TEMPORARY` + kind
+	}
+	_, err := l.row(ctx, `CREATE_REPLICATION_SLOT "`+slot+`"`+kind)
 	if hasState(err, duplicateObject) {
 		return nil
 	}

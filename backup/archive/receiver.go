@@ -26,6 +26,7 @@ import (
 type Config struct {
 	DSN        string        // of the server, or of several: then the one that is to be followed
 	Slot       string        // permanent physical replication slot, made if it is missing; empty means rootstream
+	Temporary  bool          // the slot goes with its connection: for a receiver that runs beside one backup
 	Name       string        // application_name, for synchronous_standby_names; empty means the slot's name
 	Spool      string        // folder for what is not uploaded yet
 	SpoolMax   int64         // bytes it holds before we stop to acknowledge; 0 means 4 GiB
@@ -279,7 +280,7 @@ func (r *Receiver) connection(ctx context.Context) error {
 	}
 	err = r.keepHistories(ctx, l, s)
 	if err == nil {
-		err = l.reserve(ctx, r.cfg.Slot)
+		err = l.reserve(ctx, r.cfg.Slot, r.cfg.Temporary)
 	}
 	if err != nil {
 		return err
@@ -448,7 +449,7 @@ func (r *Receiver) renewSlot(ctx context.Context, l *link) (Slot, error) {
 	if err := l.dropSlot(ctx, r.cfg.Slot); err != nil {
 		return Slot{}, err
 	}
-	if err := l.reserve(ctx, r.cfg.Slot); err != nil {
+	if err := l.reserve(ctx, r.cfg.Slot, r.cfg.Temporary); err != nil {
 		return Slot{}, err
 	}
 	return r.slot(ctx)

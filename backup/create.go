@@ -1,0 +1,181 @@
+package backup
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rootstream/backup/archive"
+	"rootstream/backup/base"
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+	"rootstream/errs"
+	"rootstream/postgres"
+)
+
+// ErrNoServer is a backup that is to be taken of no server.
+var ErrNoServer = errs.New(errs.Invalid, "backup_no_server", "no server to back up is configured").
+	WithHint("name it with --dsn and --pgdata, or set backup.dsn and backup.pgdata")
+
+// CreateOptions says how a backup is taken.
+type CreateOptions struct {
+	Type        Type              // empty means full
+	Reuse       bool              // a full one does not store again what is there
+	Pinned      bool              // keep it until it is unpinned
+	Spread      bool              // let the first checkpoint take its time
+	Label       string            // for backup_label; empty means the id
+	Annotations map[string]string // kept with it
+	Workers     int               // 0 means as the manager's configuration says
+	Progress    func(Progress)    // called about twice a second; may be nil
+}
+
+// Progress is how far taking a backup is.
+type Progress = base.Progress
+
+// Create takes a backup. Where nothing else brings the write-ahead log into the
+// repository, it brings what the backup needs.
+func (m *Manager) Create(ctx context.Context, o CreateOptions) (Backup, error) {
+	if m.cfg.DSN.IsZero() {
+		return Backup{}, ErrNoServer
+	}
+	started, err := m.repo.Now(ctx)
+	if err != nil {
+		return Backup{}, err
+	}
+	b, err := m.create(ctx, o)
+	if err != nil {
+		m.rememberFailure(ctx, o.Type, started, err)
+		return Backup{}, err
+	}
+	if all, err := m.List(ctx); err == nil {
+		m.remember(ctx, all)
+	}
+	return b, nil
+}
+
+func (m *Manager) create(ctx context.Context, o CreateOptions) (Backup, error) {
+	src, err := m.look(ctx)
+	if err != nil {
+		return Backup{}, err
+	}
+	var manifest repo.Manifest
+	take := func(ctx context.Context) error {
+		manifest, err = base.Take(ctx, m.base(o), m.repo, func(ctx context.Context, r wal.Range) error {
+			return archive.Wait(ctx, m.repo, src.system, r)
+		})
+		return err
+	}
+	if o.Type == Logical || src.archived {
+		err = take(ctx)
+	} else {
+		err = m.receiving(ctx, take)
+	}
+	if err != nil {
+		return Backup{}, err
+	}
+	if o.Pinned {
+		if err := m.repo.Pin(ctx, manifest.ID); err != nil {
+			return Backup{}, fmt.Errorf("pin backup %s, which was taken: %w", manifest.ID, err)
+		}
+		manifest.Pinned = true
+	}
+	return backupOf(repo.Entry{Manifest: manifest}), nil
+}
+
+func (m *Manager) base(o CreateOptions) base.Config {
+	workers := o.Workers
+	if workers == 0 {
+		workers = m.cfg.Workers
+	}
+	return base.Config{
+		DSN: m.cfg.DSN.Reveal(), PGData: m.cfg.PGData, PrimaryDSN: m.cfg.PrimaryDSN.Reveal(), Type: o.Type, Reuse: o.Reuse, Workers: workers,
+		Compression: m.cfg.Compression, Rate: m.cfg.Rate, Spread: o.Spread, Label: o.Label, Annotations: o.Annotations,
+		Tool: m.cfg.Tool, Progress: o.Progress, Logger: m.cfg.Logger,
+	}
+}
+
+// source is what has to be known of the server before a backup.
+type source struct {
+	system   uint64
+	archived bool // something brings its write-ahead log into a repository
+}
+
+const lookPatience = 15 * time.Second
+
+// look asks the server who it is and whether somebody archives from it.
+func (m *Manager) look(ctx context.Context) (source, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookPatience)
+	defer cancel()
+	db, err := postgres.Open(ctx, postgres.Config{DSN: m.cfg.DSN.Reveal(), MaxConns: 1, Logger: m.cfg.Logger})
+	if err != nil {
+		return source{}, fmt.Errorf("look at the server: %w", err)
+	}
+	defer db.Close()
+	var system, mode, command string
+	var streaming bool
+	err = db.QueryRow(ctx, `select (select system_identifier from pg_control_system())::text,
+		exists (select 1 from pg_replication_slots where slot_name = $1 and active),
+		coalesce((select setting from pg_settings where name = 'archive_mode'), 'off'),
+		coalesce((select setting from pg_settings where name = 'archive_command'), '')`, m.cfg.Slot).Scan(&system, &streaming, &mode, &command)
+	if err != nil {
+		return source{}, fmt.Errorf("look at the server: %w", err)
+	}
+	s := source{archived: streaming || mode != "off" && strings.Contains(command, "wal push")}
+	s.system, err = parseSystem(system)
+	return s, err
+}
+
+// parseSystem reads a system identifier, which SQL shows as a signed number.
+func parseSystem(text string) (uint64, error) {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return uint64(n), nil //nolint:gosec // the same 64 bits
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("the server's system identifier: %w", err)
+	}
+	return n, nil
+}
+
+// receiving runs fn while a receiver of its own brings the write-ahead log.
+func (m *Manager) receiving(ctx context.Context, fn func(context.Context) error) error {
+	spool, err := os.MkdirTemp("", "rootstream-spool-")
+	if err != nil {
+		return fmt.Errorf("make a folder for write-ahead log: %w", err)
+	}
+	defer os.RemoveAll(spool) //nolint:errcheck // what is needed of it is in the repository
+	suffix := make([]byte, 4)
+	_, _ = rand.Read(suffix) // never fails
+	r, err := archive.NewReceiver(archive.Config{
+		DSN: m.cfg.DSN.Reveal(), Slot: "rootstream_backup_" + hex.EncodeToString(suffix), Temporary: true, Spool: filepath.Join(spool, "wal"),
+		Open: func(context.Context) (*repo.Repo, error) { return m.repo, nil }, Logger: m.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	done := errors.New("the backup is complete")
+	g, run := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.Run(run) })
+	g.Go(func() error {
+		if err := fn(run); err != nil {
+			return err
+		}
+		return done // ends the receiver
+	})
+	if err = g.Wait(); errors.Is(err, done) {
+		return nil
+	}
+	if last := r.State().LastError; last != "" && err != nil {
+		return fmt.Errorf("%w (the write-ahead log: %s)", err, last)
+	}
+	return err
+}

@@ -1,0 +1,243 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+	"rootstream/errs"
+)
+
+// Finding is something wrong with an object of the repository.
+type Finding struct {
+	Object  string   `json:"object"`
+	Backups []string `json:"backups"` // that are the worse for it
+	Problem string   `json:"problem"`
+}
+
+// VerifyOptions says what is verified, and how closely.
+type VerifyOptions struct {
+	IDs      []string                // none: everything the repository has
+	Quick    bool                    // that all is there, not what is in it
+	Progress func(done, total int64) // bytes; may be nil
+	Found    func(Finding)           // is told of each finding as it is made; may be nil
+}
+
+// Verify looks at every object that the backups need and returns what is wrong.
+// What it found is kept with each backup.
+func (m *Manager) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error) {
+	ids, err := m.ids(ctx, o.IDs)
+	if err != nil {
+		return nil, err
+	}
+	began, findings, bad := time.Now(), []Finding{}, map[string]string{}
+	asked := ids
+	if len(o.IDs) == 0 {
+		asked = nil
+	}
+	for f, err := range m.repo.Verify(ctx, repo.VerifyOptions{IDs: asked, Quick: o.Quick, Progress: o.Progress}) {
+		if err != nil {
+			return findings, err
+		}
+		found := Finding{Object: f.Object, Backups: strings.FieldsFunc(f.Backup, func(r rune) bool { return r == ',' || r == ' ' }), Problem: f.Err.Error()}
+		findings = append(findings, found)
+		for _, id := range found.Backups {
+			if bad[id] == "" {
+				bad[id] = found.Object + ": " + found.Problem
+			}
+		}
+		if o.Found != nil {
+			o.Found(found)
+		}
+	}
+	if o.Quick {
+		return findings, nil
+	}
+	return findings, m.prove(ctx, ids, bad, time.Since(began))
+}
+
+// ids resolves what people name; nothing named is all that is readable.
+func (m *Manager) ids(ctx context.Context, names []string) ([]string, error) {
+	entries, err := m.repo.Catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, name := range names {
+		id, err := resolve(entries, name)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	if len(names) == 0 {
+		for _, e := range entries {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids, nil
+}
+
+// prove records what verifying has shown.
+func (m *Manager) prove(ctx context.Context, ids []string, bad map[string]string, took time.Duration) error {
+	now, err := m.repo.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("record the verification: %w", err)
+	}
+	for _, id := range ids {
+		p := repo.Proof{Kind: ProofVerify, At: now, OK: bad[id] == "", Took: took, Detail: bad[id]}
+		if err := m.repo.PutProof(ctx, id, p); err != nil && !errors.Is(err, repo.ErrNoBackup) { // deleted meanwhile
+			return fmt.Errorf("record the verification of %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Removal is what deleting did, or would do.
+type Removal struct {
+	Backups  []string  `json:"backups"`
+	Verdicts []Verdict `json:"verdicts,omitempty"` // of pruning: on every backup
+	Bytes    int64     `json:"bytes"`              // of the repository
+	Objects  int       `json:"objects"`
+	WALBytes int64     `json:"wal_bytes"` // of them write-ahead log
+	WALFiles int       `json:"wal_files"`
+	Waiting  []string  `json:"waiting,omitempty"` // runs on account of which data stays until the next time
+	DryRun   bool      `json:"dry_run"`
+}
+
+func (r *Removal) add(p repo.Report) {
+	r.Bytes += p.Bytes
+	r.Objects += p.Objects
+	r.Waiting = append(r.Waiting, p.Waiting...)
+}
+
+// Delete removes backups, and what only they need. Others stay whole, also those that share with them.
+func (m *Manager) Delete(ctx context.Context, names []string, dry bool) (Removal, error) {
+	ids, err := m.ids(ctx, names)
+	if err != nil {
+		return Removal{}, err
+	}
+	if len(names) == 0 {
+		return Removal{}, errs.NewInvalid("ID", "is required")
+	}
+	return m.remove(ctx, ids, dry)
+}
+
+// remove deletes backups, then the write-ahead log that none of the others needs.
+func (m *Manager) remove(ctx context.Context, ids []string, dry bool) (Removal, error) {
+	done := Removal{Backups: ids, DryRun: dry}
+	if len(ids) > 0 {
+		report, err := m.repo.Delete(ctx, ids, dry)
+		done.add(report)
+		if err != nil {
+			return done, err
+		}
+	}
+	if err := m.dropWAL(ctx, &done); err != nil {
+		return done, err
+	}
+	if !dry {
+		all, err := m.List(ctx)
+		if err != nil {
+			return done, err
+		}
+		m.remember(ctx, all)
+	}
+	return done, nil
+}
+
+// Prune deletes what is not to be kept any longer, what killed runs left, and the
+// write-ahead log that no kept backup needs.
+func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
+	all, err := m.List(ctx)
+	if err != nil {
+		return Removal{}, err
+	}
+	now, err := m.repo.Now(ctx)
+	if err != nil {
+		return Removal{}, err
+	}
+	verdicts, ids := Retain(all, m.cfg.Retention, now), []string{}
+	for _, v := range verdicts {
+		if v.Delete {
+			ids = append(ids, v.ID)
+		}
+	}
+	done, err := m.remove(ctx, ids, dry)
+	done.Verdicts = verdicts
+	if err != nil {
+		return done, err
+	}
+	report, err := m.repo.Collect(ctx, repo.CollectOptions{Dry: dry})
+	done.add(report)
+	return done, err
+}
+
+// dropWAL removes write-ahead log that no backup needs but those of done.
+func (m *Manager) dropWAL(ctx context.Context, done *Removal) error {
+	entries, err := m.repo.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	gone := " " + strings.Join(done.Backups, " ") + " "
+	kept, segment := map[uint64][]Backup{}, map[uint64]uint32{}
+	for _, e := range entries {
+		if e.Err != nil {
+			return nil //nolint:nilerr // a backup that cannot be read may need anything; verify names it
+		}
+		system := e.Cluster.SystemID
+		segment[system] = e.Cluster.SegmentSize
+		if !strings.Contains(gone, " "+e.ID+" ") {
+			kept[system] = append(kept[system], backupOf(e))
+		}
+	}
+	for system, backups := range kept {
+		histories, err := m.histories(ctx, system)
+		if err != nil {
+			return err
+		}
+		needed, all := WALNeeded(backups, histories)
+		if all || segment[system] == 0 {
+			continue
+		}
+		report, err := m.repo.DropWAL(ctx, system, segment[system], needed, done.DryRun)
+		if err != nil {
+			return fmt.Errorf("drop the write-ahead log of system %s: %w", strconv.FormatUint(system, 10), err)
+		}
+		done.add(report)
+		done.WALBytes += report.Bytes
+		done.WALFiles += report.Objects
+	}
+	return nil
+}
+
+// histories reads where the timelines of a cluster come from.
+func (m *Manager) histories(ctx context.Context, system uint64) (map[wal.TimelineID]wal.History, error) {
+	timelines, err := m.repo.Timelines(ctx, system)
+	if err != nil {
+		return nil, err
+	}
+	all := map[wal.TimelineID]wal.History{}
+	for _, tli := range timelines {
+		all[tli] = wal.NewHistory(tli)
+		if tli == 1 {
+			continue
+		}
+		text, err := m.repo.GetWAL(ctx, system, wal.HistoryName(tli))
+		if errors.Is(err, repo.ErrWALAbsent) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read the history of timeline %d: %w", uint32(tli), err)
+		}
+		if all[tli], err = wal.ParseHistory(tli, text); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
