@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -20,17 +21,36 @@ import (
 //
 //nolint:revive // each is documented where it is defined
 type (
-	Backup         = backup.Backup
-	BackupDetails  = backup.Details
-	BackupKey      = backup.Key
-	BackupType     = backup.Type
-	BackupVerdict  = backup.Verdict
-	BackupFinding  = backup.Finding
-	BackupRemoval  = backup.Removal
-	BackupProgress = backup.Progress
-	CreateBackup   = backup.CreateOptions
-	VerifyBackups  = backup.VerifyOptions
+	Backup            = backup.Backup
+	BackupDetails     = backup.Details
+	BackupKey         = backup.Key
+	BackupType        = backup.Type
+	BackupVerdict     = backup.Verdict
+	BackupFinding     = backup.Finding
+	BackupRemoval     = backup.Removal
+	BackupProgress    = backup.Progress
+	CreateBackup      = backup.CreateOptions
+	VerifyBackups     = backup.VerifyOptions
+	RestoreBackup     = backup.RestoreOptions
+	RestoreProgress   = backup.RestoreProgress
+	Restored          = backup.Restored
+	TestRestoreBackup = backup.TestRestoreOptions
+	BackupProof       = backup.Proof
+	BackupWindow      = backup.Window
 )
+
+// Modes of a restore.
+const (
+	RestoreFresh   = backup.Fresh
+	RestoreDelta   = backup.Delta
+	RestoreInPlace = backup.InPlace
+)
+
+// RollbackRestore puts back what a restore in place kept aside.
+func RollbackRestore(dir string) error { return backup.Recovery{}.Rollback(dir) }
+
+// ConfirmRestore removes what a restore in place kept aside.
+func ConfirmRestore(dir string) error { return backup.Recovery{}.Confirm(dir) }
 
 // Errors of finding the repository.
 var (
@@ -93,6 +113,43 @@ func OpenBackups(ctx context.Context, cfg Config, o BackupOptions) (*Backups, er
 		return nil, err
 	}
 	return b, nil
+}
+
+// Recovery returns what restores these backups; flags are those that named the
+// repository, by key of the configuration. A server that is restored fetches its
+// write-ahead log with this program, which must find the repository by itself.
+func (b *Backups) Recovery(flags map[string]string) backup.Recovery {
+	self, err := os.Executable()
+	if err != nil {
+		self = "rootstream"
+	}
+	c := b.config.Backup
+	fetch := []string{self, "wal", "fetch", "--repo", c.Repo}
+	for _, f := range []struct{ flag, value string }{
+		{"--key-file", absolute(c.KeyFile)},
+		{"--passphrase-file", absolute(c.PassphraseFile)},
+		{"--s3-endpoint", flags["backup.s3.endpoint"]},
+		{"--s3-region", flags["backup.s3.region"]},
+	} {
+		if f.value != "" {
+			fetch = append(fetch, f.flag, f.value)
+		}
+	}
+	if c.S3.PathStyle {
+		fetch = append(fetch, "--s3-path-style")
+	}
+	return b.Manager.Recovery(fetch...)
+}
+
+// absolute makes a file's name one that is right in any folder.
+func absolute(name string) string {
+	if name == "" {
+		return ""
+	}
+	if abs, err := filepath.Abs(name); err == nil {
+		return abs
+	}
+	return name
 }
 
 // OpenRepo opens the repository alone, as quickly as it can be.

@@ -110,6 +110,7 @@ func backupOf(e repo.Entry) Backup {
 		StartLSN: m.StartLSN, StopLSN: m.StopLSN, Timeline: m.StopTimeline, Parent: m.Parent, Status: StatusCompleted,
 		Pinned: m.Pinned, PageErrors: m.PageErrors, System: strconv.FormatUint(m.Cluster.SystemID, 10), Major: m.Cluster.Major,
 	}
+	slices.SortStableFunc(e.Proofs, func(a, b repo.Proof) int { return a.At.Compare(b.At) })
 	if len(e.Proofs) > 0 {
 		last := proofOf(e.Proofs[len(e.Proofs)-1])
 		b.Proof = &last

@@ -56,9 +56,7 @@ func (m *Manager) Create(ctx context.Context, o CreateOptions) (Backup, error) {
 		m.rememberFailure(ctx, o.Type, started, err)
 		return Backup{}, err
 	}
-	if all, err := m.List(ctx); err == nil {
-		m.remember(ctx, all)
-	}
+	m.refresh(ctx)
 	return b, nil
 }
 
@@ -166,8 +164,8 @@ func (m *Manager) receiving(ctx context.Context, fn func(context.Context) error)
 	g, run := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.Run(run) })
 	g.Go(func() error {
-		if err := fn(run); err != nil {
-			return err
+		if failed := fn(run); failed != nil {
+			return failed
 		}
 		return done // ends the receiver
 	})

@@ -12,6 +12,16 @@ import (
 // historyPatience bounds what the table may take of a command's time: it is a view, and nothing waits for it.
 const historyPatience = 5 * time.Second
 
+// refresh is remember after something changed.
+func (m *Manager) refresh(ctx context.Context) {
+	if m.cfg.History == nil {
+		return
+	}
+	if all, err := m.List(ctx); err == nil {
+		m.remember(ctx, all)
+	}
+}
+
 // remember makes backup_history say what the repository says. Nothing fails
 // when the database is down: the repository is the truth.
 func (m *Manager) remember(ctx context.Context, backups []Backup) {

@@ -142,11 +142,7 @@ func (m *Manager) remove(ctx context.Context, ids []string, dry bool) (Removal, 
 		return done, err
 	}
 	if !dry {
-		all, err := m.List(ctx)
-		if err != nil {
-			return done, err
-		}
-		m.remember(ctx, all)
+		m.refresh(ctx)
 	}
 	return done, nil
 }

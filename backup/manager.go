@@ -39,7 +39,7 @@ func (m *Manager) Show(ctx context.Context, id string) (Details, error) {
 	}
 	i := slices.IndexFunc(entries, func(e repo.Entry) bool { return e.ID == id })
 	if entries[i].Err != nil {
-		return detailsOf(entries[i], entries[i].Manifest), nil
+		return detailsOf(entries[i], entries[i].Manifest), nil //nolint:nilerr // that it is damaged is what is shown
 	}
 	manifest, err := m.repo.Manifest(ctx, id)
 	if err != nil {

@@ -15,7 +15,8 @@ func backupCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{
 		Use: "backup", Short: "Take, list, check, restore and remove backups of PostgreSQL",
 		Example: `  rootstream backup create
-  rootstream backup list`,
+  rootstream backup list
+  rootstream backup restore latest --to /var/lib/postgresql/15/restored --start --yes`,
 		Long: `Take, list, check, restore and remove backups of a PostgreSQL cluster.
 
 Of the stack that rootstream up runs, the commands know everything. Any other
@@ -27,7 +28,8 @@ restored.`,
 	f := &repoFlags{}
 	f.add(c.PersistentFlags())
 	c.AddCommand(
-		backupCreate(env, f), backupList(env, f), backupShow(env, f), backupVerify(env, f), backupDelete(env, f), backupPrune(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f),
+		backupCreate(env, f), backupList(env, f), backupShow(env, f), backupVerify(env, f), backupWindow(env, f),
+		backupRestore(env, f), backupTestRestore(env, f), backupDelete(env, f), backupPrune(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f),
 	)
 	return c
 }
@@ -81,7 +83,7 @@ func backupList(env *environment, f *repoFlags) *cobra.Command {
 		Use: "list", Short: "List all backups, newest first", Args: cobra.NoArgs,
 		Example: "  rootstream backup list\n  rootstream backup list -o json --repo s3://backups/main --key-file /etc/rootstream/backup.key",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				all, err := b.List(cmd.Context())
 				if err != nil {
 					return err
@@ -97,7 +99,7 @@ func backupShow(env *environment, f *repoFlags) *cobra.Command {
 		Use: "show [ID|latest]", Short: "Show all that is known of a backup", Args: cobra.MaximumNArgs(1),
 		Example: "  rootstream backup show\n  rootstream backup show 20261128T011032Z-f-3a9c -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				d, err := b.Show(cmd.Context(), idOr(args))
 				if err != nil {
 					return err
@@ -160,7 +162,7 @@ func backupUnpin(env *environment, f *repoFlags) *cobra.Command {
 }
 
 func pin(ctx context.Context, env *environment, f *repoFlags, id string, pinned bool) error {
-	return f.with(ctx, env, app.BackupOptions{}, func(b *app.Backups) error {
+	return f.with(ctx, env, func(b *app.Backups) error {
 		if err := b.Pin(ctx, id, pinned); err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func backupVerify(env *environment, f *repoFlags) *cobra.Command {
 swapped. Without an id, everything in the repository. What is found is kept with each
 backup. Whether PostgreSQL starts from it is shown by test-restore.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				bar := env.progress("verify")
 				findings, err := b.Verify(cmd.Context(), app.VerifyBackups{
 					IDs: args, Quick: quick, Progress: func(done, total int64) { bar.show(done, total, "") },
@@ -144,7 +144,7 @@ share with them stay whole. One that is pinned must be unpinned first.`,
 					return err
 				}
 			}
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				done, err := b.Delete(cmd.Context(), args, dry)
 				if err != nil {
 					return err
@@ -172,7 +172,7 @@ by a test restore.`,
 					return err
 				}
 			}
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				done, err := b.Prune(cmd.Context(), dry)
 				if err != nil {
 					return err

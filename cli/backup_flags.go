@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 
 	"github.com/spf13/pflag"
@@ -47,9 +48,7 @@ func (f *repoFlags) settings() map[string]string {
 // config resolves the configuration of a command that works with backups; more are its own flags by key.
 func (f *repoFlags) config(env *environment, more map[string]string) (app.Config, error) {
 	settings := f.settings()
-	for key, value := range more {
-		settings[key] = value
-	}
+	maps.Copy(settings, more)
 	cfg, err := app.FindBackups(env.source(settings), env.dataDir)
 	if cfg.Log.Level == "info" {
 		cfg.Log.Level = "warn" // a command's own output says what it did
@@ -58,13 +57,12 @@ func (f *repoFlags) config(env *environment, more map[string]string) (app.Config
 }
 
 // with opens the repository, runs fn and closes it.
-func (f *repoFlags) with(ctx context.Context, env *environment, o app.BackupOptions, fn func(b *app.Backups) error) error {
+func (f *repoFlags) with(ctx context.Context, env *environment, fn func(b *app.Backups) error) error {
 	cfg, err := f.config(env, nil)
 	if err != nil {
 		return err
 	}
-	o.Stderr = env.stderr
-	b, err := app.OpenBackups(ctx, cfg, o)
+	b, err := app.OpenBackups(ctx, cfg, app.BackupOptions{Stderr: env.stderr})
 	if err != nil {
 		return err
 	}

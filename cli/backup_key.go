@@ -26,7 +26,7 @@ func backupKeyList(env *environment, f *repoFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the keys of the repository", Args: cobra.NoArgs, Example: "  rootstream backup key list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error { return env.backupKeys(cmd.Context(), b) })
+			return f.with(cmd.Context(), env, func(b *app.Backups) error { return env.backupKeys(cmd.Context(), b) })
 		},
 	}
 }
@@ -60,7 +60,7 @@ func backupKeyAdd(env *environment, f *repoFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				id, err := b.AddKey(cmd.Context(), key)
 				if err != nil {
 					return err
@@ -86,7 +86,7 @@ func backupKeyRotate(env *environment, f *repoFlags) *cobra.Command {
 			if err := env.confirm("keep the old key from opening the repository", "rotate"); err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				id, err := b.RotateKey(cmd.Context(), key)
 				if err != nil {
 					return err
@@ -108,7 +108,7 @@ func backupKeyRemove(env *environment, f *repoFlags) *cobra.Command {
 			if err := env.confirm("keep key "+args[0]+" from opening the repository", args[0]); err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, app.BackupOptions{}, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *app.Backups) error {
 				if err := b.RemoveKey(cmd.Context(), args[0]); err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"rootstream/internal/proc"
 	"rootstream/pgserver"
 )
 
@@ -51,6 +52,7 @@ func TestBackupScripts(t *testing.T) {
 					e.Setenv("DSN", server.DSN("postgres"))
 					e.Setenv("OTHERDSN", other.DSN("postgres"))
 					e.Setenv("OTHERDATA", other.DataDir())
+					e.Setenv("PLACE", serverFolder(t))
 					e.Setenv("HOME", e.WorkDir)
 					e.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
 					return nil
@@ -58,6 +60,27 @@ func TestBackupScripts(t *testing.T) {
 			})
 		})
 	}
+}
+
+// serverFolder is a folder that PostgreSQL's user can enter and owns.
+func serverFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "rootstream-restored-") //nolint:usetesting // the test's own folder is closed to PostgreSQL's user
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	account, err := proc.Unprivileged("postgres")
+	if os.Geteuid() != 0 {
+		account, err = proc.Current()
+	}
+	if err == nil {
+		err = account.Own(dir)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // flip turns one bit in the middle of the largest file below a folder; a second time turns it back.

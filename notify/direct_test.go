@@ -30,8 +30,8 @@ func TestDirectSendsWithoutADatabase(t *testing.T) {
 	if len(files) != 1 {
 		t.Fatalf("%d mails", len(files))
 	}
-	if raw, err := os.ReadFile(files[0]); err != nil || !strings.Contains(string(raw), "the disk is full") {
-		t.Errorf("%s, %v", raw, err)
+	if raw, unread := os.ReadFile(files[0]); unread != nil || !strings.Contains(string(raw), "the disk is full") {
+		t.Errorf("%s, %v", raw, unread)
 	}
 	if err = d.Webhook(t.Context(), "backup.alert", "ops", map[string]string{"job": "full"}); err != nil {
 		t.Fatal(err)
