@@ -10,7 +10,7 @@ PKGS ?= ./...
 export CGO_ENABLED ?= 0
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 build: ## build bin/rootstream
 	go build -trimpath -o $(BIN) ./cmd/rootstream
@@ -40,6 +40,10 @@ bench: ## measure against floors in the same run, write docs/BENCHMARKS.md
 	@scripts/install-deps.sh test
 	go run ./bench -out docs/BENCHMARKS.md
 
+bench-backup: ## measure backups beside pgBackRest, write docs/BENCHMARKS-backup.md (SCALE=100)
+	@scripts/install-deps.sh bench
+	go run ./bench/backup -scale $(or $(SCALE),100) -out docs/BENCHMARKS-backup.md
+
 soak: ## the fault tests at full length (SOAK=30m)
 	@scripts/install-deps.sh test
 	ROOTSTREAM_SOAK=$(or $(SOAK),30m) go test -count=1 -timeout 4h -run WhateverBreaks -v ./tests/...
@@ -51,4 +55,4 @@ $(LINT): tools/go.mod
 	go -C tools build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	@touch $(LINT)
 
-.PHONY: help build up test check gen bench soak install
+.PHONY: help build up test check gen bench bench-backup soak install

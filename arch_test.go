@@ -31,8 +31,8 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup/archive":    "backup/pgdata backup/repo backup/wal",
-	"backup/base":       "backup/pgdata backup/repo backup/wal",
+	"backup/archive":    "backup/pgdata backup/repo backup/wal pgserver",
+	"backup/base":       "backup/pgdata backup/repo backup/wal pgserver",
 	"backup/pgdata":     "backup/wal",
 	"backup/restore":    "backup/pgdata backup/repo backup/wal backup/wal/record pgserver",
 	"backup/schedule":   "",

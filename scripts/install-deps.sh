@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing: `install-deps.sh run` for the stack, `test` for the tests too.
+# Installs what is missing: `install-deps.sh run` for the stack, `test` for the tests too, `bench` for the peers of benchmarks.
 # Distribution packages are kept from starting servers of their own.
 set -euo pipefail
 
@@ -16,6 +16,10 @@ pgbench_found() { has pgbench || compgen -G '/usr/lib/postgresql/*/bin/pgbench';
 
 want postgresql postgres_found
 want redis-server has redis-server
+if [ "${1:-run}" = bench ]; then
+	want postgresql-contrib pgbench_found
+	want pgbackrest has pgbackrest
+fi
 if [ "${1:-run}" = test ]; then
 	want postgresql-contrib pgbench_found
 	want zbar-tools has zbarimg

@@ -155,6 +155,22 @@ func (s *server) start(ctx context.Context, label string, fast bool) (wal.LSN, t
 	return lsn, now.UTC(), err
 }
 
+// position returns where the log is, on which timeline, and the server's time.
+func (s *server) position(ctx context.Context) (wal.LSN, wal.TimelineID, time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	sql := `select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end)::text,
+		timeline_id, clock_timestamp() from pg_control_checkpoint()`
+	var at string
+	var timeline uint32
+	var now time.Time
+	if err := s.conn.QueryRow(ctx, sql).Scan(&at, &timeline, &now); err != nil {
+		return 0, 0, time.Time{}, ErrServer.WithCause(err)
+	}
+	lsn, err := wal.ParseLSN(at)
+	return lsn, wal.TimelineID(timeline), now.UTC(), err
+}
+
 // end is what the server says when a backup ends.
 type end struct {
 	lsn           wal.LSN

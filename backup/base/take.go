@@ -47,7 +47,12 @@ func (t *taking) run(ctx context.Context) error {
 		return err
 	}
 	t.s = s
-	err = cause(run, t.take(run))
+	if t.cfg.Type == repo.Logical {
+		err = t.dump(run)
+	} else {
+		err = t.take(run)
+	}
+	err = cause(run, err)
 	if failed := s.Abort(ctx); failed != nil {
 		return errors.Join(err, failed)
 	}
@@ -64,7 +69,7 @@ func (t *taking) meet(ctx context.Context) (err error) {
 	} else if t.cfg.PrimaryDSN != "" {
 		t.primary, err = connect(ctx, t.cfg.PrimaryDSN)
 	}
-	if err == nil {
+	if err == nil && t.cfg.Type != repo.Logical {
 		err = t.belongs()
 	}
 	if err != nil {
