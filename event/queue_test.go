@@ -45,7 +45,7 @@ func TestFewUnitsAreCommittedTogetherAndNotTooOften(t *testing.T) {
 	waiting(t, q, 1)
 	taken(t, q, now.Add(time.Hour), taking{}) // its lane is busy
 	q.done(b)
-	taken(t, q, now.Add(pace/4), taking{wait: pace*3/4})
+	taken(t, q, now.Add(pace/4), taking{wait: pace * 3 / 4})
 	taken(t, q, now.Add(pace), taking{units: 1, lanes: 1})
 	waiting(t, q, 0, 1)
 	taken(t, q, now.Add(2*pace), taking{units: 1, lanes: 1}) // one that takes long holds only its own lanes back
@@ -58,7 +58,7 @@ func TestLanesWithPlentyAreCommittedSideBySide(t *testing.T) {
 	t.Parallel()
 	q, now := newQueue(3), time.Now()
 	waiting(t, q, plenty, plenty+1)
-	taken(t, q, now, taking{units: plenty+1, lanes: 1})
+	taken(t, q, now, taking{units: plenty + 1, lanes: 1})
 	full := taken(t, q, now, taking{units: plenty, lanes: 1})
 	waiting(t, q, plenty, 1)
 	taken(t, q, now, taking{})
@@ -72,7 +72,7 @@ func TestLanesWithPlentyAreCommittedSideBySide(t *testing.T) {
 	if q.drop(full.units[0]) {
 		t.Error("what is being committed was dropped")
 	}
-	taken(t, q, now, taking{units: plenty+300-256-1, lanes: 1})
+	taken(t, q, now, taking{units: plenty + 300 - 256 - 1, lanes: 1})
 	if left := q.close(); len(left) != 1 || q.put(left[0], 0) {
 		t.Errorf("%d left at the end, or one taken in after it", len(left))
 	}
