@@ -56,7 +56,7 @@ func Appended(tx *postgres.Tx) []Event {
 // write locks, numbers and inserts what was collected in one round trip.
 func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
 	b := &pgx.Batch{}
-	insert(b, p.events)
+	insert(b, p.events, nil)
 	err := tx.SendBatch(ctx, b).Close()
 	if postgres.Violates(err, keyIndex) {
 		return ErrDuplicate

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -48,14 +49,21 @@ const insertEvent = `with v as (
 // version of one is not what it expects or the key of one is in the log. It
 // answers with each event's numbers either way. It runs after the locks are
 // held, in a snapshot of its own (READ COMMITTED), so the maxima are what is
-// committed. Each maximum is one descent of an index, whatever the plan's age.
+// committed. Each maximum is one descent of an index, whatever the plan's age,
+// and what the number is at least keeps it from reading a page of older ones.
 const insertEvents = `with entity as materialized (
-		select array(select coalesce((select max(e.version) from events e
-			where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id), 0)
-			from unnest($1::text[], $2::uuid[]) with ordinality w (aggregate_type, aggregate_id, ord) order by ord) as now
+		select array(select coalesce(
+			(select max(e.version) from events e
+				where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id and e.version >= w.least),
+			(select max(e.version) from events e
+				where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id), 0)
+			from unnest($1::text[], $2::uuid[], $17::bigint[]) with ordinality w (aggregate_type, aggregate_id, least, ord)
+			order by ord) as now
 	), head as materialized (
-		select array(select coalesce((select max(e.seq) from events e where e.shard = w.shard), 0)
-			from unnest($3::smallint[]) with ordinality w (shard, ord) order by ord) as now
+		select array(select coalesce(
+			(select max(e.seq) from events e where e.shard = w.shard and e.seq >= w.least),
+			(select max(e.seq) from events e where e.shard = w.shard), 0)
+			from unnest($3::smallint[], $18::bigint[]) with ordinality w (shard, least, ord) order by ord) as now
 	), numbered as materialized (
 		select w.*, entity.now[w.entity] as now, entity.now[w.entity] + w.after_now as version, head.now[w.head] + w.after_head as seq,
 			w.key <> '' and coalesce((select true from events e where e.idempotency_key = w.key limit 1), false) as seen,
@@ -93,10 +101,11 @@ func placesOf[K comparable](rows []*row, key func(*row) K) (p places[K]) {
 	return p
 }
 
-// insert makes b lock, number and insert rows. Their numbers stand once b is through.
-func insert(b *pgx.Batch, rows []*row) {
+// insert makes b lock, number and insert rows. Their numbers stand once b is through. heads are what the shards' newest
+// numbers are at least; nil means that nothing is known.
+func insert(b *pgx.Batch, rows []*row, heads *heads) {
 	if len(rows) > 1 {
-		insertMany(b, rows)
+		insertMany(b, rows, heads)
 		return
 	}
 	r := rows[0]
@@ -106,7 +115,7 @@ func insert(b *pgx.Batch, rows []*row) {
 }
 
 // insertMany is insert with a statement that also tells which keys are used.
-func insertMany(b *pgx.Batch, rows []*row) {
+func insertMany(b *pgx.Batch, rows []*row, known *heads) {
 	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
 	shard := func(r *row) int16 { return int16(r.Aggregate.Shard()) } //nolint:gosec // 0 to 15
 	heads := placesOf(rows, shard)
@@ -120,6 +129,7 @@ func insertMany(b *pgx.Batch, rows []*row) {
 		of(rows, func(r *row) string { return string(r.data) }),
 		of(rows, func(r *row) *uuid.UUID { return r.UserID }), of(rows, func(r *row) *uuid.UUID { return r.ActorID }),
 		of(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }),
+		expected(entities, rows), of(heads.keys, known.least),
 	).Query(func(answer pgx.Rows) error {
 		for i := 0; answer.Next(); i++ {
 			if err := rows[i].scan(answer); err != nil {
@@ -129,6 +139,30 @@ func insertMany(b *pgx.Batch, rows []*row) {
 		return answer.Err()
 	})
 }
+
+// expected is what the versions of entities are at least if their first events of rows expect the right ones.
+func expected(entities places[Ref], rows []*row) []int64 {
+	least := make([]int64, len(entities.keys))
+	for i, r := range rows {
+		if entities.count[i] == 1 {
+			least[entities.which[i]-1] = r.Expect
+		}
+	}
+	return least
+}
+
+// heads are numbers that the shards have been seen to have.
+type heads [Shards]atomic.Int64
+
+func (h *heads) least(shard int16) int64 {
+	if h == nil {
+		return 0
+	}
+	return h[shard].Load()
+}
+
+// saw notes e's number; that of an older event may take a newer one's place.
+func (h *heads) saw(e *Event) { h[e.Shard].Store(e.Seq) }
 
 // of is one column of rows.
 func of[R, V any](rows []R, value func(R) V) []V {

@@ -93,7 +93,8 @@ type Log struct {
 	cfg    LogConfig
 	room   *semaphore.Weighted // for events that wait or are being committed
 	queue  *queue              // a lane for each worker, by shard, and one for units of several workers' shards
-	due    chan due            // snapshots to write
+	heads  heads
+	due    chan due // snapshots to write
 	counts *counts
 }
 
@@ -195,7 +196,9 @@ func (l *Log) Committed(events []Event) {
 		return
 	}
 	l.cfg.OnCommit(events)
-	for _, e := range events {
+	for i := range events {
+		e := &events[i]
+		l.heads.saw(e)
 		if e.Version%int64(l.cfg.SnapshotEvery) == 0 {
 			select {
 			case l.due <- due{e.Ref(), e.Version}:
@@ -250,9 +253,9 @@ func (l *Log) commit(ctx context.Context, units []*unit) {
 func (l *Log) send(ctx context.Context, rows []*row, tellKeys bool) error {
 	b := &pgx.Batch{}
 	if tellKeys {
-		insertMany(b, rows)
+		insertMany(b, rows, &l.heads)
 	} else {
-		insert(b, rows)
+		insert(b, rows, &l.heads)
 	}
 	begun := time.Now()
 	err := l.cfg.DB.Pipeline(ctx, b)
