@@ -42,6 +42,7 @@ var mayImport = map[string]string{
 	"backup/repo":                "backup/storage backup/wal secret",
 	"backup/storage":             "",
 	"backup/storage/file":        "backup/storage",
+	"backup/storage/s3":          "backup/storage secret",
 	"backup/storage/storagetest": "backup/storage",
 
 	"backup": "backup/archive backup/base backup/repo backup/restore backup/schedule backup/storage backup/storage/file backup/wal notify postgres secret",
@@ -75,6 +76,7 @@ var oneRoom = map[string]string{
 	"github.com/goccy/go-yaml":             "app",
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
+	"github.com/minio/minio-go":            "backup/storage/s3",
 	"github.com/klauspost/compress":        "event/codec backup/repo",
 	"github.com/netresearch/go-cron":       "backup/schedule",
 }

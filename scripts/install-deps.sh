@@ -70,3 +70,9 @@ if [ "$(printf '%s\n%s\n' "$need_go" "$have_go" | sort -V | head -n 1)" != "$nee
 	echo "Go $need_go or newer is needed, this is $have_go: https://go.dev/doc/install" >&2
 	exit 2
 fi
+
+# A real S3 server for the tests; it is not packaged.
+if [ "${1:-run}" = test ] && ! has versitygw && [ ! -x "$(dirname "$0")/../bin/versitygw" ]; then
+	echo "Building versitygw" >&2
+	CGO_ENABLED=0 go -C "$(dirname "$0")/../tools/versitygw" build -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw
+fi

@@ -43,6 +43,7 @@ type Storage interface {
 	Put(ctx context.Context, name string, body []byte) error
 	// Swap replaces the object that has the tag, and returns the new tag; ErrChanged if it has another.
 	// An empty tag means that there must be none. Bodies have to differ from each other.
+	// After ErrUnreachable, as with every call, it may have happened or happen yet.
 	Swap(ctx context.Context, name string, body []byte, tag string) (string, error)
 	// Get reads n bytes from off on, or to the end if n < 0. ErrNotFound: proven absent; ErrShort: it ends before.
 	Get(ctx context.Context, name string, off, n int64) ([]byte, error)

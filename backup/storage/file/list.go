@@ -34,11 +34,10 @@ func (s *Storage) walk(ctx context.Context, dir, prefix string, yield func(stora
 		return yield(storage.Object{}, err)
 	}
 	entries, err := fs.ReadDir(s.root.FS(), dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	if err = describe("list "+dir, err); errors.Is(err, storage.ErrNotFound) {
 		return true
-	}
-	if err != nil {
-		return yield(storage.Object{}, describe("list "+dir, err))
+	} else if err != nil {
+		return yield(storage.Object{}, err)
 	}
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return cmp.Compare(sortKey(a), sortKey(b)) })
 	for _, e := range entries {
@@ -72,8 +71,8 @@ func (s *Storage) Folders(ctx context.Context, prefix string) ([]string, error) 
 		return nil, cmp.Or(err, error(storage.ErrName))
 	}
 	entries, err := fs.ReadDir(s.root.FS(), dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, describe("list "+dir, err)
+	if err = describe("list "+dir, err); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return nil, err
 	}
 	var names []string
 	for _, e := range entries {
