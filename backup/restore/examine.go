@@ -69,13 +69,17 @@ func plantIn(ctx context.Context, dsn string) (planted, error) {
 
 // awaitArrival tries again while the log of a restore point is on its way.
 func awaitArrival(ctx context.Context, try func() (*job, error)) (*job, error) {
+	var missing error
 	for {
 		j, err := try()
-		if !errors.Is(err, ErrOutside) && !errors.Is(err, ErrGap) {
+		switch {
+		case errors.Is(err, ErrOutside) || errors.Is(err, ErrGap):
+			missing = err
+		case missing == nil || ctx.Err() == nil:
 			return j, err
 		}
 		if wait.For(ctx, lookAgain) != nil {
-			return nil, fmt.Errorf("what was planted does not arrive in the repository: %w", err)
+			return nil, fmt.Errorf("what was planted does not arrive in the repository: %w", missing)
 		}
 	}
 }

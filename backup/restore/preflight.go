@@ -182,6 +182,9 @@ func (j *job) preflight() error {
 	if unfinished && st.Repository != j.repo.ID().String() {
 		return ErrForeign.WithCause(fmt.Errorf("a restore from repository %s was begun there", st.Repository))
 	}
+	if unfinished && exists(filepath.Join(dir, pgdata.ControlPath)) {
+		unfinished = false // it was complete but for its last note; a server may have run on it since
+	}
 	j.resume, j.reuse = unfinished, unfinished || j.cfg.Mode == Delta
 	filled, err := holdsAnything(dir)
 	if err != nil {

@@ -149,7 +149,7 @@ func (t *trial) run(ctx context.Context) (string, error) {
 	began := time.Now()
 	j, err := t.prepare(ctx, target)
 	if err != nil {
-		return "", err
+		return t.blamed(ctx, j), err
 	}
 	id := j.manifest.ID
 	t.facts["backup"], t.facts["timeline"] = id, strconv.FormatUint(uint64(j.choice.Timeline), 10)
@@ -163,6 +163,19 @@ func (t *trial) run(ctx context.Context) (string, error) {
 	t.facts["restore_seconds"] = seconds(began)
 	t.facts["bytes"] = strconv.FormatInt(j.survey.total(), 10)
 	return id, t.live(ctx, j, began)
+}
+
+// blamed returns the backup that a failure is recorded with: the one that was chosen, else the newest.
+func (t *trial) blamed(ctx context.Context, j *job) string {
+	if j != nil {
+		return j.choice.Backup.ID
+	}
+	backups, _, err := Load(ctx, t.repo, t.cfg.System)
+	if err != nil || len(backups) == 0 {
+		return ""
+	}
+	sortBackups(backups)
+	return backups[len(backups)-1].ID
 }
 
 func seconds(since time.Time) string {

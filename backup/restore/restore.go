@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"rootstream/backup/pgdata"
@@ -94,6 +95,7 @@ type Result struct {
 	Files    int64          `json:"files"`
 	Bytes    int64          `json:"bytes"`
 	Fetched  int64          `json:"fetched_bytes"` // of them, those that were not there already
+	BadPages int64          `json:"bad_pages"`     // whose checksum was wrong when the backup was taken, and is again
 	Resumed  bool           `json:"resumed"`
 	Took     time.Duration  `json:"took_ns"`
 	Started  bool           `json:"started"`
@@ -153,15 +155,25 @@ func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
 		cfg.Dir = real
 	}
 	j, err := prepare(ctx, cfg, r)
+	if err == nil && cfg.Mode == Fresh && !j.resume {
+		err = j.beside(ctx)
+	}
 	if err != nil {
 		return Result{}, err
 	}
-	if err = j.files(ctx); err != nil {
+	if err = j.files(ctx); errors.Is(err, syscall.ENOSPC) {
+		err = ErrSpace.WithCause(err).WithHint("make room, then run the same command again: it goes on")
+	}
+	if err != nil {
 		return Result{}, fmt.Errorf("restore %s to %s: %w", j.manifest.ID, cfg.Dir, err)
+	}
+	if j.manifest.PageErrors > 0 {
+		cfg.Logger.WarnContext(ctx, "the backup was taken of damaged pages, and so is what was restored", "backup", j.manifest.ID, "pages", j.manifest.PageErrors)
 	}
 	res := Result{
 		Backup: j.manifest.ID, System: j.manifest.Cluster.SystemID, Dir: cfg.Dir, Target: cfg.Target.String(), Timeline: j.choice.Timeline,
 		Kept: j.kept, Files: j.survey.files, Bytes: j.survey.total(), Fetched: j.fetched, Resumed: j.resume, Took: time.Since(began),
+		BadPages: j.manifest.PageErrors,
 	}
 	if !cfg.Start {
 		return res, nil
@@ -175,7 +187,7 @@ func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
 	return res, nil
 }
 
-// prepare decides everything and touches nothing.
+// prepare decides everything and touches nothing. A job comes with an error once a backup is chosen.
 func prepare(ctx context.Context, cfg Config, r *repo.Repo) (*job, error) {
 	backups, archive, err := Load(ctx, r, cfg.System)
 	if err != nil {
@@ -190,26 +202,20 @@ func prepare(ctx context.Context, cfg Config, r *repo.Repo) (*job, error) {
 	}
 	j := &job{cfg: cfg, repo: r, choice: choice}
 	if j.manifest, err = r.Manifest(ctx, choice.Backup.ID); err != nil {
-		return nil, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
+		return j, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
 	}
 	if j.account, err = ownerOf(cfg); err != nil {
-		return nil, err
+		return j, err
 	}
 	if cfg.Start {
 		if err = j.findServer(); err != nil { //nolint:contextcheck // a look at files, bounded by itself
-			return nil, err
+			return j, err
 		}
 	}
 	if j.survey, err = j.look(ctx); err != nil {
-		return nil, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
+		return j, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
 	}
-	if err = j.preflight(); err != nil {
-		return nil, err
-	}
-	if cfg.Mode == Fresh && !j.resume {
-		err = j.beside(ctx)
-	}
-	return j, err
+	return j, j.preflight()
 }
 
 // files puts the cluster in place, pg_control last.

@@ -2,6 +2,7 @@ package restore
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,36 +12,37 @@ import (
 type setting struct{ name, value string }
 
 // recoverySettings returns what tells PostgreSQL 14 to 18 where to end. All targets are set, since one that is left
-// over in another file would contradict ours and keep the server from starting.
+// over in another file would contradict ours and keep the server from starting. The one that counts is the last: an
+// empty one after it is a contradiction, too.
 func recoverySettings(t Target, timeline uint64, restoreCommand string) []setting {
-	value := func(kind Kind, v string) string {
-		if t.Kind != kind {
-			return ""
-		}
-		return v
-	}
-	action := t.Action
-	if action == "" {
-		action = Promote
-	}
-	inclusive := "on"
-	if t.Exclusive {
-		inclusive = "off"
-	}
-	return []setting{
+	all := []setting{
 		{"restore_command", restoreCommand},
-		{"recovery_target", value(Immediate, "immediate")},
-		{"recovery_target_time", value(AtTime, t.Time.UTC().Format("2006-01-02 15:04:05.999999+00"))},
-		{"recovery_target_lsn", value(AtLSN, t.LSN.String())},
-		{"recovery_target_xid", value(AtXID, strconv.FormatUint(t.XID, 10))},
-		{"recovery_target_name", value(AtName, t.Name)},
-		{"recovery_target_inclusive", inclusive},
+		{"recovery_target_inclusive", map[bool]string{false: "on", true: "off"}[t.Exclusive]},
 		{"recovery_target_timeline", strconv.FormatUint(timeline, 10)},
-		{"recovery_target_action", string(action)},
+		{"recovery_target_action", string(cmp.Or(t.Action, Promote))},
 		{"recovery_min_apply_delay", "0"},
 		{"recovery_end_command", ""},
 		{"archive_cleanup_command", ""},
 	}
+	targets := []struct {
+		kind Kind
+		setting
+	}{
+		{Immediate, setting{"recovery_target", "immediate"}},
+		{AtTime, setting{"recovery_target_time", t.Time.UTC().Format("2006-01-02 15:04:05.999999+00")}},
+		{AtLSN, setting{"recovery_target_lsn", t.LSN.String()}},
+		{AtXID, setting{"recovery_target_xid", strconv.FormatUint(t.XID, 10)}},
+		{AtName, setting{"recovery_target_name", t.Name}},
+	}
+	var last []setting
+	for _, target := range targets {
+		if target.kind == t.Kind {
+			last = append(last, target.setting)
+		} else {
+			all = append(all, setting{target.name, ""})
+		}
+	}
+	return append(all, last...)
 }
 
 // isRecovery reports whether a parameter only matters to a recovery, so that one found in a backup is left over.
@@ -111,7 +113,7 @@ func parseSetting(line string) (name, value string) {
 		switch c := rest[i]; {
 		case c == '\\' && i+1 < len(rest):
 			i++
-			b.WriteByte(rest[i])
+			b.WriteString(unescaped(rest[i]))
 		case c == '\'' && i+1 < len(rest) && rest[i+1] == '\'':
 			i++
 			b.WriteByte('\'')
@@ -122,6 +124,14 @@ func parseSetting(line string) (name, value string) {
 		}
 	}
 	return name, b.String()
+}
+
+// unescaped returns what a character means behind a backslash.
+func unescaped(c byte) string {
+	if i := strings.IndexByte("bfnrt", c); i >= 0 {
+		return "\b\f\n\r\t"[i : i+1]
+	}
+	return string([]byte{c})
 }
 
 // standbyMinimums are the parameters that recovery needs to be at least what they were where the log was written

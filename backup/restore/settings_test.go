@@ -32,17 +32,17 @@ max_connections = '200'
 max_wal_senders = '10'
 # Recovery, written by rootstream restore. It may go once the server is in production.
 restore_command = 'it''s ''a'' \\ command %f'
-recovery_target = ''
-recovery_target_time = '2026-11-28 00:02:03.000004+00'
-recovery_target_lsn = ''
-recovery_target_xid = ''
-recovery_target_name = ''
 recovery_target_inclusive = 'off'
 recovery_target_timeline = '3'
 recovery_target_action = 'pause'
 recovery_min_apply_delay = '0'
 recovery_end_command = ''
 archive_cleanup_command = ''
+recovery_target = ''
+recovery_target_lsn = ''
+recovery_target_xid = ''
+recovery_target_name = ''
+recovery_target_time = '2026-11-28 00:02:03.000004+00'
 # End of recovery.
 `
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -62,9 +62,6 @@ func FuzzASettingIsReadAsItWasWritten(f *testing.F) {
 		f.Add(v)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		if strings.ContainsAny(value, "\r\n") {
-			t.Skip("written as an escape that only PostgreSQL reads back")
-		}
 		line := restore.SettingLine("some_name", value)
 		if name, got := restore.ParseSetting(strings.TrimSuffix(line, "\n")); name != "some_name" || got != value {
 			t.Errorf("%q became %q = %q", value, name, got)
