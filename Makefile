@@ -48,6 +48,9 @@ soak: ## the fault tests at full length (SOAK=30m)
 	@scripts/install-deps.sh test
 	ROOTSTREAM_SOAK=$(or $(SOAK),30m) go test -count=1 -timeout 4h -run WhateverBreaks -v ./tests/...
 
+test-versions: ## cycle and recovery tests of backups on PostgreSQL 14, 16, 17 and 18
+	@scripts/test-versions.sh
+
 install: build ## install the binary, completions and man pages under PREFIX
 	@scripts/install.sh $(BIN) $(DESTDIR)$(PREFIX)
 
@@ -55,4 +58,4 @@ $(LINT): tools/go.mod
 	go -C tools build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	@touch $(LINT)
 
-.PHONY: help build up test check gen bench bench-backup soak install
+.PHONY: help build up test check gen bench bench-backup soak install test-versions
