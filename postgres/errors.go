@@ -38,13 +38,13 @@ func classify(err error) error {
 	if pe, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return classifyState(pe, err)
 	}
-	if errors.Is(err, context.Canceled) {
+	_, connecting := errors.AsType[*pgconn.ConnectError](err)
+	if errors.Is(err, context.Canceled) && !connecting { // of a connection that the pool makes the caller cancels nothing
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return ErrBusy.WithCause(err).WithRetryAfter(time.Second)
 	}
-	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	_, network := errors.AsType[net.Error](err)
 	gone := errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 	if connecting || network || gone || pgconn.SafeToRetry(err) || isBroken(err) {

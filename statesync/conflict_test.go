@@ -9,6 +9,7 @@ import (
 
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
 )
@@ -166,5 +167,27 @@ func TestCommitsThatPostgresLostAreInTheConflictLog(t *testing.T) {
 	}
 	if res, err := b.RestoreLoser(t.Context(), list[0].ID, nil); err != nil || asJSON(t, res.Doc.Data) != `{"n":2}` {
 		t.Errorf("%+v, %v", res, err)
+	}
+}
+
+func TestAnUpdateThatWasStoredIsNeverAnsweredAsOneThatWasNot(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a := start(t, db, nil)
+	r := ref("mine")
+	a.set(t, r, "n", 1)
+	a.set(t, r, "n", 2)
+	if _, err := db.Exec(t.Context(), "alter table sync_conflicts rename to elsewhere"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error {
+		d.Data["n"] = 3
+		return nil
+	}, statesync.UpdateOptions{Expect: new(int64(1))})
+	if !errors.Is(err, postgres.ErrCommitUnknown) {
+		t.Errorf("the conflict could not be noted: %v", err)
+	}
+	if d, err := a.Get(t.Context(), r, statesync.Latest()); err != nil || d.Version != 3 {
+		t.Errorf("version %d, %v", d.Version, err)
 	}
 }

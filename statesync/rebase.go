@@ -146,7 +146,11 @@ func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o 
 		if err != nil && verdict != Reject {
 			return r, err
 		}
-		return r, cmp.Or(m.noteRebase(ctx, verdict, base, theirs, mine, r), err)
+		failed := m.noteRebase(ctx, verdict, base, theirs, mine, r)
+		if failed != nil && r.Changed {
+			failed = stored(failed)
+		}
+		return r, cmp.Or(failed, err)
 	}
 }
 
@@ -200,5 +204,8 @@ func (m *Manager) repeated(
 		return Result{}, false, err
 	}
 	d, _, err := m.replay(ctx, t, theirs.Ref, done[0].Version)
+	if err != nil {
+		err = stored(err)
+	}
 	return Result{Token: tokenAt(m.feed.Epoch(), done[0].Shard, done[0].Seq), Version: done[0].Version, Doc: d, Changed: true}, true, err
 }

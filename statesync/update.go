@@ -14,6 +14,7 @@ import (
 	"rootstream/errs"
 	"rootstream/event"
 	"rootstream/internal/wait"
+	"rootstream/postgres"
 )
 
 // breathe waits a while before a race that was lost so many times is run again, the longer the more often it was.
@@ -251,6 +252,9 @@ func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e eve
 	r := Result{Token: tokenAt(m.feed.Epoch(), e.Shard, e.Seq), Version: e.Version, Changed: true}
 	if e.Version != base.Version+1 {
 		d, _, err := m.replay(ctx, t, e.Ref(), e.Version)
+		if err != nil {
+			err = stored(err)
+		}
 		r.Doc = d
 		return r, err
 	}
@@ -258,4 +262,10 @@ func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e eve
 	m.memory.put(c.next, c.size, t.Hold)
 	r.Doc = c.next.clone()
 	return r, nil
+}
+
+// stored is what went wrong once an update was stored: whoever is told that a part of ours is down, and nothing else, takes
+// it for not stored. The same key makes it safe to ask again.
+func stored(err error) error {
+	return postgres.ErrCommitUnknown.WithCause(err).WithRetryAfter(time.Second)
 }
