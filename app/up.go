@@ -12,7 +12,6 @@ import (
 
 	"rootstream/auth"
 	"rootstream/devstack"
-	"rootstream/errs"
 )
 
 // UpOptions says what to run on this machine.
@@ -41,7 +40,12 @@ func Up(ctx context.Context, o UpOptions) error {
 	}
 	cfg := devstack.Config{
 		DataDir: o.DataDir, Listen: o.Listen, TLS: o.Config.HTTP.TLSCert != "", Logger: newLogger(o.Config.Log, o.Stderr),
-		Node: func(l devstack.Layout) devstack.Command { return child(l, "node") },
+		Node: func(l devstack.Layout) devstack.Command {
+			if o.ConfigFile != "" {
+				return child(l, "node", "--config", o.ConfigFile)
+			}
+			return child(l, "node")
+		},
 		Serve: func(l devstack.Layout) devstack.Command {
 			args := []string{"serve", "--listen", l.Listen}
 			if o.ConfigFile != "" {
@@ -97,18 +101,4 @@ func setupLink(ctx context.Context, l devstack.Layout, o UpOptions) (string, err
 		return "", err
 	}
 	return strings.TrimSuffix(l.URL, "/") + "/setup#token=" + token.Reveal(), nil
-}
-
-// Node is the parent of the PostgreSQL of a data folder until ctx ends.
-func Node(ctx context.Context, dataDir string, cfg Config, stderr io.Writer) error {
-	if dataDir == "" {
-		return errs.NewInvalid("--data", "is required: the data folder whose PostgreSQL to run")
-	}
-	layout, err := devstack.Plan(devstack.Config{DataDir: dataDir}) //nolint:contextcheck // looking at versions is bounded by itself
-	if err != nil {
-		return err
-	}
-	node := layout.Node()
-	node.Logger = newLogger(cfg.Log, stderr)
-	return devstack.RunNode(ctx, node)
 }

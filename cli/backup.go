@@ -29,7 +29,7 @@ restored.`,
 	f.add(c.PersistentFlags())
 	c.AddCommand(
 		backupCreate(env, f), backupList(env, f), backupShow(env, f), backupVerify(env, f), backupWindow(env, f),
-		backupRestore(env, f), backupTestRestore(env, f), backupDelete(env, f), backupPrune(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f),
+		backupRestore(env, f), backupTestRestore(env, f), backupDelete(env, f), backupPrune(env, f), backupPin(env, f), backupUnpin(env, f), backupKey(env, f), backupSchedule(env, f),
 	)
 	return c
 }
