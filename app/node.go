@@ -43,7 +43,7 @@ func Node(ctx context.Context, dataDir string, cfg Config, stderr io.Writer) err
 		return devstack.RunNode(run, node)
 	})
 	if cfg = cfg.ofStack(layout); cfg.Backup.KeyFile != "" || cfg.Backup.PassphraseFile != "" {
-		g.Go(func() error { return keepBackups(server, cfg, layout, node.Logger) })
+		g.Go(func() error { return keepBackups(server, cfg, layout, stderr) })
 	}
 	return g.Wait()
 }
@@ -72,7 +72,8 @@ const serverLook = 500 * time.Millisecond
 
 // keepBackups waits for the server, then works for it until ctx ends. That
 // backups cannot be kept never ends the server.
-func keepBackups(ctx context.Context, cfg Config, l devstack.Layout, log *slog.Logger) error {
+func keepBackups(ctx context.Context, cfg Config, l devstack.Layout, stderr io.Writer) error {
+	log := newLogger(cfg.Log, stderr)
 	for ctx.Err() == nil {
 		if dsn, err := os.ReadFile(l.AdminDSNFile); err == nil {
 			cfg.Backup.DSN = secret.FromBytes([]byte(strings.TrimSpace(string(dsn))))
@@ -88,9 +89,8 @@ func keepBackups(ctx context.Context, cfg Config, l devstack.Layout, log *slog.L
 		cfg.Postgres.DSN = secret.FromBytes([]byte(strings.TrimSpace(string(dsn))))
 	}
 	for ctx.Err() == nil {
-		b, err := OpenBackups(ctx, cfg, BackupOptions{Create: true, Stderr: io.Discard})
+		b, err := OpenBackups(ctx, cfg, BackupOptions{Create: true, Stderr: stderr})
 		if err == nil {
-			b.log = log
 			err = b.Keep(ctx)
 			b.Close()
 		}

@@ -19,7 +19,7 @@ user add|user list|user show|user role|user verify|user disable|user enable|user
 session list|session show|session revoke|session revoke-all|session cleanup
 mfa enroll|mfa status|mfa reset|stream create|stream list|stream show|stream start|stream stop
 event append|event list|event replay|event verify
-backup create|backup list|backup show|backup verify|backup test-restore|backup restore|backup delete|backup prune|backup window|backup key list|backup key add|backup key remove|backup key rotate
+backup create|backup list|backup show|backup verify|backup test-restore|backup restore|backup delete|backup prune|backup window|backup schedule list|backup schedule run|backup key list|backup key add|backup key remove|backup key rotate
 sync status|sync get|sync update|sync watch|sync conflicts|sync snapshot|sync restore`
 
 func TestEveryPublicCommandIsThere(t *testing.T) {
