@@ -30,6 +30,7 @@ type BackupConfig struct {
 	Receive        bool                  `yaml:"receive" default:"true" doc:"Whether rootstream node streams the write-ahead log into the repository as it is written."`
 	Slot           string                `yaml:"slot" default:"rootstream_wal" doc:"Replication slot of that stream: the server keeps what the repository does not have yet."`
 	Spool          string                `yaml:"spool" doc:"Folder for write-ahead log on its way to the repository. Empty: a folder beside the data folder."`
+	Acknowledge    string                `yaml:"acknowledge" default:"spool" doc:"When the server hears that its write-ahead log is safe: once it is on disk in the spool, or only once it is in the repository. A synchronous standby named like the slot makes commits wait for that."`
 	S3             BackupS3Config        `yaml:"s3"`
 	Retention      BackupRetentionConfig `yaml:"retention"`
 	Schedule       []BackupJobConfig     `yaml:"schedule"`
@@ -123,6 +124,9 @@ func (c BackupConfig) check(f *errs.Fields, hooks []WebhookConfig) {
 	}
 	if !slices.Contains([]string{"zstd", "s2", "none"}, c.Compression) {
 		f.Add("backup.compression", "must be one of zstd, s2, none")
+	}
+	if c.Acknowledge != "spool" && c.Acknowledge != "repository" {
+		f.Add("backup.acknowledge", "must be spool or repository")
 	}
 	for _, bound := range []struct {
 		path        string

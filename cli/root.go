@@ -24,7 +24,7 @@ import (
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	env := &environment{stdin: stdin, stdout: stdout, stderr: stderr}
+	env := &environment{args: args, stdin: stdin, stdout: stdout, stderr: stderr}
 	root := newRoot(env)
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -40,6 +40,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // environment is what every command has: the streams and the global flags.
 type environment struct {
+	args           []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	configFile     string
@@ -84,7 +85,7 @@ Standard output carries data only; hints go to standard error. Exit codes: 0 ok 
 	root.AddCommand(
 		upCommand(env), serveCommand(env), nodeCommand(env), demoCommand(env), statusCommand(env), doctorCommand(env),
 		configCommand(env), migrateCommand(env), keyCommand(env),
-		userCommand(env), sessionCommand(env), mfaCommand(env), streamCommand(env), eventCommand(env), syncCommand(env), backupCommand(env),
+		userCommand(env), sessionCommand(env), mfaCommand(env), streamCommand(env), eventCommand(env), syncCommand(env), backupCommand(env), walCommand(env),
 		openapiCommand(env), docsCommand(root, env), versionCommand(env),
 	)
 	root.InitDefaultHelpCmd()

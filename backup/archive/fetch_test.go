@@ -13,7 +13,6 @@ import (
 	"rootstream/backup/archive"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
-	"rootstream/pgserver"
 )
 
 const someSystem = 7000000000000000001
@@ -39,29 +38,40 @@ func segment(tli wal.TimelineID, number int, seed byte) (name string, data []byt
 	return wal.SegmentName(tli, start, size), data
 }
 
-// store puts segments of a timeline into the repository.
-func store(t *testing.T, r *repo.Repo, tli wal.TimelineID, numbers ...int) {
-	t.Helper()
+// shelf fills a repository.
+type shelf struct {
+	t *testing.T
+	r *repo.Repo
+}
+
+func (s shelf) file(name string, data []byte) {
+	s.t.Helper()
+	if err := s.r.PutWAL(s.t.Context(), someSystem, name, data); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s shelf) segments(tli wal.TimelineID, numbers ...int) {
+	s.t.Helper()
 	for _, n := range numbers {
-		name, data := segment(tli, n, byte(n))
-		if err := r.PutWAL(t.Context(), someSystem, name, data); err != nil {
-			t.Fatal(err)
-		}
+		s.file(segment(tli, n, byte(n)))
 	}
 }
 
-func storePiece(t *testing.T, r *repo.Repo, tli wal.TimelineID, number, off, end int) {
-	t.Helper()
-	name, data := segment(tli, number, byte(number))
-	if err := r.PutPiece(t.Context(), someSystem, name, int64(off), data[off:end]); err != nil {
-		t.Fatal(err)
+func (s shelf) history(text string) { s.t.Helper(); s.file(wal.HistoryName(2), []byte(text)) }
+
+func (s shelf) piece(number, off, end int) {
+	s.t.Helper()
+	name, data := segment(1, number, byte(number))
+	if err := s.r.PutPiece(s.t.Context(), someSystem, name, int64(off), data[off:end]); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
-func storeHistory(t *testing.T, r *repo.Repo, tli wal.TimelineID, text string) {
-	t.Helper()
-	if err := r.PutWAL(t.Context(), someSystem, wal.HistoryName(tli), []byte(text)); err != nil {
-		t.Fatal(err)
+func (s shelf) beginning(name string, data []byte) {
+	s.t.Helper()
+	if err := s.r.PutPiece(s.t.Context(), someSystem, name, 0, data); err != nil {
+		s.t.Fatal(err)
 	}
 }
 
@@ -73,73 +83,65 @@ func TestWhatIsFetched(t *testing.T) {
 	const history = "1\t0/550000\tno recovery target specified\n" // within segment 5
 	for _, tt := range []struct {
 		what  string
-		have  func(*testing.T, *repo.Repo)
+		have  func(shelf)
 		name  string
 		want  []byte
 		error error
 	}{
-		{"a whole segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 4, 5, 6) }, name1, data1, nil},
-		{"nothing of an empty repository", func(*testing.T, *repo.Repo) {}, name1, nil, archive.ErrAbsent},
-		{"what follows the last segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 3, 4) }, name1, nil, archive.ErrAbsent},
-		{"pieces of the last segment", func(t *testing.T, r *repo.Repo) {
-			store(t, r, 1, 4)
-			storePiece(t, r, 1, 5, 0, 60000)
-			storePiece(t, r, 1, 5, 60000, 100000)
-			storePiece(t, r, 1, 5, 200000, 300000) // behind a hole
+		{"a whole segment", func(s shelf) { s.segments(1, 4, 5, 6) }, name1, data1, nil},
+		{"nothing of an empty repository", func(shelf) {}, name1, nil, archive.ErrAbsent},
+		{"what follows the last segment", func(s shelf) { s.segments(1, 3, 4) }, name1, nil, archive.ErrAbsent},
+		{"pieces of the last segment", func(s shelf) {
+			s.segments(1, 4)
+			s.piece(5, 0, 60000)
+			s.piece(5, 60000, 100000)
+			s.piece(5, 200000, 300000) // behind a hole
 		}, name1, piece, nil},
-		{"a segment that became whole", func(t *testing.T, r *repo.Repo) {
-			storePiece(t, r, 1, 5, 0, 60000)
-			store(t, r, 1, 5)
+		{"a segment that became whole", func(s shelf) {
+			s.piece(5, 0, 60000)
+			s.segments(1, 5)
 		}, name1, data1, nil},
-		{"a segment that is missing in the middle", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 4, 6) }, name1, nil, archive.ErrGap},
-		{"a segment before pieces of a later one", func(t *testing.T, r *repo.Repo) {
-			store(t, r, 1, 4)
-			storePiece(t, r, 1, 7, 0, 100)
+		{"a segment that is missing in the middle", func(s shelf) { s.segments(1, 4, 6) }, name1, nil, archive.ErrGap},
+		{"a segment before pieces of a later one", func(s shelf) {
+			s.segments(1, 4)
+			s.piece(7, 0, 100)
 		}, name1, nil, archive.ErrGap},
-		{"pieces where the log goes on", func(t *testing.T, r *repo.Repo) {
-			storePiece(t, r, 1, 5, 0, 60000)
-			store(t, r, 1, 6)
+		{"pieces where the log goes on", func(s shelf) {
+			s.piece(5, 0, 60000)
+			s.segments(1, 6)
 		}, name1, nil, archive.ErrGap},
-		{"what was before the first segment", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 6, 7) }, name1, nil, archive.ErrAbsent},
-		{"the segment in which the timeline began", func(t *testing.T, r *repo.Repo) {
-			store(t, r, 2, 6, 7)
-			storeHistory(t, r, 2, history)
+		{"what was before the first segment", func(s shelf) { s.segments(1, 6, 7) }, name1, nil, archive.ErrAbsent},
+		{"the segment in which the timeline began", func(s shelf) {
+			s.segments(2, 6, 7)
+			s.history(history)
 		}, name2, nil, archive.ErrGap},
-		{"a segment of before the timeline began", func(t *testing.T, r *repo.Repo) {
-			store(t, r, 2, 6, 7)
-			storeHistory(t, r, 2, "1\t0/650000\tno recovery target specified\n")
+		{"a segment of before the timeline began", func(s shelf) {
+			s.segments(2, 6, 7)
+			s.history("1\t0/650000\tno recovery target specified\n")
 		}, name2, nil, archive.ErrAbsent},
-		{"what a promoted server had of its last segment", func(t *testing.T, r *repo.Repo) {
-			store(t, r, 1, 4)
-			if err := r.PutWAL(t.Context(), someSystem, name1+".partial", piece); err != nil {
-				t.Fatal(err)
-			}
+		{"what a promoted server had of its last segment", func(s shelf) {
+			s.segments(1, 4)
+			s.file(name1+".partial", piece)
 		}, name1, piece, nil},
-		{"a history", func(t *testing.T, r *repo.Repo) { storeHistory(t, r, 2, history) }, "00000002.history", []byte(history), nil},
-		{"a history that is not there", func(t *testing.T, r *repo.Repo) { store(t, r, 1, 5) }, "00000003.history", nil, archive.ErrAbsent},
-		{"a segment of another cluster", func(t *testing.T, r *repo.Repo) {
+		{"a history", func(s shelf) { s.history(history) }, "00000002.history", []byte(history), nil},
+		{"a history that is not there", func(s shelf) { s.segments(1, 5) }, "00000003.history", nil, archive.ErrAbsent},
+		{"a segment of another cluster", func(s shelf) {
 			data := slices.Clone(data1)
 			data[24]++
-			if err := r.PutWAL(t.Context(), someSystem, name1, data); err != nil {
-				t.Fatal(err)
-			}
+			s.file(name1, data)
 		}, name1, nil, wal.ErrForeign},
-		{"a segment that is not whole", func(t *testing.T, r *repo.Repo) {
-			if err := r.PutWAL(t.Context(), someSystem, name1, data1[:size-8192]); err != nil {
-				t.Fatal(err)
-			}
+		{"a segment that is not whole", func(s shelf) {
+			s.file(name1, data1[:size-8192])
 		}, name1, nil, wal.ErrDamaged},
-		{"pieces of another segment", func(t *testing.T, r *repo.Repo) {
-			if err := r.PutPiece(t.Context(), someSystem, wal.SegmentName(1, 9*size, size), 0, data1[:5000]); err != nil {
-				t.Fatal(err)
-			}
+		{"pieces of another segment", func(s shelf) {
+			s.beginning(wal.SegmentName(1, 9*size, size), data1[:5000])
 		}, wal.SegmentName(1, 9*size, size), nil, wal.ErrForeign},
-		{"no name of a file", func(*testing.T, *repo.Repo) {}, "RECOVERYXLOG", nil, wal.ErrName},
+		{"no name of a file", func(shelf) {}, "RECOVERYXLOG", nil, wal.ErrName},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
 			t.Parallel()
 			r, _ := newRepo(t)
-			tt.have(t, r)
+			tt.have(shelf{t, r})
 			dest := filepath.Join(t.TempDir(), "RECOVERYXLOG")
 			err := archive.Source{Repo: r, System: someSystem}.Fetch(t.Context(), tt.name, dest)
 			if !errors.Is(err, tt.error) || (tt.error == nil) != (err == nil) {
@@ -162,7 +164,7 @@ func TestWhatIsFetched(t *testing.T) {
 func TestOtherContentUnderTheSameNameIsNeverDelivered(t *testing.T) {
 	t.Parallel()
 	r, dir := newRepo(t)
-	store(t, r, 1, 5)
+	shelf{t, r}.segments(1, 5)
 	name, other := segment(1, 5, 99)
 	second, dir2 := newRepo(t)
 	if err := second.PutWAL(t.Context(), someSystem, name, other); err != nil {
@@ -193,8 +195,8 @@ func TestOtherContentUnderTheSameNameIsNeverDelivered(t *testing.T) {
 func TestSegmentsAreFetchedAheadAndCheckedAgain(t *testing.T) {
 	t.Parallel()
 	r, _ := newRepo(t)
-	store(t, r, 1, 5, 6, 7, 8, 9, 10)
-	storePiece(t, r, 1, 11, 0, 100)
+	shelf{t, r}.segments(1, 5, 6, 7, 8, 9, 10)
+	shelf{t, r}.piece(11, 0, 100)
 	s := archive.Source{Repo: r, System: someSystem, Dir: filepath.Join(t.TempDir(), "ahead")}
 	name := func(n int) string { name, _ := segment(1, n, 0); return name }
 	if err := s.Prefetch(t.Context(), name(5), 3); err != nil {
@@ -273,7 +275,7 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 	_, empty := newRepo(t)
 	_, broken := newRepo(t)
 	r, _ := openRepo(t.Context(), broken)
-	store(t, r, 1, 1)
+	shelf{t, r}.segments(1, 1)
 	breakRepo(t, broken)
 	program := self(t)
 	fetch := func(s child) []string {
@@ -299,7 +301,7 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 			c.handOver(empty)
 			c.handOver(broken)
 			c.write(1)
-			c.stop(pgserver.Fast)
+			c.stop()
 			if err := c.Account().WriteFile(filepath.Join(c.DataDir(), "recovery.signal"), "", false); err != nil {
 				t.Fatal(err)
 			}

@@ -244,9 +244,9 @@ func (c *cluster) start() {
 	}
 }
 
-func (c *cluster) stop(mode pgserver.Mode) {
+func (c *cluster) stop() {
 	c.t.Helper()
-	if err := c.Stop(c.t.Context(), mode); err != nil {
+	if err := c.Stop(c.t.Context(), pgserver.Fast); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -411,6 +411,12 @@ func (c *cluster) compare(r *repo.Repo, system uint64, rng wal.Range) {
 func contiguous(t *testing.T, r *repo.Repo, system uint64, rng wal.Range) error {
 	t.Helper()
 	return archive.Contiguous(t.Context(), r, system, rng)
+}
+
+func (c *cluster) slot() (archive.Slot, error) {
+	c.t.Helper()
+	s, err := archive.LookUp(c.t.Context(), c.dsn(), "rootstream")
+	return s.Slot, err
 }
 
 func (c *cluster) system() uint64 {

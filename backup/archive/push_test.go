@@ -12,7 +12,6 @@ import (
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
-	"rootstream/pgserver"
 )
 
 func TestAServerArchivesThroughPush(t *testing.T) {
@@ -32,7 +31,7 @@ func TestAServerArchivesThroughPush(t *testing.T) {
 		return contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: from, To: end}) == nil
 	})
 	c.compare(r, c.system(), wal.Range{Timeline: 1, From: from, To: end})
-	c.stop(pgserver.Fast)
+	c.stop()
 	c.recoverAndPromote()
 	c.switchSegment()
 	c.eventually("the history and what there was of the last segment are archived", func() bool {
@@ -101,7 +100,7 @@ func TestWhatIsPushed(t *testing.T) {
 func TestOtherContentThanWasPushedIsRefused(t *testing.T) {
 	t.Parallel()
 	r, _ := newRepo(t)
-	store(t, r, 1, 5)
+	shelf{t, r}.segments(1, 5)
 	name, other := segment(1, 5, 6)
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, other, 0o600); err != nil {

@@ -14,7 +14,6 @@ import (
 	"rootstream/backup/archive"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
-	"rootstream/pgserver"
 	"rootstream/tests/harness"
 )
 
@@ -44,7 +43,7 @@ func TestEverythingIsReceivedAndTheOpenSegmentToo(t *testing.T) {
 	if st.SystemID != c.system() || st.Timeline != 1 || st.LastError != "" || st.Gaps != 0 || st.Refused != 0 {
 		t.Errorf("%+v", st)
 	}
-	slot, err := archive.LookUpSlot(t.Context(), c.dsn(), "rootstream")
+	slot, err := c.slot()
 	if err != nil || !slot.Active || slot.RestartLSN < at || slot.Status != "reserved" {
 		t.Errorf("%+v, %v", slot, err)
 	}
@@ -105,7 +104,7 @@ func TestATimelineIsFollowedToItsEndAndOnToTheNext(t *testing.T) {
 	from := c.lsn().SegmentStart(size)
 	for tli := wal.TimelineID(2); tli <= 3; tli++ {
 		c.write(2)
-		c.stop(pgserver.Fast)
+		c.stop()
 		c.recoverAndPromote()
 		c.write(2)
 		eventually(t, "it is on the next timeline", func() bool { return rc.State().Timeline == tli })
@@ -136,7 +135,7 @@ func TestHistoriesOfBeforeAreArchivedToo(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, map[string]string{"restore_command": "false"})
 	for range 2 {
-		c.stop(pgserver.Fast)
+		c.stop()
 		c.recoverAndPromote()
 	}
 	r, dir := newRepo(t)
@@ -157,7 +156,7 @@ func TestAPromotedServerThatNeverHadTheEndIsFollowed(t *testing.T) {
 	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	rc.streaming()
 	c.write(1)
-	c.stop(pgserver.Fast)
+	c.stop()
 	c.run("/bin/cp", "-a", c.DataDir(), c.DataDir()+".standby")
 	c.start()
 	c.write(3)
@@ -228,7 +227,7 @@ func TestALostSlotIsAGapThatIsTold(t *testing.T) {
 			if err := contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: before, To: c.lsn()}); !errors.Is(err, archive.ErrGap) {
 				t.Errorf("over the gap: %v", err)
 			}
-			if slot, err := archive.LookUpSlot(t.Context(), c.dsn(), "rootstream"); err != nil || slot.Status == "lost" || slot.RestartLSN == 0 {
+			if slot, err := c.slot(); err != nil || slot.Status == "lost" || slot.RestartLSN == 0 {
 				t.Errorf("%+v, %v", slot, err)
 			}
 		})
@@ -256,7 +255,7 @@ func TestARepositoryOutOfReachLosesNothingAndAFullSpoolHoldsBack(t *testing.T) {
 	if st := rc.State(); st.Durable >= at || st.LastError == "" || st.Uploaded >= at {
 		t.Errorf("%+v", st)
 	}
-	if slot, err := archive.LookUpSlot(t.Context(), c.dsn(), "rootstream"); err != nil || slot.RestartLSN >= at || !slot.Active {
+	if slot, err := c.slot(); err != nil || slot.RestartLSN >= at || !slot.Active {
 		t.Errorf("what is not in the spool is acknowledged: %+v, %v", slot, err)
 	}
 	mend()
@@ -367,7 +366,7 @@ func TestAServerThatSendsOtherLogOnTheSameTimelineStopsTheReceiver(t *testing.T)
 	rc := receive(t, cfg)
 	c.switchSegment()
 	rc.uploaded(c.lsn())
-	c.stop(pgserver.Fast)
+	c.stop()
 	c.run("/bin/cp", "-a", c.DataDir(), c.DataDir()+".old")
 	c.start()
 	c.query("create table one as select md5(i::text) from generate_series(1, 500) i")

@@ -15,45 +15,62 @@ type Slot struct {
 	Name       string  `json:"name"`
 	Active     bool    `json:"active"`
 	RestartLSN wal.LSN `json:"restart_lsn"`
-	Status     string  `json:"wal_status"` // reserved, extended, unreserved, lost
-	Retained   int64   `json:"retained_bytes"`
+	Status     string  `json:"wal_status"`     // reserved, extended, unreserved, lost
+	Retained   int64   `json:"retained_bytes"` // of log that the server keeps for it
 }
 
 func (s Slot) lost() bool { return s.Status == "lost" }
 
-// slot asks over an ordinary connection: one for replication takes no queries.
-func (r *Receiver) slot(ctx context.Context) (Slot, error) {
-	return LookUpSlot(ctx, r.cfg.DSN, r.cfg.Slot)
+// Server is what a server says of itself and of a slot.
+type Server struct {
+	SystemID uint64  `json:"system_id"`
+	LSN      wal.LSN `json:"lsn"` // up to here it has log
+	Slot     Slot    `json:"slot"`
 }
 
-// LookUpSlot asks the server for a replication slot.
-func LookUpSlot(ctx context.Context, dsn, name string) (Slot, error) {
+const lookUp = `select system_identifier::text, at::text, coalesce(slot_name::text, ''), coalesce(active, false)::text,
+	coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), greatest(0, coalesce(pg_wal_lsn_diff(at, restart_lsn), 0))::bigint::text
+	from pg_control_system(),
+	(select case when pg_is_in_recovery() then coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) else pg_current_wal_flush_lsn() end at) now
+	left join pg_replication_slots on slot_name = $1 and slot_type = 'physical'`
+
+// LookUp asks a server over an ordinary connection: one for replication takes no queries.
+func LookUp(ctx context.Context, dsn, slot string) (Server, error) {
 	cfg, err := parseDSN(dsn, "rootstream", false)
 	if err != nil {
-		return Slot{}, err
+		return Server{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return Slot{}, ErrServer.WithCause(err)
+		return Server{}, ErrServer.WithCause(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	const query = `select active::text, coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''),
-		coalesce(pg_wal_lsn_diff(case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end, restart_lsn), 0)::bigint::text
-		from pg_replication_slots where slot_name = $1 and slot_type = 'physical'`
-	result := conn.ExecParams(ctx, query, [][]byte{[]byte(name)}, nil, nil, nil).Read()
-	if result.Err != nil {
-		return Slot{}, fmt.Errorf("look up the replication slot: %w", ErrServer.WithCause(result.Err))
+	result := conn.ExecParams(ctx, lookUp, [][]byte{[]byte(slot)}, nil, nil, nil).Read()
+	if result.Err != nil || len(result.Rows) != 1 {
+		return Server{}, fmt.Errorf("look up the replication slot: %w", ErrServer.WithCause(result.Err))
 	}
-	if len(result.Rows) == 0 {
-		return Slot{}, nil
+	return parseServer(result.Rows[0])
+}
+
+func parseServer(row [][]byte) (Server, error) {
+	system, err := strconv.ParseInt(string(row[0]), 10, 64) // SQL has no unsigned numbers
+	if err != nil {
+		return Server{}, fmt.Errorf("the server's system id: %w", err)
 	}
-	row := result.Rows[0]
-	s := Slot{Name: name, Active: string(row[0]) == "true", Status: string(row[2])}
-	if s.RestartLSN, err = wal.ParseLSN(string(row[1])); err != nil {
-		return Slot{}, err
+	s := Server{SystemID: uint64(system), Slot: Slot{Name: string(row[2]), Active: string(row[3]) == "true", Status: string(row[5])}} //nolint:gosec // the same bits
+	if s.LSN, err = wal.ParseLSN(string(row[1])); err != nil {
+		return Server{}, err
 	}
-	s.Retained, err = strconv.ParseInt(string(row[3]), 10, 64)
+	if s.Slot.RestartLSN, err = wal.ParseLSN(string(row[4])); err != nil {
+		return Server{}, err
+	}
+	s.Slot.Retained, err = strconv.ParseInt(string(row[6]), 10, 64)
 	return s, err
+}
+
+func (r *Receiver) slot(ctx context.Context) (Slot, error) {
+	s, err := LookUp(ctx, r.cfg.DSN, r.cfg.Slot)
+	return s.Slot, err
 }

@@ -1,0 +1,50 @@
+package archive
+
+import (
+	"context"
+	"time"
+
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+)
+
+// Status is how the archive of a cluster stands.
+type Status struct {
+	SystemID uint64         `json:"system_id"`
+	Timeline wal.TimelineID `json:"timeline"`     // the newest that is archived
+	From     wal.LSN        `json:"from_lsn"`     // since then there is no gap on that timeline
+	Archived wal.LSN        `json:"archived_lsn"` // up to here
+	Newest   time.Time      `json:"archived_at"`  // when the latest was stored, by the storage's clock
+	Segments int64          `json:"segments"`
+	Gaps     int            `json:"gaps"`
+	Server   *Server        `json:"server"` // nil where it was not asked, or does not answer
+	Behind   int64          `json:"behind_bytes"`
+}
+
+// StatusOf sums up what the repository has of a cluster; server is what its server says, or nil.
+func StatusOf(ctx context.Context, r *repo.Repo, system uint64, server *Server) (Status, error) {
+	l, err := Load(ctx, r, system)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{SystemID: system, Gaps: len(l.Gaps())}
+	for _, t := range l.Timelines {
+		for _, h := range t.Have {
+			s.Segments += int64(h.To-h.From) / int64(l.SegmentSize) //nolint:gosec // less than all there is
+		}
+		if n := len(t.Have); n > 0 {
+			s.Timeline, s.From, s.Archived = t.History.Timeline(), t.Have[n-1].From, t.Have[n-1].To
+		}
+		if t.Newest.After(s.Newest) {
+			s.Newest = t.Newest
+		}
+	}
+	if server != nil && server.SystemID == system {
+		s.Server = server
+		s.Behind = max(0, int64(server.LSN)-int64(s.Archived)) //nolint:gosec // positions are far below 2^63
+	}
+	return s, nil
+}
+
+// Sound reports whether nothing is missing and the server keeps what is not archived yet.
+func (s Status) Sound() bool { return s.Gaps == 0 && (s.Server == nil || !s.Server.Slot.lost()) }
