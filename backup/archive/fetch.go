@@ -39,7 +39,7 @@ func (s Source) Fetch(ctx context.Context, name, dest string) error {
 		data, err = s.last(ctx, n)
 	}
 	if errors.Is(err, repo.ErrWALAbsent) {
-		return ErrAbsent.WithCause(err)
+		return ErrAbsent.WithCause(errors.New(name))
 	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
@@ -136,10 +136,11 @@ func (s Source) branchedBefore(ctx context.Context, n wal.Name) (bool, error) {
 	return start >= h[len(h)-1].Begin.SegmentStart(size), err
 }
 
-// deliver writes the file beside its place and moves it there.
+// deliver writes the file beside its place and moves it there. PostgreSQL syncs what it keeps of it, and asks again
+// after a crash.
 func deliver(dest string, data []byte) error {
 	temp := dest + ".fetching"
-	if err := writeSynced(temp, data); err != nil {
+	if err := os.WriteFile(temp, data, 0o600); err != nil {
 		return errors.Join(fmt.Errorf("deliver: %w", err), os.Remove(temp))
 	}
 	if err := os.Rename(temp, dest); err != nil {
