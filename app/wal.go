@@ -162,11 +162,11 @@ func WALStatuses(ctx context.Context, cfg Config) (all []WALStatus, unknown, err
 	}
 	var server *archive.Server
 	if dsn := cfg.Backup.source(cfg.Postgres); !dsn.IsZero() {
-		s, err := archive.LookUp(ctx, dsn.Reveal(), cfg.Backup.Slot)
-		if err == nil {
+		s, failed := archive.LookUp(ctx, dsn.Reveal(), cfg.Backup.Slot)
+		if failed == nil {
 			server = &s
 		}
-		unknown = err
+		unknown = failed
 	}
 	systems, err := r.Systems(ctx)
 	if err != nil {
@@ -216,14 +216,14 @@ func WALAheadLow(dir string, count int) bool {
 func RewindRunsUs() bool {
 	pid := os.Getppid()
 	for range 3 { // a shell may be in between
-		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) //nolint:gosec // pid is a number
 		if err != nil {
 			return false
 		}
 		if string(comm) == "pg_rewind\n" {
 			return true
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) //nolint:gosec // pid is a number
 		if err != nil {
 			return false
 		}

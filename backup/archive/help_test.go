@@ -408,6 +408,11 @@ func (c *cluster) compare(r *repo.Repo, system uint64, rng wal.Range) {
 	}
 }
 
+func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	return context.WithTimeout(t.Context(), 500*time.Millisecond)
+}
+
 func contiguous(t *testing.T, r *repo.Repo, system uint64, rng wal.Range) error {
 	t.Helper()
 	return archive.Contiguous(t.Context(), r, system, rng)

@@ -380,30 +380,39 @@ func (w *waiter) look(ctx context.Context) (done bool, err error) {
 	return true, nil
 }
 
-// segment returns up to where the segment at w.at is there.
+// segment returns up to where the segment at w.at is there. What an older timeline wrote counts up to where the next
+// one branched off.
 func (w *waiter) segment(ctx context.Context) (wal.LSN, error) {
 	start, reached := w.at.SegmentStart(w.size), w.at
-	for _, name := range w.history.Candidates(w.at, w.size) {
-		_, err := w.r.FindWAL(ctx, w.system, name)
-		if err == nil {
-			return start + wal.LSN(w.size), nil
+	for _, b := range slices.Backward(w.history) {
+		if start < b.Begin.SegmentStart(w.size) || w.at >= b.End {
+			continue
 		}
-		if !errors.Is(err, repo.ErrWALAbsent) {
-			return 0, err
-		}
-		list, err := w.r.PieceList(ctx, w.system, name)
+		length, err := w.length(ctx, wal.SegmentName(b.Timeline, start, w.size))
 		if err != nil {
 			return 0, err
 		}
-		if row := repo.InRow(list); len(row) > 0 {
-			last := row[len(row)-1]
-			reached = max(reached, start+wal.LSN(last.Off+last.Size)) //nolint:gosec // not negative
-		}
+		reached = max(reached, min(start+length, b.End))
 	}
-	if reached >= w.rng.To {
+	if reached == start+wal.LSN(w.size) || reached >= w.rng.To || w.history.At(reached) != w.history.At(w.at) {
 		return reached, nil
 	}
 	return w.at, nil
+}
+
+// length returns how much of a segment there is.
+func (w *waiter) length(ctx context.Context, name string) (wal.LSN, error) {
+	_, err := w.r.FindWAL(ctx, w.system, name)
+	if !errors.Is(err, repo.ErrWALAbsent) {
+		return wal.LSN(w.size), err
+	}
+	list, err := w.r.PieceList(ctx, w.system, name)
+	row := repo.InRow(list)
+	if err != nil || len(row) == 0 {
+		return 0, err
+	}
+	last := row[len(row)-1]
+	return wal.LSN(last.Off + last.Size), nil //nolint:gosec // not negative
 }
 
 // lastWhole returns the end of the last whole segment of a timeline; 0 if there is none.
