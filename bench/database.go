@@ -23,8 +23,8 @@ and prepared statements on the statement that the manager really sent, for rows 
 const createNote = `
 Manager.Create in a transaction of its own, its event included, on accounts without a session: 20 goroutines, 20
 connections, over a million sessions in the table. The floor is pgbench with 20 clients and the statements that were
-really sent: begin, the lock on the account, the eviction and the insert in one pipeline, the lock of the shard and the
-numbered event in another, commit; with ids in time order, as ours are.`
+really sent: begin, the lock on the account, the eviction and the insert in one pipeline, the lock of the shard, the
+numbered event and commit in another; with ids in time order, as ours are.`
 
 const eventNote = `
 One event a transaction on 20,000 entities, 20 goroutines on 20 connections. The floor is pgbench with 20 clients and the
@@ -102,7 +102,7 @@ func (s *stack) createScript(ctx context.Context) (string, error) {
 			return err
 		})
 	})
-	if err == nil && len(list) != 6 {
+	if err == nil && len(list) != 7 {
 		err = fmt.Errorf("creating a session sent %d statements:\n%s", len(list), strings.Join(list, "\n"))
 	}
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *stack) createScript(ctx context.Context) (string, error) {
 		"\\startpipeline\n" + filled(list[4], "7205", ":s") +
 		filled(list[5], ":s", "'session'", id, "'session.created'",
 			`'{"session_id": "01900000-0000-7000-8000-000000000000", "user_id": "01900000-0000-7000-8000-000000000001"}'`,
-			"md5(:u::text)::uuid", "null", "''", "-1") + "\\endpipeline\ncommit;\n", nil
+			"md5(:u::text)::uuid", "null", "''", "-1") + filled(list[6]) + "\\endpipeline\n", nil
 }
 
 func measureCreate(ctx context.Context, s *stack) ([]row, error) {
@@ -172,7 +172,7 @@ func measureEvent(ctx context.Context, s *stack) ([]row, error) {
 		})
 	}
 	list, err := s.sent(ctx, func(db *postgres.DB) error { return append1(ctx, db, 1) })
-	if err == nil && len(list) != 3 {
+	if err == nil && len(list) != 4 {
 		err = fmt.Errorf("appending an event sent %d statements:\n%s", len(list), strings.Join(list, "\n"))
 	}
 	if err != nil {
@@ -183,7 +183,7 @@ func measureEvent(ctx context.Context, s *stack) ([]row, error) {
 		filled(list[0]) + filled(list[1], "7205", ":s") +
 		filled(list[2], ":s", "'stream'", id, "'stream.updated'",
 			`'{"stream_id": "01900000-0000-7000-8000-000000000000", "fields": ["name"]}'`, "null", "null", "''", "-1") +
-		"\\endpipeline\ncommit;\n"
+		filled(list[3]) + "\\endpipeline\n"
 	var next atomic.Uint64
 	rates, err := alternate(
 		ctx, s,

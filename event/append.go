@@ -53,11 +53,16 @@ func Appended(tx *postgres.Tx) []Event {
 	return events
 }
 
-// write locks, numbers and inserts what was collected in one round trip.
+// write locks, numbers and inserts what was collected in one round trip, in which it is committed too if it can be.
 func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
 	b := &pgx.Batch{}
 	insert(b, p.events, nil)
-	err := tx.SendBatch(ctx, b).Close()
+	var err error
+	if conditional(p.events) {
+		err = tx.SendBatch(ctx, b).Close()
+	} else {
+		err = tx.SendLast(ctx, b)
+	}
 	if postgres.Violates(err, keyIndex) {
 		return ErrDuplicate
 	}

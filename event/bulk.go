@@ -190,6 +190,13 @@ func stored(rows []*row) bool {
 // errLater is settle's answer for a unit whose fate hangs on those before it.
 var errLater = errors.New("run the units before it first")
 
+// conditional reports whether the statement's answer tells if it inserted rows. Otherwise they are in, unless it failed.
+func conditional(rows []*row) bool {
+	return slices.ContainsFunc(rows, func(r *row) bool {
+		return r.Expect != Any || len(rows) > 1 && r.IdempotencyKey != ""
+	})
+}
+
 // settle says of each unit in a statement that inserted nothing whether it can
 // go in after those before it: nil if it can; [ErrDuplicate] or a
 // [VersionError] if it cannot, whatever becomes of them; else errLater. At

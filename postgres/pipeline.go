@@ -21,7 +21,11 @@ func (db *DB) Pipeline(ctx context.Context, b *pgx.Batch) error {
 		return err
 	}
 	defer c.Release()
-	err = c.SendBatch(ctx, b).Close() // returns once the server has said that it is through with the commit
+	return outcome(c.SendBatch(ctx, b).Close()) // Close returns once the server has said that it is through with the commit
+}
+
+// outcome tells a pipeline that stored nothing from one of which nobody knows.
+func outcome(err error) error {
 	_, unsent := errors.AsType[pgx.ErrPreprocessingBatch](err)
 	if err == nil || unsent || rolledBack(err) || pgconn.SafeToRetry(err) {
 		return classify(err)

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -125,4 +126,110 @@ func TestOnCommitHearsOfAcknowledgedCommitsOnly(t *testing.T) {
 	if len(heard) != 4 || heard[0] != want[0] || heard[1] != want[1] || heard[2] != want[2] || heard[3] != want[3] {
 		t.Errorf("heard %q, want %q", heard, want)
 	}
+}
+
+// last runs a transaction whose one deferred function sends statements as the last ones.
+func last(tb testing.TB, db *postgres.DB, then func(), statements ...string) error {
+	tb.Helper()
+	return db.InTx(tb.Context(), func(tx *postgres.Tx) error {
+		if _, err := tx.Exec(tb.Context(), "select 1"); err != nil {
+			return err
+		}
+		tx.AtLast(func(ctx context.Context) error {
+			b := &pgx.Batch{}
+			for _, sql := range statements {
+				b.Queue(sql)
+			}
+			if err := tx.SendLast(ctx, b); err != nil {
+				return err
+			}
+			then()
+			return nil
+		})
+		return nil
+	})
+}
+
+const insertLast = "insert into keysets values ('last', '', '')"
+
+func TestTheCommitGoesWithTheLastStatements(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	for _, more := range []bool{true, false} { // whether something else is deferred
+		seen, after := -1, false
+		err := db.InTx(t.Context(), func(tx *postgres.Tx) error {
+			tx.AfterCommit(func() { after = true })
+			tx.AtLast(func(ctx context.Context) error {
+				b := &pgx.Batch{}
+				b.Queue(insertLast)
+				if err := tx.SendLast(ctx, b); err != nil {
+					return err
+				}
+				seen = keys(t, db)
+				return nil
+			})
+			if more {
+				tx.AtLast(func(ctx context.Context) error {
+					_, err := tx.Exec(ctx, "update keysets set name = 'changed'")
+					return err
+				})
+			}
+			return nil
+		})
+		if want := map[bool]int{true: 0, false: 2}[more]; err != nil || !after || seen != want {
+			t.Errorf("with more to come %v: others saw %d rows, want %d; %v", more, seen, want, err)
+		}
+	}
+}
+
+func TestLastStatementsThatFailLeaveNothing(t *testing.T) {
+	t.Parallel()
+	cfg := postgres.Config{DSN: postgrestest.DSN(t), MaxConns: 1}
+	db := postgrestest.Open(t, cfg)
+	if _, err := db.Exec(t.Context(), "create table late (n int, constraint late_n unique (n) deferrable initially deferred)"); err != nil {
+		t.Fatal(err)
+	}
+	never := func() { t.Error("the failure was not told") }
+	if err := last(t, db, never, insertLast, insertLast); !postgres.UniqueViolation(err, "keysets") {
+		t.Errorf("a statement that fails = %v", err)
+	}
+	if err := last(t, db, never, "insert into late values (1)", "insert into late values (1)"); !postgres.Violates(err, "late_n") {
+		t.Errorf("a commit that fails = %v", err)
+	}
+	var n int
+	if err := db.QueryRow(t.Context(), "select (select count(*) from late) + (select count(*) from keysets)").Scan(&n); err != nil || n != 0 {
+		t.Errorf("%d rows are left, %v", n, err)
+	}
+	if err := last(t, db, func() {}, insertLast); err != nil || keys(t, db) != 1 {
+		t.Errorf("the connection is of no use any more: %v", err)
+	}
+}
+
+func TestLastStatementsCutOffAreUnknown(t *testing.T) {
+	t.Parallel()
+	srv := postgrestest.Server(t)
+	cfg := short(srv.DSN())
+	cfg.MaxConns = 1
+	db := postgrestest.Open(t, cfg)
+	if err := last(t, db, func() {}, insertLast, "delete from keysets"); err != nil { // so that the statements are prepared
+		t.Fatal(err)
+	}
+	told := false
+	err := db.InTx(t.Context(), func(tx *postgres.Tx) error {
+		tx.AfterCommit(func() { told = true })
+		tx.AtLast(func(ctx context.Context) error {
+			b := &pgx.Batch{}
+			b.Queue(insertLast)
+			return tx.SendLast(ctx, b)
+		})
+		if _, err := tx.Exec(t.Context(), "insert into keysets values ('first', '', '')"); err != nil {
+			return err
+		}
+		srv.Pause()
+		return nil
+	})
+	if !errors.Is(err, postgres.ErrCommitUnknown) || errs.RetryAfter(err) == 0 || told {
+		t.Errorf("InTx on a paused server = %v, want ErrCommitUnknown; AfterCommit ran: %v", err, told)
+	}
+	srv.Resume()
 }

@@ -15,6 +15,7 @@ import (
 type Tx struct {
 	conn     *pgx.Conn
 	begun    bool
+	ended    bool      // the commit was acknowledged
 	deadline time.Time // no statement waits longer, whatever the caller's context says
 	values   map[any]any
 	before   []func(context.Context) error
@@ -57,9 +58,9 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 	defer c.Release()
 	tx := &Tx{conn: c.Conn()}
 	tx.deadline, _ = ctx.Deadline() // InTx set one
-	committed := false
+	over := false
 	defer func() { // also when fn panics or ends the goroutine
-		if !committed {
+		if !over && !tx.ended {
 			tx.rollback(ctx)
 		}
 	}()
@@ -69,12 +70,9 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := tx.finish(ctx); err != nil {
 		return err
 	}
-	committed = true // or nobody knows; in no case is there anything to roll back
+	over = true // or nobody knows; in no case is there anything to roll back
 	if err := tx.commit(ctx); err != nil {
-		if rolledBack(err) {
-			return fmt.Errorf("commit: %w", classify(err))
-		}
-		return ErrCommitUnknown.WithCause(err).WithRetryAfter(time.Second)
+		return err
 	}
 	for _, f := range tx.after {
 		f()
@@ -85,18 +83,36 @@ func (db *DB) tryTx(ctx context.Context, fn func(tx *Tx) error) error {
 	return nil
 }
 
-// begin is sent together with the first statement.
-const begin = "begin isolation level read committed"
+// begin is sent together with the first statement, commit by itself or with the last ones.
+const (
+	begin  = "begin isolation level read committed"
+	commit = "commit"
+)
 
 func (tx *Tx) commit(ctx context.Context) error {
-	if !tx.begun {
+	if !tx.begun || tx.ended {
 		return nil
 	}
-	tag, err := tx.conn.Exec(ctx, "commit")
-	if err == nil && tag.String() != "COMMIT" {
+	tag, err := tx.conn.Exec(ctx, commit)
+	if err == nil {
+		err = tx.acknowledge(tag)
+	}
+	if err != nil && rolledBack(err) {
+		return fmt.Errorf("commit: %w", classify(err))
+	}
+	if err != nil {
+		return ErrCommitUnknown.WithCause(err).WithRetryAfter(time.Second)
+	}
+	return nil
+}
+
+// acknowledge reads the answer to a commit.
+func (tx *Tx) acknowledge(tag pgconn.CommandTag) error {
+	if tag.String() != "COMMIT" {
 		return pgx.ErrTxCommitRollback
 	}
-	return err
+	tx.ended = true
+	return nil
 }
 
 // rollback ends the transaction even when ctx is over; a connection that cannot is dropped by the pool.
@@ -207,6 +223,19 @@ func (tx *Tx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 		return failedBatch{err: fmt.Errorf("begin: %w", err)}
 	}
 	return results
+}
+
+// SendLast pipelines a deferred function's statements, and the commit with
+// them if nothing else is deferred, so that what they lock is not held for one
+// more round trip. It is for statements whose answers decide nothing any more,
+// and the last that the function does with tx: when it returns nil, what was
+// written may be there for all to see.
+func (tx *Tx) SendLast(ctx context.Context, b *pgx.Batch) error {
+	if len(tx.before)+len(tx.last) > 0 {
+		return tx.SendBatch(ctx, b).Close()
+	}
+	b.Queue(commit).Exec(tx.acknowledge)
+	return outcome(tx.SendBatch(ctx, b).Close())
 }
 
 // CopyFrom bulk-loads rows into a table.
