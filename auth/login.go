@@ -126,7 +126,8 @@ func (s *Service) failed(ctx context.Context, u user.User, found bool, v verdict
 	defer cancel()
 	err := s.db.InTx(ctx, func(tx *postgres.Tx) error {
 		if !found {
-			return idle(ctx, tx)
+			idle(tx)
+			return nil
 		}
 		if err := tell(tx, u.PublicID, "user.login_failed", nil); err != nil {
 			return err
@@ -158,18 +159,20 @@ func (s *Service) tellLocked(tx *postgres.Tx, u user.User, v verdict) error {
 }
 
 // idle does to the database what appending an event does, and leaves nothing
-// behind: a lock that nobody else takes, a record in the WAL, one round trip
-// and a commit that is flushed. The lock on nobody's row is refused by a
+// behind: a lock that nobody else takes, a record in the WAL, and a commit that
+// is flushed, in one round trip. The lock on nobody's row is refused by a
 // database that is read-only, as an event would be.
-func idle(ctx context.Context, tx *postgres.Tx) error {
-	b := &pgx.Batch{}
-	b.Queue(`select pg_advisory_xact_lock(hashtextextended($1, 0))`, rand.Text())
-	b.Queue(`select pg_logical_emit_message(true, 'rootstream', repeat('.', 700)) from (select) one
-		left join (select from users where id = 0 for no key update) nobody on true`)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("pass the time: %w", err)
-	}
-	return nil
+func idle(tx *postgres.Tx) {
+	tx.AtLast(func(ctx context.Context) error {
+		b := &pgx.Batch{}
+		b.Queue(`select pg_advisory_xact_lock(hashtextextended($1, 0))`, rand.Text())
+		b.Queue(`select pg_logical_emit_message(true, 'rootstream', repeat('.', 700)) from (select) one
+			left join (select from users where id = 0 for no key update) nobody on true`)
+		if err := tx.SendLast(ctx, b); err != nil {
+			return fmt.Errorf("pass the time: %w", err)
+		}
+		return nil
+	})
 }
 
 // enter lets in who proved a password, or asks for the second factor.

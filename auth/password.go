@@ -94,7 +94,8 @@ func (s *Service) RequestRecovery(ctx context.Context, login string, c Client) e
 	send := s.mayMail(ctx, TopicRecovery, u.PublicID) && err == nil && u.IsActive
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
 		if !send {
-			return idle(ctx, tx)
+			idle(tx)
+			return nil
 		}
 		return s.mail(tx, TopicRecovery, letter{UserID: u.PublicID})
 	})

@@ -8,6 +8,7 @@ import (
 	"regexp"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
 	"rootstream/postgres"
@@ -101,12 +102,13 @@ func Enqueue(tx *postgres.Tx, m Message) error {
 }
 
 func (b *batch) insert(ctx context.Context, tx *postgres.Tx) error {
+	all := &pgx.Batch{}
 	for _, r := range b.rows {
-		_, err := tx.Exec(ctx, `insert into outbox (id, channel, topic, payload, target) values ($1, $2, $3, $4::jsonb, $5)`,
+		all.Queue(`insert into outbox (id, channel, topic, payload, target) values ($1, $2, $3, $4::jsonb, $5)`,
 			r.id.String(), string(r.message.Channel), r.message.Topic, string(r.payload), r.message.Target)
-		if err != nil {
-			return fmt.Errorf("enqueue %s: %w", r.message.Topic, err)
-		}
+	}
+	if err := tx.SendLast(ctx, all); err != nil {
+		return fmt.Errorf("enqueue %s: %w", b.rows[0].message.Topic, err)
 	}
 	return nil
 }

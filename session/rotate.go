@@ -168,7 +168,7 @@ const elevateSQL = `update sessions s set token_hash = $2, session_token = 'h1:'
 		mfa_at = case when $3 > 1 then now() else s.mfa_at end,
 		authenticated_at = case when 'pwd' = any($4::text[]) then now() else s.authenticated_at end,
 		amr = array(select distinct x from unnest(s.amr || $4::text[]) x order by x)
-	where s.public_id = $1 and ` + liveSQL + ` returning s.version, s.user_id`
+	where s.public_id = $1 and ` + liveSQL + ` returning s.version`
 
 // Elevate gives a session the assurance that was just proven and a new token. The old one, and those it replaced
 // moments ago, are dead at once. An amr with "pwd" says that the password was proven again.
@@ -182,7 +182,8 @@ func (m *Manager) Elevate(ctx context.Context, tx *postgres.Tx, id uuid.UUID, aa
 	token := newToken()
 	c, _ := parse(token)
 	var dead [][]byte
-	var version, owner int64
+	var version int64
+	var s Session
 	collect := func(rows pgx.Rows) error {
 		hashes, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
 		dead = append(dead, hashes...)
@@ -193,19 +194,16 @@ func (m *Manager) Elevate(ctx context.Context, tx *postgres.Tx, id uuid.UUID, aa
 	b.Queue(retireNow, id).Query(collect)
 	b.Queue(cutRetired, id).Query(collect)
 	b.Queue(elevateSQL, id, c.hash[:], int16(aal), amr).QueryRow(func(row pgx.Row) error {
-		err := row.Scan(&version, &owner)
+		err := row.Scan(&version)
 		updated = err == nil
 		return ignoreNoRows(err)
 	})
+	b.Queue(sessionSQL, id, AnyOwner, AnyOwner).QueryRow(func(row pgx.Row) error { return ignoreNoRows(s.scan(row)) })
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return Created{}, fmt.Errorf("elevate session: %w", err)
 	}
 	if !updated {
 		return Created{}, ErrInvalid
-	}
-	s, err := m.ByPublicID(ctx, tx, owner, id)
-	if err != nil {
-		return Created{}, err
 	}
 	var tokens []ended
 	for _, h := range dead {

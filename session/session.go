@@ -102,11 +102,13 @@ func (m *Manager) List(ctx context.Context, userID int64) ([]Session, error) {
 	return list, nil
 }
 
+const sessionSQL = `select ` + sessionColumns + ` from sessions s join users u on u.id = s.user_id
+	where s.public_id = $1 and ($2 = s.user_id or $2 = $3)`
+
 // ByPublicID returns one session of owner ([AnyOwner] for anybody's), live or not.
 func (m *Manager) ByPublicID(ctx context.Context, q postgres.Querier, owner int64, id uuid.UUID) (Session, error) {
 	var s Session
-	err := s.scan(q.QueryRow(ctx, `select `+sessionColumns+` from sessions s join users u on u.id = s.user_id
-		where s.public_id = $1 and ($2 = s.user_id or $2 = $3)`, id, owner, AnyOwner))
+	err := s.scan(q.QueryRow(ctx, sessionSQL, id, owner, AnyOwner))
 	if errors.Is(err, postgres.ErrNoRows) {
 		return Session{}, ErrNotFound
 	}
