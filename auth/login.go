@@ -47,6 +47,14 @@ type account struct {
 	rehash bool
 }
 
+// candidate is who wants to sign in, before anything is proven.
+type candidate struct {
+	account
+	key   string // of the account as limits count it, or of a name that is nobody's
+	found bool
+	known bool // the account was signed in to from this device before
+}
+
 // Login checks a password. Whatever is wrong, the answer is
 // ErrInvalidCredentials, after the same work; too many tries are ErrRateLimited.
 func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, error) {
@@ -57,25 +65,13 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if err = s.allowFrom(ctx, "login", c, s.cfg.Rate.LoginNetwork); err != nil {
 		return Login{}, err
 	}
-	var a account
-	a.User, a.stored, err = s.users.Credentials(ctx, strings.TrimSpace(in.Login))
-	found := err == nil
-	if !found && !errors.Is(err, user.ErrNotFound) {
+	a := candidate{key: key}
+	if err = s.identify(ctx, &a, strings.TrimSpace(in.Login), c); err != nil {
 		return Login{}, err
 	}
-	known, err := s.knownDevice(ctx, a.ID, c)
-	if err != nil {
-		return Login{}, err
-	}
-	if found {
-		key = accountKey(a.PublicID) // a name and an address are no two budgets
-	}
-	if err = s.allowLogin(ctx, key, known, c); err != nil {
-		return Login{}, err
-	}
-	counters := s.counters(key, known, c)
+	counters := s.counters(a.key, a.known, c)
 	hasher := s.hasher
-	if known {
+	if a.known {
 		hasher = hasher.Known()
 	}
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
@@ -87,9 +83,31 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 		return Login{}, err
 	}
 	if !v.right {
-		return Login{}, s.failed(ctx, a.User, found, v)
+		return Login{}, s.failed(ctx, a.User, a.found, v)
 	}
-	return s.enter(ctx, a, in, c, counters[0].key)
+	return s.enter(ctx, a.account, in, c, counters[0].key)
+}
+
+// identify finds out who a wants to be and whether they may try. A few do at a
+// time: of a crowd that comes at once, most could but wait for their password
+// to be hashed, and all else that goes on here would wait with them.
+func (s *Service) identify(ctx context.Context, a *candidate, login string, c Client) (err error) {
+	if err = s.door.Acquire(ctx, 1); err != nil {
+		return user.ErrBusy.WithCause(err).WithRetryAfter(time.Second)
+	}
+	defer s.door.Release(1)
+	a.User, a.stored, err = s.users.Credentials(ctx, login)
+	a.found = err == nil
+	if !a.found && !errors.Is(err, user.ErrNotFound) {
+		return err
+	}
+	if a.known, err = s.knownDevice(ctx, a.ID, c); err != nil {
+		return err
+	}
+	if a.found {
+		a.key = accountKey(a.PublicID) // a name and an address are no two budgets
+	}
+	return s.allowLogin(ctx, a.key, a.known, c)
 }
 
 func (s *Service) allowLogin(ctx context.Context, key string, known bool, c Client) error {

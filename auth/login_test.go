@@ -2,6 +2,7 @@ package auth_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -315,4 +316,46 @@ func TestReusedTokenEndsTheSessionAndTellsTheOwner(t *testing.T) {
 	if w.mails(notify.TopicTokenReused, u.PublicID) != 1 {
 		t.Error("the owner was not told")
 	}
+}
+
+func TestACrowdOfSignInsLeavesTheDatabaseToOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *option) { o.still = true })
+	locked, unlock := make(chan struct{}), make(chan struct{})
+	var crowd sync.WaitGroup
+	crowd.Go(func() {
+		err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+			_, err := tx.Exec(t.Context(), "lock table users in access exclusive mode")
+			close(locked)
+			<-unlock
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-locked
+	for i := range 30 {
+		crowd.Go(func() {
+			_, err := w.Login(t.Context(), auth.Credentials{Login: fmt.Sprint("nobody", i), Password: "wrong"}, from(byte(i)))
+			if !errors.Is(err, auth.ErrInvalidCredentials) {
+				t.Errorf("sign-in %d: %v", i, err)
+			}
+		})
+	}
+	for full := 0; full < 40 && !t.Failed(); { // looks that found the door full; without one all connections wait within the first few
+		var waiting int
+		if err := w.db.QueryRow(t.Context(), `select count(*) from pg_locks where relation = 'users'::regclass and not granted`).Scan(&waiting); err != nil {
+			t.Error(err)
+		}
+		if waiting > 4 {
+			t.Errorf("%d sign-ins hold connections", waiting)
+		}
+		if waiting == 4 {
+			full++
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	close(unlock)
+	crowd.Wait()
 }

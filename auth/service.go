@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sync/semaphore"
 
 	"rootstream/cache"
 	"rootstream/mfa"
@@ -60,6 +61,7 @@ type Service struct {
 	now      func() time.Time // of freshness: the clock of those who wrote when something was proven
 	backoff  *backoff
 	turns    turns
+	door     *semaphore.Weighted // of sign-ins that are looked up
 	pepper   string
 	enqueue  func(tx *postgres.Tx, m notify.Message) error
 	streams  func(ctx context.Context, user uuid.UUID) (any, error)
@@ -82,7 +84,7 @@ func New(d Deps) (*Service, error) {
 	}
 	s := &Service{
 		db: d.DB, users: d.Users, rules: d.Rules, hasher: d.Hasher, sessions: d.Sessions, mfa: d.MFA,
-		pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, erase: d.Erase, cfg: d.Config.withDefaults(),
+		door: semaphore.NewWeighted(atTheDoor), pepper: pepper, enqueue: d.Enqueue, streams: d.Streams, erase: d.Erase, cfg: d.Config.withDefaults(),
 		log: cmp.Or(d.Logger, slog.Default()).With("component", "auth"),
 	}
 	if s.rules == nil {
@@ -104,6 +106,11 @@ func New(d Deps) (*Service, error) {
 	}
 	return s, nil
 }
+
+// atTheDoor is how many sign-ins are looked up at once. One after the other
+// would be fast enough for the passwords that can be hashed; a slow answer must
+// not hold up everybody, though.
+const atTheDoor = 4
 
 // Run drops finished challenges and tokens, now and then, until ctx is done.
 // Every instance may run it.
