@@ -259,6 +259,7 @@ func (w *world) archived(s *pgserver.Server) {
 	conn, err := pgx.Connect(w.t.Context(), s.DSN("postgres"))
 	must(w.t, err)
 	defer func() { _ = conn.Close(context.WithoutCancel(w.t.Context())) }()
+	run(w.t, conn, "select pg_create_restore_point('a segment without a record is not switched')")
 	name := ask(w.t, conn, "select pg_walfile_name(pg_switch_wal())")
 	ctx, cancel := context.WithTimeout(w.t.Context(), 30*time.Second)
 	defer cancel()
