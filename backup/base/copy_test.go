@@ -224,6 +224,13 @@ func TestWrongPagesAreNamedAndDoNotStopTheCopy(t *testing.T) {
 	if _, m, _ = g.copied(same); m.PageErrors != 2 {
 		t.Errorf("taken over from the parent: %d wrong pages", m.PageErrors)
 	}
+	bad[100*page+500] ^= 1
+	copy(bad[7*page:], data(70, 8*page)[7*page:])
+	g.write("base/1/4001", bad)
+	files, m, _ = g.copied(listed("base/1/4001", len(bad), &parent))
+	if got := files["base/1/4001"].BadPages; !slices.Equal(got, []uint32{100, 299}) || m.PageErrors != 2 {
+		t.Errorf("one mended, one kept, one new: wrong pages %d, counted %d", got, m.PageErrors)
+	}
 }
 
 // The other half of the page is written while the first look is on.

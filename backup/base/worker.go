@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"slices"
 	"time"
 
 	"rootstream/backup/pgdata"
@@ -157,16 +158,14 @@ func (w *worker) read(ctx context.Context, f *os.File, u *unit, at int64) (int, 
 // chunk hashes, compares and stores up to 32 pages.
 func (w *worker) chunk(ctx context.Context, f *os.File, u *unit, data []byte) error {
 	first := u.first + uint32(u.got/pageSize) //nolint:gosec // no file has 2^32 pages
+	begin := len(u.hashes)
+	for i, page := range pages(data) {
+		var hash repo.Hash
+		hash, w.marks[i] = w.judge(u, first+uint32(i), page) //nolint:gosec // at most 31
+		u.hashes = append(u.hashes, hash[:]...)
+	}
 	if err := w.verify(ctx, f, u, data, first); err != nil {
 		return err
-	}
-	begin := len(u.hashes)
-	freshPages := 0
-	for i, page := range pages(data) {
-		w.marks[i] = w.judge(u, first+uint32(i), page) //nolint:gosec // at most 31
-		if w.marks[i] == fresh {
-			freshPages++
-		}
 	}
 	u.got += int64(len(data))
 	hashes := u.hashes[begin:]
@@ -174,27 +173,25 @@ func (w *worker) chunk(ctx context.Context, f *os.File, u *unit, data []byte) er
 		return nil
 	}
 	count := len(hashes) / len(repo.Hash{})
-	if freshPages == count && (count > fewPages || u.item.parent == nil) {
+	if !slices.ContainsFunc(w.marks[:count], func(m mark) bool { return m != fresh }) && (count > fewPages || u.item.parent == nil) {
 		return w.whole(ctx, u, first, data, hashes)
 	}
 	return w.mixed(ctx, u, first, data, count)
 }
 
-// judge appends the page's hash to the unit's and says what to do with the page.
-func (w *worker) judge(u *unit, number uint32, page []byte) mark {
+// judge returns the hash of a page and what to do with it.
+func (w *worker) judge(u *unit, number uint32, page []byte) (repo.Hash, mark) {
 	if len(page) == pageSize && pgdata.IsZero(page) {
-		u.hashes = append(u.hashes, w.c.zero[:]...)
-		return zeros
+		return w.c.zero, zeros
 	}
 	hash := w.hasher.Sum(page)
-	at := len(u.hashes)
-	u.hashes = append(u.hashes, hash[:]...)
+	at := int(number-u.first) * len(hash)
 	if at+len(hash) <= len(w.known) && bytes.Equal(hash[:], w.known[at:at+len(hash)]) {
 		if e, found := parentExtent(u.item.parent, number); found && (e.Blob.Raw == 0 || w.c.s.MayReuse(e.Blob.Pack)) {
-			return same
+			return hash, same
 		}
 	}
-	return fresh
+	return hash, fresh
 }
 
 // wholeAsBefore takes over a small file, whose page hashes the parent does not list, if all of it is as it was.
@@ -310,8 +307,9 @@ func (w *worker) hashes(ctx context.Context, u *unit) (err error) {
 	return err
 }
 
-// verify checks the checksums of a relation's pages. A page may be half written when it is read; then it soon reads
-// otherwise, and recovery replaces it whatever it holds. What stays wrong is damage on disk.
+// verify checks the checksums of a relation's new pages; what is known of those that the parent has still holds. A page
+// may be half written when it is read; then it soon reads otherwise, and recovery replaces it whatever it holds. What
+// stays wrong is damage on disk.
 func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, first uint32) error {
 	c, e := w.c.control, u.item.entry
 	if !c.PageChecksums || !e.Blocks {
@@ -320,8 +318,16 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 	size := int(c.BlockSize)
 	base := e.Relation.Segment*c.BlocksPerSegment + uint32(int64(first)*pageSize/int64(size)) //nolint:gosec // block numbers have 32 bits
 	for i := 0; (i+1)*size <= len(data); i++ {
-		block, number := data[i*size:(i+1)*size], base+uint32(i)
-		if pgdata.CheckPage(block, number) != pgdata.Torn {
+		from, to := i*size/pageSize, ((i+1)*size-1)/pageSize+1 // its pages
+		page := first + uint32(from)                           //nolint:gosec // page numbers have 32 bits
+		if !slices.Contains(w.marks[from:to], fresh) {
+			if p := u.item.parent; w.marks[from] == same && slices.Contains(p.BadPages, page) {
+				u.bad = append(u.bad, page)
+			}
+			continue
+		}
+		block := data[i*size : (i+1)*size]
+		if pgdata.CheckPage(block, base+uint32(i)) != pgdata.Torn {
 			continue
 		}
 		ok, err := w.again(ctx, f, block, int64(first)*pageSize+int64(i*size))
@@ -329,7 +335,14 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 			return err
 		}
 		if !ok {
-			u.bad = append(u.bad, first+uint32(i*size/pageSize)) //nolint:gosec // page numbers have 32 bits
+			u.bad = append(u.bad, page)
+			continue
+		}
+		for n := from; n < to; n++ { // it has been read again
+			var hash repo.Hash
+			number := first + uint32(n) //nolint:gosec // page numbers have 32 bits
+			hash, w.marks[n] = w.judge(u, number, data[n*pageSize:min((n+1)*pageSize, len(data))])
+			copy(u.hashes[int(number-u.first)*len(hash):], hash[:])
 		}
 	}
 	return nil
