@@ -219,11 +219,11 @@ func raised() []string {
 }
 
 // serve starts one instance of the API, as `rootstream up` would but for the raised limits.
-func (s *stack) serve(ctx context.Context) (*server, error) {
+func (s *stack) serve(ctx context.Context, args ...string) (*server, error) {
 	if err := s.build(ctx); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, s.bin, "serve", "--listen", "127.0.0.1:0") //nolint:gosec // what we built, or the caller names
+	cmd := exec.CommandContext(ctx, s.bin, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...) //nolint:gosec // what we built, or the caller names
 	cmd.Env = append(os.Environ(), "ROOTSTREAM_POSTGRES_DSN="+s.dsn, "ROOTSTREAM_REDIS_URL="+s.redisURL,
 		"ROOTSTREAM_KEYS_MASTER_KEY_FILE="+s.key, "ROOTSTREAM_MAIL_DIR="+filepath.Join(s.dir, "mail"), "ROOTSTREAM_LOG_LEVEL=warn")
 	cmd.Env = append(cmd.Env, raised()...)

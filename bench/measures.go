@@ -26,6 +26,7 @@ func measures() []measure {
 		{"create", "create sessions", createNote, measureCreate},
 		{"event", "append events", eventNote, measureEvent},
 		{"sync", "state that every instance sees", syncNote, measureSync},
+		{"watch", "1,000 who watch over HTTP", watchNote, measureWatch},
 		{"totp", "second factors and passwords on a clock", totpNote, measureFactors},
 		{"revoke", "revocation across two processes", revokeNote, measureRevoke},
 		{"storm", "a storm of sign-ins", stormNote, measureStorm},

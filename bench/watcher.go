@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -90,12 +91,14 @@ func (at place) instance(ctx context.Context) (in *syncInstance, err error) {
 
 func (in *syncInstance) run(ctx context.Context, redis *cache.Client) {
 	ctx, cancel := context.WithCancel(ctx)
+	collect := debug.SetGCPercent(400) // as serve does
 	done := make(chan error, 2)
 	go func() { done <- in.log.Run(ctx) }()
 	go func() { done <- in.Run(ctx) }()
 	in.stop = func() error {
 		cancel()
 		err := errors.Join(<-done, <-done)
+		debug.SetGCPercent(collect)
 		if redis != nil {
 			redis.Close()
 		}
