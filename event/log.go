@@ -264,11 +264,10 @@ func (l *Log) send(ctx context.Context, rows []*row, tellKeys bool) error {
 }
 
 func (l *Log) succeed(units []*unit) {
-	var events []Event
-	for _, u := range units {
-		for _, r := range u.rows {
-			events = append(events, r.event())
-		}
+	rows := rowsOf(units)
+	events := make([]Event, len(rows))
+	for i, r := range rows {
+		events[i] = r.event()
 	}
 	l.counts.batch.Observe(float64(len(events)))
 	l.Committed(events)
@@ -367,7 +366,7 @@ func newUnit(events []New) (*unit, error) {
 }
 
 func rowsOf(units []*unit) []*row {
-	var rows []*row
+	rows := make([]*row, 0, len(units))
 	for _, u := range units {
 		rows = append(rows, u.rows...)
 	}

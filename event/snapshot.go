@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/event/codec"
+	"rootstream/internal/wait"
 	"rootstream/postgres"
 )
 
@@ -221,16 +222,19 @@ type due struct {
 	version int64
 }
 
-// writeSnapshots writes what becomes due until ctx ends.
+// writeSnapshots writes what becomes due until ctx ends. It rests three times as long as it works: a snapshot can wait
+// for the entity's next due version, those who append should not.
 func (l *Log) writeSnapshots(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case d := <-l.due:
+			begun := time.Now()
 			if err := l.writeSnapshot(ctx, d); err != nil && ctx.Err() == nil {
 				l.cfg.Logger.WarnContext(ctx, "no snapshot was written", "entity", d.entity.String(), "version", d.version, "err", err)
 			}
+			_ = wait.For(ctx, 3*time.Since(begun))
 		}
 	}
 }

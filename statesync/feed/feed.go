@@ -132,8 +132,15 @@ func (f *Feed) apply(ctx context.Context) {
 
 // handOn hands on events of any shards, in any order.
 func (f *Feed) handOn(events []event.Event, source *atomic.Int64) {
+	var n [event.Shards]int
+	for i := range events {
+		n[events[i].Shard]++
+	}
 	var by [event.Shards][]event.Event
 	for _, e := range events {
+		if by[e.Shard] == nil {
+			by[e.Shard] = make([]event.Event, 0, n[e.Shard])
+		}
 		by[e.Shard] = append(by[e.Shard], e)
 	}
 	for shard := range by {
