@@ -45,7 +45,7 @@ var mayImport = map[string]string{
 	"backup/storage/s3":          "backup/storage secret",
 	"backup/storage/storagetest": "backup/storage",
 
-	"backup": "backup/archive backup/base backup/repo backup/restore backup/schedule backup/storage backup/storage/file backup/wal notify postgres secret",
+	"backup": "backup/archive backup/base backup/repo backup/restore backup/schedule backup/storage backup/storage/file backup/storage/s3 backup/wal notify postgres secret",
 
 	"event":    "event/codec postgres",
 	"notify":   "postgres",

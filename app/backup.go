@@ -158,7 +158,7 @@ func OpenRepo(ctx context.Context, cfg Config, create bool) (*repo.Repo, error) 
 	if err != nil {
 		return nil, err
 	}
-	st, err := backup.OpenStorage(ctx, cfg.Backup.Repo, backup.S3(cfg.Backup.S3), create)
+	st, err := backup.OpenStorage(cfg.Backup.Repo, backup.S3(cfg.Backup.S3), create)
 	if err != nil {
 		return nil, err
 	}

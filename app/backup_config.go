@@ -40,11 +40,13 @@ type BackupConfig struct {
 
 // BackupS3Config says how to reach s3:// repositories.
 type BackupS3Config struct {
-	Endpoint  string        `yaml:"endpoint" default:"https://s3.amazonaws.com" doc:"URL of the service."`
-	Region    string        `yaml:"region" default:"us-east-1" doc:"Region of the bucket."`
+	Endpoint  string        `yaml:"endpoint" doc:"URL of the service. Empty: AWS."`
+	Region    string        `yaml:"region" doc:"Region of the bucket. Empty: AWS_REGION, else us-east-1."`
 	PathStyle bool          `yaml:"path_style" default:"false" doc:"Whether the bucket's name goes into the path: for most services other than AWS."`
-	AccessKey string        `yaml:"access_key" doc:"Name of the key. Empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."`
+	AccessKey string        `yaml:"access_key" doc:"Name of the key. Empty: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, then credentials_file, then the role of the machine."`
 	SecretKey secret.Secret `yaml:"secret_key" doc:"The key itself."`
+
+	CredentialsFile string `yaml:"credentials_file" doc:"File in AWS's form, where there is no access_key. Empty: ~/.aws/credentials."`
 }
 
 // BackupRetentionConfig says what prune keeps: of each type what is younger, and the newest so many.

@@ -36,7 +36,7 @@ func (l *loader) file(name string, root reflect.Value) {
 
 // anchor makes names of files that are relative relative to the configuration file's folder.
 func (l *loader) anchor(file string, root reflect.Value) {
-	for _, key := range []string{"http.tls_cert", "http.tls_key", "keys.master_key_file", "mail.dir", "session.geoip_file", "backup.key_file", "backup.passphrase_file", "backup.pgdata", "backup.spool"} {
+	for _, key := range []string{"http.tls_cert", "http.tls_key", "keys.master_key_file", "mail.dir", "session.geoip_file", "backup.key_file", "backup.passphrase_file", "backup.pgdata", "backup.spool", "backup.s3.credentials_file"} {
 		f, ok := fieldAt(root, key)
 		if ok && f.String() != "" && !filepath.IsAbs(f.String()) && strings.HasPrefix(l.from[key], file+":") {
 			f.SetString(filepath.Join(filepath.Dir(file), f.String()))

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rootstream/backup/repo"
 	"rootstream/backup/storage"
 	"rootstream/backup/storage/file"
+	"rootstream/backup/storage/s3"
 	"rootstream/errs"
 	"rootstream/postgres"
 	"rootstream/secret"
@@ -47,13 +49,15 @@ type S3 struct {
 	PathStyle bool
 	AccessKey string
 	SecretKey secret.Secret
+
+	CredentialsFile string // in AWS's form, where there is no AccessKey
 }
 
 // ErrURL is an address that no storage has.
 var ErrURL = errs.New(errs.Invalid, "repository_url", "a repository is at file:///absolute/folder or s3://bucket/prefix")
 
 // OpenStorage opens what is at an address; create makes a folder that is missing.
-func OpenStorage(_ context.Context, address string, _ S3, create bool) (storage.Storage, error) {
+func OpenStorage(address string, c S3, create bool) (storage.Storage, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, ErrURL // nothing of it is repeated: it may hold a password
@@ -68,6 +72,14 @@ func OpenStorage(_ context.Context, address string, _ S3, create bool) (storage.
 			return nil, repo.ErrNoRepository.WithCause(errors.New(address)).WithHint("the first backup makes it: rootstream backup create")
 		}
 		return st, err
+	case "s3":
+		if u.Host == "" {
+			return nil, ErrURL.WithCause(fmt.Errorf("%q names no bucket", address))
+		}
+		return s3.Open(s3.Config{
+			Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle,
+			AccessKey: c.AccessKey, SecretKey: c.SecretKey, CredentialsFile: c.CredentialsFile,
+		})
 	}
 	return nil, ErrURL.WithCause(fmt.Errorf("%q", address))
 }
@@ -89,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Slot == "" {
 		cfg.Slot = "rootstream_wal"
 	}
-	st, err := OpenStorage(ctx, cfg.Repo, cfg.S3, cfg.Create)
+	st, err := OpenStorage(cfg.Repo, cfg.S3, cfg.Create)
 	if err != nil {
 		return nil, err
 	}
