@@ -19,7 +19,7 @@ var mayImport = map[string]string{
 	"cmd/rootstream": "cli",
 	"cli":            "app",
 	"app":            "api auth backup backup/archive backup/repo backup/schedule cache devstack event mfa notify pgserver postgres secret session statesync statesync/merge stream user",
-	"api":            "auth event mfa secret session statesync stream user",
+	"api":            "auth backup event mfa secret session statesync stream user",
 	"auth":           "event mfa notify postgres session user cache secret",
 	"user":           "event postgres secret",
 	"session":        "cache event postgres secret session/near",

@@ -27,6 +27,7 @@ type Deps struct {
 	Events      Events
 	State       State
 	StateTypes  map[string]StateType // those of the configuration, beside stream, user and session
+	Backups     Backups              // nil: none are configured here
 	Checks      []Check              // what /readyz asks
 	MinPassword int                  // shown on the setup page
 }

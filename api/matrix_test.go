@@ -107,6 +107,11 @@ admin-revoke-session     401  403r 403r 403r 403r 204  403a 204  403a
 admin-mfa-status         401  403r 403r 403r 403r 200  200  200  200
 admin-reset-mfa          401  403r 403r 403r 403r 403r 403r 204  403a
 admin-resume-mfa         401  403r 403r 403r 403r 403r 403r 204  403a
+admin-list-backups       401  403r 403r 403r 403r 200  200  200  200
+admin-backup-window      401  403r 403r 403r 403r 200  200  200  200
+admin-create-backup      401  403r 403r 403r 403r 202  403a 202  403a
+admin-backup-verify      401  403r 403r 403r 403r 202  403a 202  403a
+admin-backup-test-restore 401 403r 403r 403r 403r 202  403a 202  403a
 `
 
 func TestAuthorizationMatrix(t *testing.T) { //nolint:tparallel // hundreds of scenes in one database
@@ -286,5 +291,6 @@ func bodies(login, token string) map[string]any {
 		"update-stream": object{"name": "t"}, "stream-stats": object{"fps": 30},
 		"add-recording":  object{"file_path": "a.mp4", "file_size_bytes": 1},
 		"admin-set-role": object{"role": "operator"}, "patch-state": object{"scene": "lobby"},
+		"admin-create-backup": object{"type": "full"},
 	}
 }

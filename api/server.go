@@ -116,6 +116,7 @@ func (s *Server) routes() {
 	s.stateRoutes()
 	s.watchRoutes()
 	s.adminRoutes()
+	s.backupRoutes()
 	s.pageRoutes()
 	s.plumbingRoutes()
 }

@@ -133,6 +133,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 		State: w.state, StateTypes: map[string]api.StateType{
 			"note": {Write: session.RoleUser}, "setting": {Write: session.RoleOperator}, "mood": {Volatile: true, Write: session.RoleUser},
 		},
+		Backups: newBackups(tb),
 		Checks: []api.Check{
 			{Name: "postgresql", Required: true, Probe: func(ctx context.Context) error {
 				_, err := db.Exec(ctx, "select 1 from users limit 0")

@@ -255,8 +255,3 @@ func (b *Backups) Schedule(ctx context.Context) ([]ScheduledJob, error) {
 	}
 	return rows, nil
 }
-
-// RunNow asks that something runs as soon as a process that runs the schedule looks.
-func (b *Backups) RunNow(ctx context.Context, kind, by string) error {
-	return schedule.RunNow(ctx, b.Book(), schedule.Kind(kind), by)
-}

@@ -50,6 +50,7 @@ type Parts struct {
 	Sender   *notify.Sender
 
 	feedDB *postgres.DB
+	served *servedBackups // nil where no backups are configured
 	schema *event.Schema
 	geo    *session.Geo
 }
@@ -72,6 +73,9 @@ func Open(ctx context.Context, cfg Config, opt Options) (*Parts, error) {
 		cfg.Log.Level = "warn" // a command's own output says what it did
 	}
 	p := &Parts{Config: cfg, Log: newLogger(cfg.Log, opt.Stderr), Registry: prometheus.NewRegistry()}
+	if cfg.Backup.Repo != "" && !opt.OneShot {
+		p.served = &servedBackups{p: p}
+	}
 	p.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if opt.OneShot {
 		p.Config.Postgres.MaxConns = oneShotConns
@@ -317,6 +321,9 @@ func (p *Parts) loops() []func(context.Context) error {
 	}
 	if p.Keys != nil {
 		loops = append(loops, p.Keys.Run)
+	}
+	if p.served != nil {
+		loops = append(loops, p.served.Run)
 	}
 	if len(p.Config.Webhooks) > 0 {
 		loops = append(loops, p.webhookRelay().Run)

@@ -146,7 +146,7 @@ func (p *Parts) api() *api.Server {
 	}
 	return api.New(api.Deps{
 		Auth: p.Auth, Sessions: p.Sessions, Factors: p.MFA, Users: p.Users, Streams: p.Streams, Events: p.Events,
-		State: p.Sync, StateTypes: p.Sync.apiTypes(), Checks: p.checks(), MinPassword: p.Config.Auth.PasswordMinLength,
+		State: p.Sync, StateTypes: p.Sync.apiTypes(), Checks: p.checks(), Backups: p.backups(), MinPassword: p.Config.Auth.PasswordMinLength,
 	}, api.Config{
 		Version: Version(), TrustedProxies: prefixes(p.Config.HTTP.TrustedProxies), ServiceTokens: tokens,
 		RequestTimeout: p.Config.HTTP.Timeout, Registerer: p.Registry,

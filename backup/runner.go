@@ -69,3 +69,8 @@ func (m *Manager) run(ctx context.Context, k schedule.Kind, p Plan) (string, err
 	}
 	return "", errs.NewInvalid("kind", "is not known: "+string(k))
 }
+
+// RunNow asks that something runs as soon as a process that runs the schedule looks.
+func (m *Manager) RunNow(ctx context.Context, kind, by string) error {
+	return schedule.RunNow(ctx, m.Book(), schedule.Kind(kind), by)
+}
