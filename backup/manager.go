@@ -25,7 +25,7 @@ func (m *Manager) List(ctx context.Context) ([]Backup, error) {
 	for _, e := range entries {
 		all = append(all, backupOf(e))
 	}
-	return Newest(all), nil
+	return append([]Backup{}, Newest(all)...), nil
 }
 
 // Show returns all that is known of a backup.
