@@ -21,6 +21,7 @@ import (
 // What can be wrong.
 var (
 	ErrAbsent   = errs.New(errs.NotFound, "wal_absent", "the repository has no such file: this is the end of the log")
+	ErrUnknown  = errs.New(errs.Precondition, "wal_unknown_cluster", "the repository knows nothing of this cluster")
 	ErrGap      = errs.New(errs.Precondition, "wal_gap", "write-ahead log is missing")
 	ErrDiverged = errs.New(errs.Conflict, "wal_diverged", "the server sends other write-ahead log than it did before")
 	ErrSpool    = errs.New(errs.Conflict, "wal_spool", "the spool folder cannot be used")

@@ -39,12 +39,25 @@ func (s Source) Fetch(ctx context.Context, name, dest string) error {
 		data, err = s.last(ctx, n)
 	}
 	if errors.Is(err, repo.ErrWALAbsent) {
-		return ErrAbsent.WithCause(errors.New(name))
+		return s.absent(ctx, name)
 	}
 	if err != nil {
 		return fmt.Errorf("fetch %s: %w", name, err)
 	}
 	return deliver(dest, data)
+}
+
+// absent says so, but only of a cluster that the repository knows: of one that it never heard of everything is absent,
+// and to take that for the end of the log would be to recover from the wrong repository.
+func (s Source) absent(ctx context.Context, name string) error {
+	known, err := s.Repo.Systems(ctx)
+	if err != nil {
+		return fmt.Errorf("fetch %s: %w", name, err)
+	}
+	if !slices.Contains(known, s.System) {
+		return ErrUnknown.WithCause(fmt.Errorf("system %d in %s", s.System, s.Repo.URL()))
+	}
+	return ErrAbsent.WithCause(errors.New(name))
 }
 
 // read returns a whole file, proven to be what its name says.

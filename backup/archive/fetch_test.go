@@ -89,7 +89,7 @@ func TestWhatIsFetched(t *testing.T) {
 		error error
 	}{
 		{"a whole segment", func(s shelf) { s.segments(1, 4, 5, 6) }, name1, data1, nil},
-		{"nothing of an empty repository", func(shelf) {}, name1, nil, archive.ErrAbsent},
+		{"nothing of an empty repository", func(shelf) {}, name1, nil, archive.ErrUnknown},
 		{"what follows the last segment", func(s shelf) { s.segments(1, 3, 4) }, name1, nil, archive.ErrAbsent},
 		{"pieces of the last segment", func(s shelf) {
 			s.segments(1, 4)
@@ -273,8 +273,9 @@ func TestTheCommandsAreQuotedForTheShellAndForPostgreSQL(t *testing.T) {
 func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 	t.Parallel()
 	_, empty := newRepo(t)
-	_, broken := newRepo(t)
-	r, _ := openRepo(t.Context(), broken)
+	known, other := newRepo(t)
+	shelf{t, known}.segments(1, 1)
+	r, broken := newRepo(t)
 	shelf{t, r}.segments(1, 1)
 	breakRepo(t, broken)
 	program := self(t)
@@ -286,7 +287,9 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 		argv     []string
 		promotes bool
 	}{
-		{"proven absent", fetch(child{Repo: empty, System: someSystem}), true},
+		{"proven absent", fetch(child{Repo: other, System: someSystem}), true},
+		{"another cluster's repository", fetch(child{Repo: other, System: someSystem + 1}), false},
+		{"an empty repository", fetch(child{Repo: empty, System: someSystem}), false},
 		{"the repository is out of reach", fetch(child{Repo: broken, System: someSystem}), false},
 		{"there is no repository", fetch(child{Repo: filepath.Join(empty, "repo.json"), System: someSystem}), false},
 		{"it panics", []string{"sh", "-c", "echo 'panic: runtime error' >&2; exit 2", "x"}, false},
@@ -298,8 +301,9 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 		t.Run(tt.what, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, map[string]string{"restore_command": archive.RestoreCommand(tt.argv...)})
-			c.handOver(empty)
-			c.handOver(broken)
+			for _, dir := range []string{empty, other, broken} {
+				c.handOver(dir)
+			}
 			c.write(1)
 			c.stop()
 			if err := c.Account().WriteFile(filepath.Join(c.DataDir(), "recovery.signal"), "", false); err != nil {
