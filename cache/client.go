@@ -47,17 +47,6 @@ type Client struct {
 	once sync.Once
 }
 
-// link is one rueidis client and the connections under it.
-type link struct {
-	rueidis.Client
-	conns *netConns
-}
-
-func (l *link) close() {
-	l.conns.end()
-	l.Close()
-}
-
 // Open connects to Redis. It fails only for a wrong configuration: while Redis cannot be reached, commands answer
 // ErrUnavailable and the client keeps trying. ctx bounds the first attempt alone.
 func Open(ctx context.Context, cfg Config) (*Client, error) {
@@ -94,7 +83,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close ends all connections and waits for the loops.
+// Close ends all connections and waits for the loops, which takes a few seconds at most, whatever Redis does.
 func (c *Client) Close() {
 	c.once.Do(c.stop)
 	c.wg.Wait()
@@ -156,19 +145,12 @@ func retryOnce(attempts int, _ rueidis.Completed, _ error) time.Duration {
 // connect makes a link and proves it.
 func (c *Client) connect(ctx context.Context) (*link, error) {
 	conns := newNetConns(-1)
-	unwatch := context.AfterFunc(ctx, conns.end) // rueidis dials without a context
-	defer unwatch()
-	rc, err := rueidis.NewClient(c.options(conns))
+	l, err := newClient(ctx, c.options(conns), conns)
 	if err != nil {
-		conns.end()
-		if rc != nil {
-			rc.Close()
-		}
 		return nil, err
 	}
-	l := &link{rc, conns}
 	if answered, err := c.probe(ctx, l); !answered {
-		l.close()
+		c.closeLink(l)
 		return nil, err
 	}
 	return l, nil
@@ -183,7 +165,7 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 		select {
 		case <-ctx.Done():
 			c.live.Store(nil)
-			l.close()
+			c.closeLink(l)
 			return
 		case <-tick.C:
 			if !c.cfg.Cluster && time.Since(time.Unix(0, c.answered.Load())) < c.cfg.ProbeInterval {
@@ -233,7 +215,7 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 		_ = wait.For(ctx, spacing)
 	}
 	if l != nil {
-		l.close()
+		c.closeLink(l)
 	}
 	return nil
 }
@@ -251,7 +233,7 @@ func (c *Client) attempt(ctx context.Context, l *link, renew bool) (*link, error
 	}
 	fresh, err := c.connect(ctx)
 	if err == nil && l != nil {
-		l.close()
+		c.closeLink(l)
 	}
 	return fresh, err
 }

@@ -247,7 +247,7 @@ func (c *Client) Watch(ctx context.Context, keys []string, decide func(*Watched)
 	defer release()
 	replies, err := s.watch(ctx, conn, keys, decide)
 	if errors.Is(err, ErrUnavailable) {
-		conn.Close() // an answer may still be on its way
+		c.part(conn.Close) // an answer may still be on its way
 	}
 	return replies, err
 }

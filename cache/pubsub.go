@@ -55,7 +55,7 @@ func (c *Client) Listen(ctx context.Context, sub Subscription) error {
 func (c *Client) listen(ctx context.Context, l *link, sub Subscription) bool {
 	s := call{c: c, link: l, outer: ctx, op: opSubscribe, start: time.Now()}
 	conn, _ := l.Dedicate()
-	defer conn.Close() // never used again: messages may still be on their way
+	defer c.part(conn.Close) // never used again: messages may still be on their way
 	lost := conn.SetPubSubHooks(rueidis.PubSubHooks{
 		OnMessage: func(m rueidis.PubSubMessage) { sub.OnMessage(Message{m.Channel, m.Pattern, m.Message}) },
 	})

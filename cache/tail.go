@@ -104,7 +104,7 @@ func (t *tail) run(ctx context.Context) {
 // hold follows until the connection is lost or ctx ends, and reports whether it was ever up.
 func (t *tail) hold(ctx context.Context, l *link) bool {
 	conn, _ := l.Dedicate()
-	defer conn.Close() // never used again: an answer may still be on its way
+	defer t.c.part(conn.Close) // never used again: an answer may still be on its way
 	s := call{c: t.c, link: l, outer: ctx, op: opTail, start: time.Now()}
 	if s.end(t.begin(ctx, conn)) != nil {
 		return false

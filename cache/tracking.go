@@ -104,16 +104,11 @@ func (t *tracker) hold(ctx context.Context, tried *chan struct{}) bool {
 	opt.DisableCache, opt.CacheSizeEachConn, opt.RingScaleEachConn = false, 1, 8
 	opt.ClientTrackingOptions = []string{"BCAST", "PREFIX", SessionViewPrefix}
 	opt.OnInvalidations = t.heard
-	unwatch := context.AfterFunc(ctx, conns.end)
-	defer unwatch()
-	rc, err := rueidis.NewClient(opt)
-	if rc != nil {
-		defer rc.Close()
-	}
-	defer conns.end()
+	l, err := newClient(ctx, opt, conns)
 	if err != nil {
 		return false
 	}
+	defer t.c.closeLink(l)
 	t.c.tracked.Add(1)
 	t.c.flush() // what changed before the link was up went unheard
 	if *tried != nil {
@@ -127,9 +122,9 @@ func (t *tracker) hold(ctx context.Context, tried *chan struct{}) bool {
 		case <-ctx.Done():
 			err = ctx.Err()
 		case <-t.poke:
-			err = t.ping(ctx, rc)
+			err = t.ping(ctx, l)
 		case <-tick.C:
-			err = t.ping(ctx, rc)
+			err = t.ping(ctx, l)
 		}
 	}
 	t.c.tracked.Add(-1)
