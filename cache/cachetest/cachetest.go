@@ -124,7 +124,7 @@ func (s *Redis) ready(exited chan struct{}) error {
 			return fmt.Errorf("redis-server ended: %s", log)
 		default:
 		}
-		if _, err = s.try("PING"); err == nil {
+		if _, err = s.Try("PING"); err == nil {
 			return nil
 		}
 	}
@@ -216,14 +216,15 @@ func (s *Redis) FlushAll() {
 // Do runs one command on a connection of its own: strings, int64, nil or []any come back; an error fails the test.
 func (s *Redis) Do(args ...string) any {
 	s.tb.Helper()
-	v, err := s.try(args...)
+	v, err := s.Try(args...)
 	if err != nil {
 		s.tb.Fatalf("redis %s: %v", args[0], err)
 	}
 	return v
 }
 
-func (s *Redis) try(args ...string) (any, error) {
+// Try is Do for what the server may refuse.
+func (s *Redis) Try(args ...string) (any, error) {
 	c, err := dial(s.Addr(), s.password, 5*time.Second)
 	if err != nil {
 		return nil, err

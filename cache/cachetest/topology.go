@@ -27,7 +27,7 @@ func Sentinel(tb testing.TB) *SentinelSet {
 	replica := Server(tb, "replicaof 127.0.0.1 "+strconv.Itoa(master.port))
 	set.Nodes = []*Redis{master, replica}
 	eventually(tb, "replica in sync", func() bool {
-		v, _ := replica.try("INFO", "replication")
+		v, _ := replica.Try("INFO", "replication")
 		s, _ := v.(string)
 		return strings.Contains(s, "master_link_status:up")
 	})
@@ -36,7 +36,7 @@ func Sentinel(tb testing.TB) *SentinelSet {
 	}
 	eventually(tb, "sentinels know each other and the replica", func() bool {
 		for _, s := range set.Sentinels {
-			v, _ := s.try("SENTINEL", "MASTER", set.Name)
+			v, _ := s.Try("SENTINEL", "MASTER", set.Name)
 			if m := pairs(v); m["num-slaves"] != "1" || m["num-other-sentinels"] != "2" || m["flags"] != "master" {
 				return false
 			}
@@ -128,12 +128,12 @@ func (s *SentinelSet) Settle() {
 	s.tb.Helper()
 	eventually(s.tb, "a replica in sync", func() bool {
 		for _, n := range s.Sentinels {
-			v, _ := n.try("SENTINEL", "MASTER", s.Name)
+			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
 			if m := pairs(v); m["num-slaves"] != "1" || m["flags"] != "master" {
 				return false
 			}
 		}
-		v, _ := s.Replica().try("INFO", "replication")
+		v, _ := s.Replica().Try("INFO", "replication")
 		info, _ := v.(string)
 		return strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up")
 	})
@@ -171,7 +171,7 @@ func (s *SentinelSet) awaitOther(old *Redis) {
 	s.tb.Helper()
 	eventually(s.tb, "another master", func() bool {
 		for _, n := range s.Sentinels {
-			v, _ := n.try("SENTINEL", "MASTER", s.Name)
+			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
 			if m := pairs(v); m["port"] == "" || m["port"] == strconv.Itoa(old.port) || m["flags"] != "master" {
 				return false
 			}
@@ -205,7 +205,7 @@ func Cluster(tb testing.TB) *ClusterSet {
 	}
 	eventually(tb, "cluster state ok", func() bool {
 		for _, n := range set.Nodes {
-			v, _ := n.try("CLUSTER", "INFO")
+			v, _ := n.Try("CLUSTER", "INFO")
 			info, _ := v.(string)
 			if !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_size:3") {
 				return false
