@@ -4,8 +4,10 @@ package rootstream
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -130,4 +132,19 @@ func (p pkg) check(t *testing.T, name string) {
 
 func openToAll(room string) bool {
 	return room == "errs" || room == "metrics" || strings.HasPrefix(room, "internal/")
+}
+
+// Two branches easily take the same number, which is found only when somebody migrates.
+func TestMigrationsAreNumberedWithoutGapOrDouble(t *testing.T) {
+	for _, folder := range []string{"postgres/migrations", "postgres/contract"} {
+		files, err := filepath.Glob(folder + "/*.sql")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no migrations: %v", folder, err)
+		}
+		for i, f := range files { // sorted
+			if want := fmt.Sprintf("%03d_", i+1); !strings.HasPrefix(filepath.Base(f), want) {
+				t.Errorf("%s is where %s… belongs", f, want)
+			}
+		}
+	}
 }

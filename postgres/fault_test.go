@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"context"
 	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -187,4 +188,27 @@ func TestServerWithoutFreeConnectionsIsFull(t *testing.T) {
 		release()
 	}
 	eventually(t, "with connections again", func() error { return db.Ping(t.Context()) })
+}
+
+func TestAConnectionThatAClosingPoolNoLongerWaitsForIsUnavailable(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	db := postgrestest.Open(t, postgres.Config{
+		DSN: "postgres://nobody@" + silent.Addr().String() + "/none?sslmode=disable", AcquireTimeout: time.Minute, ConnectTimeout: time.Minute,
+	})
+	answer := make(chan error, 1)
+	go func() { answer <- db.Ping(t.Context()) }()
+	taken, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	db.Close()
+	if err := <-answer; !errors.Is(err, postgres.ErrUnavailable) || !errors.Is(err, context.Canceled) {
+		t.Errorf("Ping = %v (%s), want ErrUnavailable because of a cancellation that is not the caller's", err, errs.CodeOf(err))
+	}
 }
