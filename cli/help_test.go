@@ -86,7 +86,7 @@ func words(t *testing.T, line string) []string {
 // TestDocumentsUseCommandsThatExist checks every line of shell in the documents that begins with rootstream.
 func TestDocumentsUseCommandsThatExist(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"../README.md", "../docs/MFA_SETUP.md"} {
+	for _, file := range []string{"../README.md", "../docs/MFA_SETUP.md", "../docs/BACKUP_RECOVERY.md"} {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
