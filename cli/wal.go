@@ -178,7 +178,7 @@ func walPush(env *environment, f *repoFlags) *cobra.Command {
 	var system string
 	c := &cobra.Command{
 		Use: "push FILE", Short: "Bring one file into the repository: an archive_command", Args: cobra.ExactArgs(1),
-		Example: "  archive_command = 'rootstream wal push --repo file:///srv/backups --key-file /etc/rootstream/backup.key \"%p\"'",
+		Example: "  rootstream wal push pg_wal/000000010000000000000003 --repo file:///srv/backups --key-file /etc/rootstream/backup.key",
 		Long: `Bring one file of the write-ahead log into the repository.
 
 Exit code 0 only if the repository has the file, durable and to the byte; pushing it
@@ -201,12 +201,14 @@ func walFetch(env *environment, f *repoFlags) *cobra.Command {
 	var only bool
 	c := &cobra.Command{
 		Use: "fetch NAME DEST", Short: "Bring one file out of the repository: for a restore_command", Args: cobra.ExactArgs(2),
-		Example: `  restore_command = 'rootstream wal fetch --repo file:///srv/backups --key-file /etc/rootstream/backup.key "%f" "%p"; case $? in 0) exit 0;; 42) exit 1;; *) exit 255;; esac'`,
+		Example: "  rootstream wal fetch 000000010000000000000003 pg_wal/RECOVERYXLOG --repo file:///srv/backups --key-file /etc/rootstream/backup.key",
 		Long: `Bring one file of the write-ahead log out of the repository.
 
 Exit code 0: delivered. 42: proven absent. Anything else: nobody knows. PostgreSQL
 takes 1 to 125 for the end of the log, and promotes: so let 42 be 1 for it, and
-everything else 255, as in the example; backup restore writes it like that.
+everything else 255; backup restore writes it like that:
+
+  restore_command = 'rootstream wal fetch … "%f" "%p"; case $? in 0) exit 0;; 42) exit 1;; *) exit 255;; esac'
 
 Of the last segment there may be pieces only: they are filled up with zeros. Segments
 that follow are fetched ahead in the background.`,
