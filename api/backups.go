@@ -69,5 +69,5 @@ func (s *Server) askFor(ctx context.Context, kind string) (*output[backupAsked],
 	if s.deps.Backups == nil {
 		return nil, errNoBackups
 	}
-	return reply(backupAsked{kind}, s.deps.Backups.RunNow(ctx, kind, caller(ctx).View.UserID.String()))
+	return reply(backupAsked{kind}, s.deps.Backups.RunNow(ctx, kind, caller(ctx).UserID.String()))
 }

@@ -73,7 +73,7 @@ const serverLook = 500 * time.Millisecond
 // keepBackups waits for the server, then works for it until ctx ends. That
 // backups cannot be kept never ends the server.
 func keepBackups(ctx context.Context, cfg Config, l devstack.Layout, stderr io.Writer) error {
-	log := newLogger(cfg.Log, stderr)
+	logger := newLogger(cfg.Log, stderr)
 	for ctx.Err() == nil {
 		if dsn, err := os.ReadFile(l.AdminDSNFile); err == nil {
 			cfg.Backup.DSN = secret.FromBytes([]byte(strings.TrimSpace(string(dsn))))
@@ -95,7 +95,7 @@ func keepBackups(ctx context.Context, cfg Config, l devstack.Layout, stderr io.W
 			b.Close()
 		}
 		if err != nil && ctx.Err() == nil {
-			log.ErrorContext(ctx, "backups are not kept", "err", err)
+			logger.ErrorContext(ctx, "backups are not kept", "err", err)
 		}
 		const pause = 30 * time.Second
 		if wait.For(ctx, pause) != nil {

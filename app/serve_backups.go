@@ -79,7 +79,7 @@ func (s *servedBackups) Run(ctx context.Context) error {
 		}
 		const pause = 5 * time.Second
 		if wait.For(ctx, pause) != nil {
-			return nil //nolint:nilerr // a wanted stop
+			return nil
 		}
 	}
 }
