@@ -288,7 +288,7 @@ func (l Layout) writeSecrets() error {
 func (l Layout) writeBackupKey() error {
 	for _, path := range []string{l.BackupKeyFile, filepath.Join(l.BackupDir, "repo.json")} {
 		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-			return nil //nolint:nilerr // who uses it will say what is wrong with it
+			return nil // who uses it will say what is wrong with it
 		}
 	}
 	if err := writeNew(l.BackupKeyFile, randomText()+"\n"); err != nil {

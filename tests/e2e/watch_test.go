@@ -1,7 +1,8 @@
 package e2e_test
 
 import (
-	"bufio"
+	"errors"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -21,25 +22,26 @@ func (c caller) watch(t *testing.T, topics string) watching {
 		t.Fatal(err)
 	}
 	r.Header.Set("Authorization", "Bearer "+c.token)
-	res, err := (&http.Client{}).Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.StatusCode != http.StatusOK {
-		t.Fatalf("watch: %s", res.Status)
-	}
-	w, began := watching{make(chan struct{})}, make(chan struct{})
+	w, began := watching{make(chan struct{})}, make(chan error, 1)
 	go func() {
 		defer close(w.ended)
+		res, err := (&http.Client{}).Do(r)
+		if err != nil {
+			began <- err
+			return
+		}
 		defer func() { _ = res.Body.Close() }()
-		lines := bufio.NewScanner(res.Body)
-		if lines.Scan() {
-			close(began)
+		if res.StatusCode != http.StatusOK {
+			began <- errors.New(res.Status)
+			return
 		}
-		for lines.Scan() { //nolint:revive // to its end
-		}
+		_, err = res.Body.Read(make([]byte, 1))
+		began <- err
+		_, _ = io.Copy(io.Discard, res.Body)
 	}()
-	<-began
+	if err := <-began; err != nil {
+		t.Fatalf("watch: %v", err)
+	}
 	return w
 }
 
