@@ -107,7 +107,8 @@ func (env *environment) restored(r app.Restored) error {
 	if r.Started {
 		env.say("the server runs and is at its target; it took %s", r.Recovery.Round(time.Millisecond))
 	} else {
-		env.say("start it: it recovers to its target (%s) by itself", r.Target)
+		env.say("start it as user %s, who must be able to read the repository and its key: it recovers to its target (%s) by itself", r.Owner, r.Target)
+		env.say("or let this program start it, which hands the log to it: run the same with --delta --start")
 	}
 	type row = app.Restored
 	return one(env, r,

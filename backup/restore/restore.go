@@ -89,6 +89,7 @@ type Result struct {
 	Backup   string         `json:"backup"`
 	System   uint64         `json:"system_id,string"`
 	Dir      string         `json:"dir"`
+	Owner    string         `json:"owner"` // user that the folder belongs to, and who starts the server
 	Target   string         `json:"target"`
 	Timeline wal.TimelineID `json:"timeline"`
 	Kept     string         `json:"kept,omitempty"` // the old folder
@@ -171,7 +172,7 @@ func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
 		cfg.Logger.WarnContext(ctx, "the backup was taken of damaged pages, and so is what was restored", "backup", j.manifest.ID, "pages", j.manifest.PageErrors)
 	}
 	res := Result{
-		Backup: j.manifest.ID, System: j.manifest.Cluster.SystemID, Dir: cfg.Dir, Target: cfg.Target.String(), Timeline: j.choice.Timeline,
+		Backup: j.manifest.ID, System: j.manifest.Cluster.SystemID, Dir: cfg.Dir, Owner: j.account.Name, Target: cfg.Target.String(), Timeline: j.choice.Timeline,
 		Kept: j.kept, Files: j.survey.files, Bytes: j.survey.total(), Fetched: j.fetched, Resumed: j.resume, Took: time.Since(began),
 		BadPages: j.manifest.PageErrors,
 	}
