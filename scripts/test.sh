@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export CGO_ENABLED=1 # the race detector needs it
 
-rooms="user:80 session:80 mfa:80 auth:80 stream:80 event:85 statesync:85 postgres:80 cache:80 secret:80" # room:least
+rooms="user:80 session:80 mfa:80 auth:80 stream:80 event:85 statesync:85 postgres:80 cache:80 secret:80 backup:80" # room:least
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 profile=$work/coverage.out
