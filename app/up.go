@@ -83,6 +83,9 @@ func welcome(ctx context.Context, l devstack.Layout, o UpOptions) {
 		say("rootstream: no link for the first administrator: %v", err)
 	}
 	say("data, logs and mail: %s", l.DataDir)
+	if b := o.Config.ofStack(l).Backup; b.KeyFile != "" {
+		say("backups: %s, which nothing but %s opens: keep a copy of that key on another machine", b.Repo, b.KeyFile)
+	}
 	say("try: rootstream demo --url %s    stop: Ctrl-C", l.URL)
 }
 

@@ -60,7 +60,7 @@ func (t *taking) dump(ctx context.Context) (err error) {
 	if err = t.listLane.Close(ctx); err != nil {
 		return err
 	}
-	t.m.Completed, t.m.Stored = time.Now().UTC(), t.s.Stored()
+	t.m.Completed = time.Now().UTC()
 	if err = t.s.Commit(ctx, &t.m); err != nil {
 		return err
 	}

@@ -432,6 +432,5 @@ func (t *taking) check() error {
 	if t.m.FileCount < least || t.m.StopLSN < t.m.StartLSN || len(t.m.Label) == 0 || len(t.m.Files) == 0 {
 		return errNoEnd
 	}
-	t.m.Stored = t.s.Stored()
 	return nil
 }

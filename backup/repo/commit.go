@@ -31,7 +31,7 @@ func (s *Session) Commit(ctx context.Context, m *Manifest) error {
 }
 
 func (s *Session) commit(ctx context.Context, m *Manifest) error {
-	m.Run = s.id
+	m.Run, m.Stored = s.id, s.Stored() // all packs have arrived
 	if err := m.check(); err != nil {
 		return ErrInvalid.WithCause(err)
 	}
