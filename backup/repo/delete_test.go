@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -177,9 +178,7 @@ func TestGarbageOfDeadRunsIsCollectedAndWhatOthersWriteStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for sent := int64(-1); sent != s.Stored(); time.Sleep(50 * time.Millisecond) { // the last is on its way
-		sent = s.Stored()
-	}
+	settle(s)
 	all := packBytes(t, st)
 	if _, err = r.Collect(t.Context(), repo.CollectOptions{}); err != nil || packBytes(t, st) != all {
 		t.Errorf("young garbage: %v, %d bytes of %d", err, packBytes(t, st), all)
@@ -198,6 +197,13 @@ func TestGarbageOfDeadRunsIsCollectedAndWhatOthersWriteStays(t *testing.T) {
 	requireSound(t, r, kept, b)
 	if left := packBytes(t, st); left < mine || left >= all {
 		t.Errorf("%d bytes are left of %d", left, all)
+	}
+}
+
+// settle waits for packs that are on their way.
+func settle(s *repo.Session) {
+	for sent := int64(-1); sent != s.Stored(); time.Sleep(50 * time.Millisecond) {
+		sent = s.Stored()
 	}
 }
 
@@ -318,10 +324,10 @@ func TestADeletionThatWakesLateTakesNothingThatIsNeeded(t *testing.T) {
 
 const shortTTL = 150 * time.Millisecond
 
-func openShort(t *testing.T, st storage.Storage) *repo.Repo {
+func openShort(t *testing.T, st storage.Storage, ttl time.Duration) *repo.Repo {
 	t.Helper()
 	cfg := config()
-	cfg.LeaseTTL = shortTTL
+	cfg.LeaseTTL = ttl
 	r, err := repo.Open(t.Context(), st, []repo.Key{fileKey("a")}, cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -346,7 +352,7 @@ func deleteFrozenAt(t *testing.T, calls int) (ended bool) {
 	first := take(t, r, "a1", 1, nil)
 	second := take(t, r, "b2", 20, first)
 	f := newFreezer(st, 1<<30)
-	pruner := openShort(t, f)
+	pruner := openShort(t, f, shortTTL)
 	f.mu.Lock()
 	f.left = calls
 	f.mu.Unlock()
@@ -409,10 +415,8 @@ func tryTake(t *testing.T, r *repo.Repo, id string, seed uint64, parent *backup)
 		return nil, err
 	}
 	defer func() { _ = s.Abort(ctx) }()
-	for _, p := range parent.manifest.Packs {
-		if !s.MayReuse(p) {
-			return nil, errNotReusable
-		}
+	if parent != nil && slices.ContainsFunc(parent.manifest.Packs, func(p repo.PackID) bool { return !s.MayReuse(p) }) {
+		return nil, errNotReusable
 	}
 	b, err := fill(ctx, r, s, plan{id, seed, parent})
 	if err != nil {
