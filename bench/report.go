@@ -228,7 +228,8 @@ func (r *report) head(b *bytes.Buffer) {
 	fmt.Fprintf(b, "Load average before: %s, after: %s (the measurements themselves included).\n\n", m.loadBefore, m.loadAfter)
 	b.WriteString("PostgreSQL runs with fsync and synchronous_commit on and data checksums, PostgreSQL and Redis as `rootstream up`\n" +
 		"configures them; everything shares this one machine: servers, floors and the generator of load. What is compared takes\n" +
-		"turns in short rounds; a ratio is that of one round, its median is judged. Limits of attempts are raised for `serve`.\n\n")
+		"turns in short rounds; a ratio is that of one round, its median is judged. Limits of attempts are raised for `serve`.\n\n" +
+		"Whether anything is lost while everything breaks is not a matter of speed: [SOAK](SOAK.md).\n\n")
 	met, missed := 0, []string{}
 	for _, p := range r.parts {
 		for _, row := range p.rows {

@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"rootstream/event"
+	"rootstream/statesync/merge"
 )
 
 func values(depth int) *rapid.Generator[any] {
@@ -122,6 +123,43 @@ func TestTokensHaveOneForm(t *testing.T) {
 	if back, err := ParseToken(""); err != nil || back != none || none.String() != "" {
 		t.Errorf("nothing reads as %+v, %v", back, err)
 	}
+}
+
+// TestContributionsArriveAsTheyWereSaid would else be missed: what is taken back in a way nobody understands expires.
+func TestContributionsArriveAsTheyWereSaid(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		type line struct {
+			Ref  event.Ref
+			At   merge.HLC
+			Gone bool
+			Raw  string
+		}
+		var want, got []line
+		var b []byte
+		for range rapid.IntRange(1, 5).Draw(t, "contributions") {
+			l := line{Ref: event.Ref{Type: rapid.StringMatching(`[a-z]{1,50}`).Draw(t, "type"), ID: uuid.New()}, At: merge.HLC(rapid.Int64Min(0).Draw(t, "at"))}
+			if l.Gone = rapid.Bool().Draw(t, "gone"); !l.Gone {
+				raw, err := json.Marshal(objects(1).Draw(t, "value"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				l.Raw = string(raw)
+			}
+			want = append(want, l)
+			b = appendSaid(b, l.Ref, said{at: l.At, gone: l.Gone, raw: json.RawMessage(l.Raw)})
+		}
+		for len(b) > 0 {
+			ref, s, rest, ok := parseSaid(b)
+			if !ok {
+				t.Fatalf("after %v nothing can be read", got)
+			}
+			got, b = append(got, line{ref, s.at, s.gone, string(s.raw)}), rest
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Fatal(d)
+		}
+	})
 }
 
 func FuzzContributions(f *testing.F) {

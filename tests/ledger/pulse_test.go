@@ -122,8 +122,12 @@ func (w *world) pulsesAgree(refs []event.Ref, watchers []*watcher) {
 	for _, n := range w.nodes {
 		harness.Eventually(w.t, pulseWithin, n.name+" knows what is said", func() error {
 			for _, ref := range refs {
-				if have, err := w.pulse(w.t.Context(), n, ref); err != nil || have != want[ref] {
-					return fmt.Errorf("it says %d viewers of %s (%w), but there are %d", have, ref, err, want[ref])
+				have, err := w.pulse(w.t.Context(), n, ref)
+				if err != nil {
+					return err
+				}
+				if have != want[ref] {
+					return fmt.Errorf("it says %d viewers of %s, but there are %d", have, ref, want[ref])
 				}
 			}
 			return nil
