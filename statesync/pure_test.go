@@ -3,6 +3,7 @@ package statesync
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -160,6 +161,41 @@ func TestContributionsArriveAsTheyWereSaid(t *testing.T) {
 			t.Fatal(d)
 		}
 	})
+}
+
+func TestTheLastThatAnInstanceSaidInItsLastLifeCounts(t *testing.T) {
+	t.Parallel()
+	v, r, node := newVolatile(nil), event.Ref{Type: "viewers", ID: uuid.New()}, uuid.New()
+	for _, step := range []struct {
+		life  int64
+		at    merge.HLC
+		gone  bool
+		raw   string
+		taken bool
+		have  string
+	}{
+		{1, 10, true, "", false, ""},
+		{1, 20, false, "a", true, "a"},
+		{1, 20, false, "a", false, "a"},
+		{1, 15, false, "late", false, "a"},
+		{1, 15, true, "", false, "a"},
+		{2, 5, false, "b", true, "b"}, // its clock was set back meanwhile
+		{1, 30, false, "of the old life", false, "b"},
+		{1, 30, true, "", false, "b"},
+		{2, 6, true, "", true, ""},
+	} {
+		h := heard{said{at: step.at, gone: step.gone, raw: json.RawMessage(step.raw)}, step.life, time.Time{}}
+		if taken := v.take(r, node, h); taken != step.taken {
+			t.Errorf("%+v is taken: %v", step, taken)
+		}
+		have := ""
+		if j := v.seen[r]; j != nil {
+			have = string(j.by[node].raw)
+		}
+		if have != step.have {
+			t.Errorf("after %+v it says %q", step, have)
+		}
+	}
 }
 
 func FuzzContributions(f *testing.F) {
