@@ -1,6 +1,7 @@
 package file_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -84,22 +85,28 @@ func TestAKilledWriterLeavesNoHalfObject(t *testing.T) {
 	}
 	acknowledged := map[string]bool{}
 	for range kills {
-		var out bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
 		cmd.Env = append(os.Environ(), writeForever+"="+dir)
-		cmd.Stdout = &out
-		if err := cmd.Start(); err != nil {
+		pipe, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(50+rng.IntN(250)) * time.Millisecond)
-		_ = cmd.Process.Kill()
-		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
-			t.Fatalf("the writer ended by itself: %v, %s", err, out.String())
-		}
-		for _, line := range strings.SplitAfter(out.String(), "\n") {
-			if i, done := strings.CutSuffix(line, "\n"); done {
-				acknowledged[i] = true
+		out := bufio.NewReader(pipe)
+		for n := 0; ; n++ {
+			line, err := out.ReadString('\n')
+			if err != nil {
+				break
 			}
+			acknowledged[strings.TrimSuffix(line, "\n")] = true
+			if n == 0 { // it is at work
+				time.AfterFunc(time.Duration(rng.IntN(100_000))*time.Microsecond, func() { _ = cmd.Process.Kill() })
+			}
+		}
+		if err := cmd.Wait(); err == nil || cmd.ProcessState.Exited() {
+			t.Fatalf("the writer ended by itself: %v", err)
 		}
 	}
 	st := open(t, dir)
