@@ -24,7 +24,9 @@ type DoctorOptions struct {
 }
 
 // Doctor looks at this machine and the servers. It changes nothing.
-func Doctor(ctx context.Context, o DoctorOptions) []Finding {
+func Doctor(ctx context.Context, o DoctorOptions) []Finding { return doctor(ctx, o, time.Now()) }
+
+func doctor(ctx context.Context, o DoctorOptions, now time.Time) []Finding {
 	target, err := Find(o.Source, o.DataDir)
 	if errors.Is(err, ErrNoStack) { // told below, as a finding of its own
 		target.Config, err = Load(o.Source)
@@ -45,10 +47,10 @@ func Doctor(ctx context.Context, o DoctorOptions) []Finding {
 			Name: "stack", Detail: "no database is configured, and no stack was ever started in " + dir, Remedy: upCommand(o.DataDir),
 		})
 	}
-	x := examination{examined: examine(ctx, cfg), cfg: cfg, dir: target.DataDir, now: time.Now()}
+	x := examination{examined: examine(ctx, cfg), cfg: cfg, dir: target.DataDir, now: now}
 	x.running = slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == "data_folder_lock" && f.Detail != "free" })
 	for _, look := range []func() []Finding{
-		x.postgres, x.schema, x.masterKey, x.keyset, x.redis, x.clocks, x.tls, x.api, x.outbox,
+		x.postgres, x.schema, x.masterKey, x.keyset, x.redis, x.clocks, x.tls, x.api, x.outbox, x.backupFindings,
 	} {
 		findings = append(findings, look()...)
 	}

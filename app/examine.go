@@ -46,7 +46,8 @@ type examined struct {
 		opened     bool  // status is known
 		status     secret.Status
 	}
-	api struct {
+	backups heldBackups
+	api     struct {
 		err    error
 		absent bool // nothing listens there
 		status string
@@ -62,6 +63,7 @@ func examine(ctx context.Context, cfg Config) *examined {
 	e.askDatabase(ctx, cfg)
 	e.askRedis(ctx, cfg)
 	e.askAPI(ctx, cfg.PublicURL())
+	e.backups.ask(ctx, cfg, e.database.err)
 	return e
 }
 

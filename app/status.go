@@ -34,7 +34,11 @@ func Status(ctx context.Context, t Target) ([]PartStatus, error) {
 		return nil, ErrNoDatabase
 	}
 	e := examine(ctx, t.Config)
-	return append([]PartStatus{e.postgresStatus(), e.redisStatus(), e.apiStatus(t), e.keysetStatus()}, e.contentStatus()...), nil
+	parts := append([]PartStatus{e.postgresStatus(), e.redisStatus(), e.apiStatus(t), e.keysetStatus()}, e.contentStatus()...)
+	if e.backups.configured {
+		parts = append(parts, e.backups.status(time.Now()))
+	}
+	return parts, nil
 }
 
 // errUnknown is how a part is that lives in the database when that does not answer.

@@ -433,7 +433,7 @@ func (r *Receiver) remedy(ctx context.Context, s *spool, cause error) error {
 		return errors.Join(cause, err)
 	}
 	defer again.close(ctx)
-	if slot.lost() {
+	if slot.Lost() {
 		r.note(ctx, "the server gave up the replication slot", cause)
 		if slot, err = r.renewSlot(ctx, again); err != nil {
 			return errors.Join(cause, err)

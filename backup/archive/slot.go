@@ -19,7 +19,8 @@ type Slot struct {
 	Retained   int64   `json:"retained_bytes"` // of log that the server keeps for it
 }
 
-func (s Slot) lost() bool { return s.Status == "lost" }
+// Lost reports whether the server has thrown log away that the slot was to keep.
+func (s Slot) Lost() bool { return s.Status == "lost" }
 
 // Server is what a server says of itself and of a slot.
 type Server struct {

@@ -27,7 +27,12 @@ func StatusOf(ctx context.Context, r *repo.Repo, system uint64, server *Server) 
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{SystemID: system, Gaps: len(l.Gaps())}
+	return l.Status(server), nil
+}
+
+// Status sums the ledger up; server is what its server says, or nil.
+func (l *Ledger) Status(server *Server) Status {
+	s := Status{SystemID: l.SystemID, Gaps: len(l.Gaps())}
 	for _, t := range l.Timelines {
 		for _, h := range t.Have {
 			s.Segments += int64(h.To-h.From) / int64(l.SegmentSize) //nolint:gosec // less than all there is
@@ -39,12 +44,12 @@ func StatusOf(ctx context.Context, r *repo.Repo, system uint64, server *Server) 
 			s.Newest = t.Newest
 		}
 	}
-	if server != nil && server.SystemID == system {
+	if server != nil && server.SystemID == l.SystemID {
 		s.Server = server
 		s.Behind = max(0, int64(server.LSN)-int64(s.Archived)) //nolint:gosec // positions are far below 2^63
 	}
-	return s, nil
+	return s
 }
 
 // Sound reports whether nothing is missing and the server keeps what is not archived yet.
-func (s Status) Sound() bool { return s.Gaps == 0 && (s.Server == nil || !s.Server.Slot.lost()) }
+func (s Status) Sound() bool { return s.Gaps == 0 && (s.Server == nil || !s.Server.Slot.Lost()) }

@@ -134,3 +134,16 @@ func ordered(jobs []Job) []Job {
 }
 
 func rank(k Kind) int { return slices.Index(Kinds(), k) }
+
+// Owed returns the newest planned time of the jobs of some kinds by which, at
+// now, one of them must have succeeded; zero if there is none.
+func Owed(jobs []Job, now time.Time, kinds ...Kind) time.Time {
+	const farthest = 62 * 24 * time.Hour
+	var owed time.Time
+	for _, j := range jobs {
+		if slices.Contains(kinds, j.Kind) {
+			owed = later(owed, j.Cron.Last(now.Add(-farthest), now.Add(-j.patience())))
+		}
+	}
+	return owed
+}

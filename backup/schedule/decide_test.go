@@ -131,3 +131,20 @@ func TestFaultyJobsAreAllNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestOwedIsTheNewestTimeWhosePatienceIsOver(t *testing.T) {
+	t.Parallel()
+	jobs := []schedule.Job{job(t, schedule.Full, "0 3 * * SUN"), job(t, schedule.Incremental, "0 3 * * *"), job(t, schedule.TestRestore, "0 4 * * SUN")}
+	kinds := []schedule.Kind{schedule.Full, schedule.Incremental}
+	for now, want := range map[string]string{"2026-11-27T08:59:00Z": "2026-11-26T03:00:00Z", "2026-11-27T09:00:00Z": "2026-11-27T03:00:00Z"} {
+		if got := schedule.Owed(jobs, at(t, now), kinds...); !got.Equal(at(t, want)) {
+			t.Errorf("at %s a backup is owed since %s, want %s", now, got, want)
+		}
+	}
+	if got := schedule.Owed(jobs, at(t, "2026-11-27T09:00:00Z"), schedule.TestRestore); !got.Equal(at(t, "2026-11-22T04:00:00Z")) {
+		t.Errorf("a proof is owed since %s", got)
+	}
+	if got := schedule.Owed(jobs, at(t, "2026-11-27T09:00:00Z"), schedule.Verify); !got.IsZero() {
+		t.Errorf("what no job does is owed since %s", got)
+	}
+}
