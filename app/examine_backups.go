@@ -14,7 +14,6 @@ import (
 	"rootstream/backup/archive"
 	"rootstream/backup/repo"
 	"rootstream/backup/schedule"
-	"rootstream/backup/wal"
 	"rootstream/secret"
 )
 
@@ -76,11 +75,7 @@ func (h *heldBackups) askLog(ctx context.Context, c BackupConfig, r *repo.Repo) 
 	}
 	h.log = ledger.Status(server)
 	if b := h.newest(); b != nil {
-		need := wal.Range{Timeline: b.Timeline, From: b.StartLSN, To: b.StopLSN}
-		if h.log.Timeline >= b.Timeline && h.log.Archived > b.StopLSN {
-			need.Timeline, need.To = h.log.Timeline, h.log.Archived
-		}
-		h.broken = ledger.Contiguous(need)
+		h.broken = ledger.Onward(b.Timeline, b.StartLSN, b.StopLSN)
 	}
 	return nil
 }

@@ -100,7 +100,7 @@ func (m *Manager) AddKey(ctx context.Context, k repo.Key) (string, error) {
 func (m *Manager) RemoveKey(ctx context.Context, id string) error { return m.repo.RemoveKey(ctx, id) }
 
 // RotateKey puts a key in the place of those this manager was opened with, and
-// lets what is stored from now on be sealed anew. Backups are not rewritten.
+// begins a new data key for what is stored from now on. Backups are not rewritten.
 func (m *Manager) RotateKey(ctx context.Context, k repo.Key) (string, error) {
 	id, err := m.repo.RotateKey(ctx, k)
 	return id, errors.Join(err, m.repo.RotateData(ctx))

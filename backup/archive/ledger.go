@@ -307,6 +307,16 @@ func missing(r wal.Range, at wal.LSN) error {
 	return ErrGap.WithCause(fmt.Errorf("%v: nothing at %v", r, at))
 }
 
+// Onward proves that a backup from one position to another reaches the end of the newest timeline's log: that all of
+// its own is there, and all since.
+func (l *Ledger) Onward(tli wal.TimelineID, from, to wal.LSN) error {
+	need := wal.Range{Timeline: tli, From: from, To: to}
+	if s := l.Status(nil); s.Timeline >= tli && s.Archived > to {
+		need.Timeline, need.To = s.Timeline, s.Archived
+	}
+	return l.Contiguous(need)
+}
+
 // Gaps returns what a repository lacks of a cluster's log.
 func Gaps(ctx context.Context, r *repo.Repo, system uint64) ([]Gap, error) {
 	l, err := Load(ctx, r, system)
