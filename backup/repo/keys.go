@@ -248,7 +248,8 @@ func addKey(ctx context.Context, st storage.Storage, ring *keyring, key Key) (st
 	return o.ID, nil
 }
 
-// RemoveKey takes a key away, but never the last. What its holder has copied stays readable to them: see RotateData.
+// RemoveKey takes a key away, but never the last. Whoever has used it may have kept the root key below it, which opens
+// what is stored later, too: after a leak begin a new repository.
 func (r *Repo) RemoveKey(ctx context.Context, id string) error {
 	if storage.CheckName(keyName(id)) != nil || strings.Contains(id, "/") {
 		return ErrNoKey.WithCause(fmt.Errorf("%q", id))
