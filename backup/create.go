@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -47,6 +48,7 @@ func (m *Manager) Create(ctx context.Context, o CreateOptions) (Backup, error) {
 	if m.cfg.DSN.IsZero() {
 		return Backup{}, ErrNoServer
 	}
+	o.Type = cmp.Or(o.Type, Full)
 	started, err := m.repo.Now(ctx)
 	if err != nil {
 		return Backup{}, err
