@@ -24,8 +24,11 @@ import (
 
 // unreliable is a server in front of the S3 server that answers a share of the
 // requests with an error, hangs up before or after passing them on, or cuts the answer's body.
+// It passes one write on at a time: versitygw judges a condition and writes in two
+// steps, between which another write may pass, what S3 itself rules out.
 type unreliable struct {
-	next *httputil.ReverseProxy
+	next   *httputil.ReverseProxy
+	writes sync.Mutex
 
 	mu    sync.Mutex
 	rng   *rand.Rand
@@ -60,6 +63,10 @@ func (u *unreliable) fault() int {
 }
 
 func (u *unreliable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPut {
+		u.writes.Lock()
+		defer u.writes.Unlock()
+	}
 	switch u.fault() {
 	case 1:
 		http.Error(w, "<Error><Code>SlowDown</Code></Error>", http.StatusServiceUnavailable)
