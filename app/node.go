@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -154,27 +153,17 @@ func attached(ctx context.Context, r *archive.Receiver) error {
 
 // receiver is what streams the write-ahead log of the server into the repository.
 func (b *Backups) receiver() (*archive.Receiver, error) {
-	c := b.config.Backup
-	spool := c.Spool
-	if spool == "" {
-		if c.PGData == "" {
-			return nil, errs.NewInvalid("backup.spool", "is required where backup.pgdata is not set")
+	open := func(context.Context) (*repo.Repo, error) { return b.Repo(), nil }
+	alarm := func(ctx context.Context, cause error) {
+		alerts, err := b.alerts()
+		if err == nil {
+			err = alerts.Tell(ctx, schedule.Alert{Problem: schedule.Failed, Job: "write-ahead log", Planned: time.Now().UTC(), Error: cause.Error()})
 		}
-		spool = filepath.Clean(c.PGData) + ".wal"
+		if err != nil {
+			b.log.ErrorContext(ctx, "nobody could be told", "err", err)
+		}
 	}
-	return archive.NewReceiver(archive.Config{
-		DSN: c.source(b.config.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Logger: b.log,
-		Open: func(context.Context) (*repo.Repo, error) { return b.Repo(), nil },
-		Alarm: func(ctx context.Context, cause error) {
-			alerts, err := b.alerts()
-			if err == nil {
-				err = alerts.Tell(ctx, schedule.Alert{Problem: schedule.Failed, Job: "write-ahead log", Planned: time.Now().UTC(), Error: cause.Error()})
-			}
-			if err != nil {
-				b.log.ErrorContext(ctx, "nobody could be told", "err", err)
-			}
-		},
-	})
+	return b.config.receiver(open, alarm, b.log)
 }
 
 // Scheduler is what runs the configured schedule.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,13 +133,20 @@ func NewWALReceiver(cfg Config, o BackupOptions, alarm func(context.Context, err
 	if _, err := c.keys(); err != nil {
 		return nil, err
 	}
+	open := func(ctx context.Context) (*repo.Repo, error) { return OpenRepo(ctx, cfg, true) }
+	return cfg.receiver(open, alarm, newLogger(cfg.Log, o.Stderr))
+}
+
+// receiver makes the receiver of a configuration for a repository that open opens.
+func (cfg Config) receiver(open func(context.Context) (*repo.Repo, error), alarm func(context.Context, error), log *slog.Logger) (*archive.Receiver, error) {
+	c := cfg.Backup
 	spool, err := c.spool()
 	if err != nil {
 		return nil, err
 	}
 	return archive.NewReceiver(archive.Config{
-		DSN: c.source(cfg.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Remote: c.Acknowledge == "repository", Alarm: alarm,
-		Open: func(ctx context.Context) (*repo.Repo, error) { return OpenRepo(ctx, cfg, true) }, Logger: newLogger(cfg.Log, o.Stderr),
+		DSN: c.source(cfg.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Remote: c.Acknowledge == "repository",
+		Alarm: alarm, Open: open, Logger: log,
 	})
 }
 
