@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"rootstream/backup/archive"
@@ -251,9 +250,4 @@ func GapsOf(windows []Window) []Gap {
 		gaps = append(gaps, Gap{b.Timeline, a.To, b.From, a.Until, b.Since})
 	}
 	return gaps
-}
-
-// quote makes text safe within single quotes of sh, and for PostgreSQL, which replaces what follows a percent sign.
-func quote(text string) string {
-	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(text) + "'"
 }

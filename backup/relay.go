@@ -71,7 +71,7 @@ func (r *relay) command() string {
 	return fmt.Sprintf(`d=%s; n="%%f.$$"; : >"$d/want.$n" || exit 255; while [ -d /proc/%d ]; do `+
 		`if [ -e "$d/have.$n" ]; then cp "$d/have.$n" "%%p" && rm -f "$d/have.$n" && exit 0; exit 255; `+
 		`elif [ -e "$d/none.$n" ]; then rm -f "$d/none.$n"; exit 1; elif [ -e "$d/fail.$n" ]; then rm -f "$d/fail.$n"; exit 255; fi; `+
-		`sleep 0.03; done; exit 255`, quote(r.dir), os.Getpid())
+		`sleep 0.03; done; exit 255`, archive.Quote(r.dir), os.Getpid())
 }
 
 // run answers until ctx ends.

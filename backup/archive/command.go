@@ -23,11 +23,15 @@ func RestoreCommand(argv ...string) string {
 // PushCommand returns an archive_command that runs argv with the path of the file.
 func PushCommand(argv ...string) string { return commandLine(argv) + ` "%p"` }
 
-// commandLine quotes for the shell, and for PostgreSQL, which replaces what follows a percent sign.
+// Quote makes text one word for the shell, and safe for PostgreSQL, which replaces what follows a percent sign.
+func Quote(text string) string {
+	return "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(text) + "'"
+}
+
 func commandLine(argv []string) string {
 	quoted := make([]string, len(argv))
 	for i, a := range argv {
-		quoted[i] = "'" + strings.NewReplacer("'", `'\''`, "%", "%%").Replace(a) + "'"
+		quoted[i] = Quote(a)
 	}
 	return strings.Join(quoted, " ")
 }
