@@ -38,7 +38,7 @@ type Appender interface {
 
 // Config says what a manager works with. DB and Log are needed, and Auth with Cache.
 type Config struct {
-	DB            *postgres.DB
+	DB            *postgres.DB // its OnCommit tells Log what transactions appended: see [event.Log.Committed]
 	Log           Appender
 	Schema        *event.Schema      // the log's: types are registered in it; nil means one of its own
 	Cache         *cache.Client      // nil means no Redis

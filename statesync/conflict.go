@@ -133,34 +133,35 @@ func (c conflict) queue(b *pgx.Batch) error {
 	return nil
 }
 
-func (m *Manager) note(ctx context.Context, list ...conflict) error {
+// note writes entries into the conflict log.
+func note(ctx context.Context, db postgres.Querier, list ...conflict) error {
 	b := &pgx.Batch{}
 	for _, c := range list {
 		if err := c.queue(b); err != nil {
 			return err
 		}
 	}
-	if err := m.cfg.DB.SendBatch(ctx, b).Close(); err != nil {
+	if err := db.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("note a conflict: %w", err)
 	}
 	return nil
 }
 
-// noteRebase records what a Rebase decided, with both values.
-func (m *Manager) noteRebase(ctx context.Context, v Verdict, base, theirs, mine Doc, r Result) error { //nolint:revive // the five are what is recorded
-	c := conflict{
-		ref: theirs.Ref, rule: "rebase:" + v.String(), winner: theirs.Data, loser: mine.Data,
+// decided is what a Rebase decided, with both values; c is the change that it leads to, if it does.
+func (m *Manager) decided(v Verdict, base, theirs, mine Doc, c change) conflict {
+	vectors := map[string]any{"base": base.Version, "theirs": theirs.Version, "result": theirs.Version}
+	d := conflict{
+		ref: theirs.Ref, rule: "rebase:" + v.String(), winner: theirs.Data, loser: mine.Data, vectors: vectors,
 		token: fmt.Sprintf("%s:%d:%d:%s", theirs.Ref, base.Version, theirs.Version, uuid.NewString()),
 		stamps: map[string]any{
 			"theirs": theirs.At, "mine": merge.Stamp{At: m.clock.Now(), Node: m.cfg.Node},
 		},
-		vectors: map[string]any{"base": base.Version, "theirs": theirs.Version, "result": r.Version},
 	}
-	if v == Retry && r.Changed {
-		c.winner, c.loser = r.Doc.Data, theirs.Data
-		c.vectors = map[string]any{"base": base.Version, "theirs": theirs.Version, "result": r.Version, "mine": mine.Data}
+	if c.name != "" {
+		d.winner, d.loser = c.next.Data, theirs.Data
+		vectors["result"], vectors["mine"] = theirs.Version+1, mine.Data
 	}
-	return m.note(context.WithoutCancel(ctx), c)
+	return d
 }
 
 // onOrphans records events that PostgreSQL has lost. All instances that saw one record it; it is kept once.
@@ -178,7 +179,7 @@ func (m *Manager) onOrphans(ctx context.Context, lost []event.Event) error {
 			vectors: map[string]any{"shard": e.Shard, "seq": e.Seq, "version": e.Version, "name": e.Name, "data": e.Data},
 		})
 	}
-	return m.note(ctx, list...)
+	return note(ctx, m.cfg.DB, list...)
 }
 
 // lostValue is the document a lost event would have led to, as far as that can be told: its whole document, or its patch

@@ -3,6 +3,7 @@ package statesync_test
 import (
 	"encoding/json"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -170,24 +171,73 @@ func TestCommitsThatPostgresLostAreInTheConflictLog(t *testing.T) {
 	}
 }
 
-func TestAnUpdateThatWasStoredIsNeverAnsweredAsOneThatWasNot(t *testing.T) {
+func TestWhatCannotBeNotedIsNotDecided(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)
 	a := start(t, db, nil)
-	r := ref("mine")
-	a.set(t, r, "n", 1)
-	a.set(t, r, "n", 2)
-	if _, err := db.Exec(t.Context(), "alter table sync_conflicts rename to elsewhere"); err != nil {
-		t.Fatal(err)
+	late := func(r event.Ref) error {
+		_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error {
+			d.Data["n"] = 3
+			return nil
+		}, statesync.UpdateOptions{Expect: new(int64(1)), IdempotencyKey: "late:" + r.String()})
+		return err
 	}
-	_, err := a.Update(t.Context(), r, func(d *statesync.Doc) error {
-		d.Data["n"] = 3
-		return nil
-	}, statesync.UpdateOptions{Expect: new(int64(1))})
-	if !errors.Is(err, postgres.ErrCommitUnknown) {
-		t.Errorf("the conflict could not be noted: %v", err)
+	for _, kind := range []string{"mine", "theirs", "strict"} {
+		r := ref(kind)
+		a.set(t, r, "n", 1)
+		a.set(t, r, "n", 2)
+		if _, err := db.Exec(t.Context(), "alter table sync_conflicts rename to elsewhere"); err != nil {
+			t.Fatal(err)
+		}
+		if err := late(r); err == nil || errors.Is(err, postgres.ErrCommitUnknown) || errors.Is(err, statesync.ErrRejected) {
+			t.Errorf("%s: there is no conflict log: %v", kind, err)
+		}
+		if d, err := a.Get(t.Context(), r, statesync.Latest()); err != nil || d.Version != 2 {
+			t.Errorf("%s: version %d, %v", kind, d.Version, err)
+		}
+		if _, err := db.Exec(t.Context(), "alter table elsewhere rename to sync_conflicts"); err != nil {
+			t.Fatal(err)
+		}
+		if err := late(r); err != nil && !errors.Is(err, statesync.ErrRejected) {
+			t.Errorf("%s: the log is there again: %v", kind, err)
+		}
+		list, _, err := a.Conflicts(t.Context(), statesync.ConflictPage{Ref: &r})
+		if err != nil || len(list) != 1 {
+			t.Errorf("%s: conflicts %+v, %v", kind, list, err)
+		}
 	}
-	if d, err := a.Get(t.Context(), r, statesync.Latest()); err != nil || d.Version != 3 {
-		t.Errorf("version %d, %v", d.Version, err)
+}
+
+// TestARebaseUnderOneKeyHappensOnceWhoeverAsks has two instances decide about the same update at the same time.
+func TestARebaseUnderOneKeyHappensOnceWhoeverAsks(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	nodes := []*instance{start(t, db, nil), start(t, db, nil)}
+	for range 20 {
+		r := ref("mine")
+		nodes[0].set(t, r, "n", 1)
+		nodes[0].set(t, r, "n", 2)
+		versions := make(chan int64, 8)
+		var wg sync.WaitGroup
+		for i := range cap(versions) {
+			wg.Go(func() {
+				res, err := nodes[i%2].Update(t.Context(), r, func(d *statesync.Doc) error { d.Data["n"] = 3; return nil },
+					statesync.UpdateOptions{Expect: new(int64(1)), IdempotencyKey: "once:" + r.String()})
+				if err != nil {
+					t.Error(err)
+				}
+				versions <- res.Version
+			})
+		}
+		wg.Wait()
+		for range cap(versions) {
+			if v := <-versions; v != 3 {
+				t.Errorf("it became version %d, want 3", v)
+			}
+		}
+		list, _, err := nodes[0].Conflicts(t.Context(), statesync.ConflictPage{Ref: &r})
+		if err != nil || len(list) != 1 {
+			t.Errorf("%d conflicts, %v", len(list), err)
+		}
 	}
 }

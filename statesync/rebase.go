@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"reflect"
 	"slices"
 
 	"rootstream/event"
+	"rootstream/postgres"
 )
 
 // Verdict is what becomes of a change that came too late.
@@ -99,8 +101,28 @@ func float(v any) float64 {
 	return f
 }
 
-// tooLate decides about an update that expected an older version than theirs.
+// tooLate decides about an update that expected an older version than theirs, until nobody comes in between.
 func (m *Manager) tooLate(
+	ctx context.Context, t Type, theirs Doc, o UpdateOptions, decide func(Type, Doc) (change, error),
+) (Result, error) {
+	for lost := 1; ; lost++ {
+		r, err := m.judge(ctx, t, theirs, o, decide)
+		if !errors.Is(err, errAgain) {
+			return r, err
+		}
+		if err = breathe(ctx, lost); err != nil {
+			return Result{}, err
+		}
+		if theirs, err = m.read(ctx, t, theirs.Ref, Latest()); err != nil {
+			return Result{}, err
+		}
+	}
+}
+
+// errAgain is judge's answer if theirs changed once more.
+var errAgain = errors.New("the state has changed meanwhile")
+
+func (m *Manager) judge(
 	ctx context.Context, t Type, theirs Doc, o UpdateOptions, decide func(Type, Doc) (change, error),
 ) (Result, error) {
 	late := &event.VersionError{Entity: theirs.Ref, Expected: *o.Expect, Actual: theirs.Version}
@@ -126,63 +148,55 @@ func (m *Manager) tooLate(
 	if err != nil || c.name == "" || c.next.Deleted {
 		return Result{}, cmp.Or[error](err, late)
 	}
-	return m.rebase(ctx, t, base, theirs, c.next, o)
+	r, err := m.rebase(ctx, t, base, theirs, c.next, o)
+	if errors.Is(err, event.ErrDuplicate) { // our own has come there on another way
+		before, known, failed := m.repeated(ctx, t, theirs, o, decide)
+		if known || failed != nil {
+			return before, failed
+		}
+	}
+	return r, err
 }
 
-// rebase has the type decide between theirs and mine until nobody comes in between.
-func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o UpdateOptions) (Result, error) { //nolint:revive // three are the decision's
-	for lost := 1; ; lost++ {
-		data, verdict := t.Rebase(cloneMap(base.Data), cloneMap(theirs.Data), cloneMap(mine.Data))
-		r, again, err := m.rebased(ctx, t, theirs, data, verdict, o)
-		if again {
-			if err = breathe(ctx, lost); err != nil {
-				return Result{}, err
-			}
-			if theirs, err = m.read(ctx, t, theirs.Ref, Latest()); err != nil {
-				return Result{}, err
-			}
-			continue
+// rebase has the type decide between theirs and mine, notes what it decided, and does it.
+func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o UpdateOptions) (r Result, err error) { //nolint:revive // three are the decision's
+	data, verdict := t.Rebase(cloneMap(base.Data), cloneMap(theirs.Data), cloneMap(mine.Data))
+	var c change
+	if verdict == Retry {
+		if c, err = t.changeTo(theirs, data, o.Name); err != nil {
+			return Result{}, err
 		}
-		if err != nil && verdict != Reject {
-			return r, err
-		}
-		failed := m.noteRebase(ctx, verdict, base, theirs, mine, r)
-		if failed != nil && r.Changed {
-			failed = stored(failed)
-		}
-		return r, cmp.Or(failed, err)
 	}
+	decided := m.decided(verdict, base, theirs, mine, c)
+	if c.name != "" {
+		return m.overrule(ctx, t, theirs, c, decided, o)
+	}
+	if err = note(ctx, m.cfg.DB, decided); err != nil {
+		return Result{}, err
+	}
+	if verdict == Reject {
+		return Result{}, ErrRejected
+	}
+	return m.unchanged(ctx, theirs)
 }
 
-// rebased does what a Rebase said; again if theirs changed once more.
-func (m *Manager) rebased( //nolint:revive // all six are one decision
-	ctx context.Context, t Type, theirs Doc, data map[string]any, verdict Verdict, o UpdateOptions,
-) (r Result, again bool, err error) {
-	switch verdict {
-	case KeepTheirs:
-		r, err = m.unchanged(ctx, theirs)
-		return r, false, err
-	case Reject:
-		return Result{}, false, ErrRejected
-	case Retry:
-	}
-	c, err := t.changeTo(theirs, data, o.Name)
-	if err != nil {
-		return Result{}, false, err
-	}
-	if c.name == "" {
-		r, err = m.unchanged(ctx, theirs)
-		return r, false, err
-	}
-	done, err := m.cfg.Log.Append(ctx, o.event(theirs.Ref, c, theirs.Version))
+// overrule puts c in the place of theirs and the decision into the conflict log, both or none.
+func (m *Manager) overrule(ctx context.Context, t Type, theirs Doc, c change, decided conflict, o UpdateOptions) (Result, error) { //nolint:revive // all are of one update
+	var done []event.Event
+	err := m.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
+		tx.AfterCommit(func() { done = event.Appended(tx) })
+		if err := event.Append(tx, o.event(theirs.Ref, c, theirs.Version)); err != nil {
+			return err
+		}
+		return note(ctx, tx, decided)
+	})
 	if _, lost := lostRace(err); lost {
-		return Result{}, true, nil
+		return Result{}, errAgain
 	}
 	if err != nil {
-		return Result{}, false, err
+		return Result{}, err
 	}
-	r, err = m.changed(ctx, t, theirs, c, done[0])
-	return r, false, err
+	return m.changed(ctx, t, theirs, c, done[0])
 }
 
 // repeated asks the log whether the update's key is there already: then it answers with what it did.

@@ -83,8 +83,10 @@ func serve() error {
 	defer stop()
 	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	slog.SetDefault(logger)
+	var log *event.Log
 	db, err := postgres.Open(ctx, postgres.Config{
 		DSN: os.Getenv(envDSN), AcquireTimeout: 2 * time.Second, StatementTimeout: 5 * time.Second, LockTimeout: 2 * time.Second,
+		OnCommit: func(tx *postgres.Tx) { log.Committed(event.Appended(tx)) },
 	})
 	if err != nil {
 		return err
@@ -105,7 +107,7 @@ func serve() error {
 	obeyed.look()
 	wg.Go(func() { obeyed.run(ctx) })
 	s, schema := &server{}, event.NewSchema()
-	log, err := event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
+	log, err = event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
 		obeyed.committed()
 		s.Offer(e)
 	}})

@@ -321,8 +321,12 @@ func (w *world) agree(refs []event.Ref, watchers []*watcher) {
 		truth[e.Ref] = document{Version: e.version, Deleted: ended(e.name), Data: data}
 		byKey[e.key] = append(byKey[e.key], e)
 	}
+	decided := w.decisions(refs)
 	for _, e := range w.entries {
-		w.audit(e, byKey[e.Key], stores[e.Key])
+		w.audit(e, byKey[e.Key], stores[e.Key], decided)
+	}
+	if len(decided) > 0 {
+		w.t.Errorf("the conflict log has decisions that nothing came of: %v", decided)
 	}
 	begun := time.Now()
 	docs := make([]document, len(refs))
@@ -339,8 +343,39 @@ func (w *world) agree(refs []event.Ref, watchers []*watcher) {
 	w.agreed = append(w.agreed, time.Since(begun).Round(time.Millisecond))
 }
 
-// audit holds one entry of the ledger against the events under its key, and how often its value was set.
-func (w *world) audit(e *entry, events []row, times int) {
+// decision is one that made a version of an entity.
+type decision struct {
+	event.Ref
+	version int64
+}
+
+// decisions reads from the conflict log how often each was noted.
+func (w *world) decisions(refs []event.Ref) map[decision]int {
+	w.t.Helper()
+	ids := make([]uuid.UUID, len(refs))
+	for i, r := range refs {
+		ids[i] = r.ID
+	}
+	rows, _ := w.db.Query(w.t.Context(), `select aggregate_type, aggregate_id, (vectors ->> 'result')::bigint from sync_conflicts
+		where aggregate_id = any($1) and vectors ? 'mine'`, ids)
+	all := map[decision]int{}
+	var d decision
+	if _, err := pgx.ForEachRow(rows, []any{&d.Type, &d.ID, &d.version}, func() error { all[d]++; return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	return all
+}
+
+// audit holds one entry of the ledger against the events under its key, how often its value was set, and the decision that
+// there must be if the version was not the one expected. Those are taken off decided.
+func (w *world) audit(e *entry, events []row, times int, decided map[decision]int) {
+	if e.Expect != nil && len(events) == 1 && events[0].version != *e.Expect+1 {
+		d := decision{events[0].Ref, events[0].version}
+		if decided[d] != 1 {
+			w.t.Errorf("%s was merged as version %d of %s: noted %d times in the conflict log", e.Key, d.version, d.Ref, decided[d])
+		}
+		delete(decided, d)
+	}
 	if len(events) > 1 || times > 1 {
 		w.t.Errorf("%s is in the log %d times, and was done %d times", e.Key, len(events), times)
 	}
