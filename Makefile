@@ -39,7 +39,7 @@ bench: ## measure against floors in the same run, write docs/BENCHMARKS.md
 	@scripts/install-deps.sh test
 	go run ./bench -out docs/BENCHMARKS.md
 
-bench-backup: ## measure backups beside pgBackRest, write docs/BENCHMARKS-backup.md (SCALE=100)
+bench-backup: ## measure backups beside pgBackRest, write docs/BENCHMARKS-backup.md (SCALE=100, 300)
 	@scripts/install-deps.sh bench
 	go run ./bench/backup -scale $(or $(SCALE),100) -out docs/BENCHMARKS-backup.md
 

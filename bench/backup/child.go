@@ -14,22 +14,25 @@ import (
 	"rootstream/backup/base"
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/backup/restore"
 	"rootstream/backup/storage/file"
 	"rootstream/backup/wal"
 	"rootstream/secret"
 )
 
-// child is this program as the database's user runs it: "take" takes a backup, "push FILE" archives a segment.
+// child is this program as the database's user runs it: "take" takes a backup, "restore" restores the newest one,
+// "push FILE" archives a segment.
 func child(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	dir := flags.String("repo", "", "")
-	dsn := flags.String("dsn", "", "")
 	data := flags.String("pgdata", "", "")
-	kind := flags.String("type", "full", "")
-	compression := flags.String("compression", "zstd", "")
-	reuse := flags.Bool("reuse", false, "")
-	rate := flags.Int64("rate", 0, "")
-	profile := flags.String("profile", os.Getenv("BENCH_PROFILE"), "")
+	var cfg base.Config
+	flags.StringVar(&cfg.DSN, "dsn", "", "")
+	flags.StringVar((*string)(&cfg.Type), "type", "full", "")
+	flags.StringVar(&cfg.Compression.Name, "compression", "zstd", "")
+	flags.IntVar(&cfg.Workers, "workers", processes, "")
+	flags.BoolVar(&cfg.Reuse, "reuse", false, "")
+	flags.Int64Var(&cfg.Rate, "rate", 0, "")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -45,33 +48,48 @@ func child(ctx context.Context, args []string) error {
 	if args[0] == "push" {
 		return errors.Join(archive.Push(ctx, r, 0, flags.Arg(0)), st.Close())
 	}
-	if *profile != "" {
-		out, failed := os.CreateTemp(*profile, *compression+"-"+*kind+"-*.pprof")
-		if failed != nil {
-			return failed
-		}
-		if failed = pprof.StartCPUProfile(out); failed != nil {
-			return failed
-		}
-		defer pprof.StopCPUProfile()
-	}
-	control, _, err := pgdata.ReadControl(*data)
+	stop, err := profile(args[0] + "-" + cfg.Compression.Name + "-" + string(cfg.Type))
 	if err != nil {
 		return err
 	}
+	defer stop()
+	if args[0] == "restore" {
+		_, err = restore.Run(ctx, restore.Config{Dir: *data, RestoreCommand: "false", Workers: cfg.Workers}, r)
+	} else {
+		cfg.PGData = *data
+		err = take(ctx, cfg, r)
+	}
+	return errors.Join(err, st.Close())
+}
+
+// profile writes where the time goes into the folder BENCH_PROFILE, if there is one.
+func profile(name string) (stop func(), err error) {
+	dir := os.Getenv("BENCH_PROFILE")
+	if dir == "" {
+		return func() {}, nil
+	}
+	out, err := os.CreateTemp(dir, name+"-*.pprof")
+	if err != nil {
+		return nil, err
+	}
+	return pprof.StopCPUProfile, pprof.StartCPUProfile(out)
+}
+
+func take(ctx context.Context, cfg base.Config, r *repo.Repo) error {
+	control, _, err := pgdata.ReadControl(cfg.PGData)
+	if err != nil {
+		return err
+	}
+	cfg.Compression.Level = 1
 	began := time.Now()
-	cfg := base.Config{
-		DSN: *dsn, PGData: *data, Type: repo.Type(*kind), Workers: 2, Compression: repo.Compression{Name: *compression, Level: 1}, Reuse: *reuse, Rate: *rate,
-		Progress: func(p base.Progress) {
-			fmt.Fprintf(os.Stderr, "%v %s %d/%d, %d stored\n", time.Since(began).Round(time.Millisecond), p.Phase, p.Bytes, p.Total, p.Stored)
-		},
+	cfg.Progress = func(p base.Progress) {
+		fmt.Fprintf(os.Stderr, "%v %s %d/%d, %d stored\n", time.Since(began).Round(time.Millisecond), p.Phase, p.Bytes, p.Total, p.Stored)
 	}
 	m, err := base.Take(ctx, cfg, r, func(ctx context.Context, rng wal.Range) error {
 		return archive.Wait(ctx, r, control.SystemID, rng)
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = fmt.Fprintln(os.Stdout, m.ID, m.Size, m.Stored)
 	}
-	_, err = fmt.Fprintln(os.Stdout, m.ID, m.Size, m.Stored)
-	return errors.Join(err, st.Close())
+	return err
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
+	"syscall"
 	"time"
 )
 
@@ -16,10 +16,10 @@ type result struct {
 	target       float64 // of our time to theirs; 0: none
 }
 
-// sample is a backup: the best of its rounds.
+// sample is a backup or a restore: the best of its rounds.
 type sample struct {
 	cost
-	bytes int64 // added to the repository
+	bytes int64 // added to the repository; 0: it is not about that
 }
 
 func (s sample) better(t sample) sample {
@@ -36,9 +36,15 @@ func (s *stand) peerRepo(c class) string {
 	return filepath.Join(s.dir, "theirs", c.ours)
 }
 
+func (s *stand) archiveOurs(c class) string { return s.self + " push -repo " + s.ourRepo(c) + " %p" }
+
+func (s *stand) archiveTheirs() string {
+	return "pgbackrest --config=" + s.conf + " --stanza=bench archive-push %p"
+}
+
 // take measures one of our backups.
 func (s *stand) take(ctx context.Context, c class, args ...string) (sample, error) {
-	if err := s.archiveBy(ctx, s.self+" push -repo "+s.ourRepo(c)+" %p"); err != nil {
+	if err := s.archiveBy(ctx, s.archiveOurs(c)); err != nil {
 		return sample{}, err
 	}
 	packs := filepath.Join(s.ourRepo(c), "packs")
@@ -48,90 +54,24 @@ func (s *stand) take(ctx context.Context, c class, args ...string) (sample, erro
 	return sample{used, size(packs) + size(filepath.Join(s.ourRepo(c), "clusters")) - before}, err
 }
 
-// peer measures one of pgBackRest's, tuned as its manual advises: bundles (blocks where its version has them).
-func (s *stand) peer(ctx context.Context, c class, kind string) (sample, error) {
-	if err := s.archiveBy(ctx, "pgbackrest --config="+s.conf+" --stanza=bench archive-push %p"); err != nil {
+// peer measures one of pgBackRest's.
+func (s *stand) peer(ctx context.Context, c class, kind string, args ...string) (sample, error) {
+	if err := s.archiveBy(ctx, s.archiveTheirs()); err != nil {
 		return sample{}, err
 	}
 	dir := filepath.Join(s.peerRepo(c), "backup")
 	before := size(dir)
-	used, err := s.run(ctx, "pgbackrest", "--config="+s.conf, "--stanza=bench", "--type="+kind, "backup")
+	used, err := s.run(ctx, "pgbackrest", append(args, "--config="+s.conf, "--stanza=bench", "--type="+kind, "backup")...)
 	return sample{used, size(dir) - before}, err
 }
 
-func (s *stand) configure(ctx context.Context, c class) error {
-	block := ""
-	if s.peerHasBlocks(ctx) {
-		block = "repo1-block=y\n"
-	}
-	text := fmt.Sprintf(`[global]
-repo1-path=%s
-repo1-cipher-type=aes-256-cbc
-repo1-cipher-pass=benchbenchbenchbenchbenchbenchbench
-repo1-bundle=y
-%srepo1-retention-full=9
-compress-type=%s
-compress-level=%s
-process-max=2
-start-fast=y
-log-level-console=off
-log-level-file=off
-log-path=%s
-lock-path=%s
-[bench]
-pg1-path=%s
-pg1-port=%d
-pg1-socket-path=%s
-pg1-user=%s
-`, s.peerRepo(c), block, c.peer, c.peerLevel, filepath.Join(s.dir, "log"), filepath.Join(s.dir, "log"), s.server.DataDir(), s.server.Port(), s.server.SocketDir(), s.server.Superuser())
-	if err := os.WriteFile(s.conf, []byte(text), 0o644); err != nil { //nolint:gosec // a key for a benchmark
-		return err
-	}
-	if err := s.user.MkdirAll(s.peerRepo(c)); err != nil {
-		return err
-	}
-	_, err := s.run(ctx, "pgbackrest", "--config="+s.conf, "--stanza=bench", "--no-online", "stanza-create")
-	return err
-}
-
-func (s *stand) peerVersion(ctx context.Context) string {
-	out, err := output(ctx, "pgbackrest", "version")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(strings.TrimPrefix(out, "pgBackRest "))
-}
-
-// peerHasBlocks: block incremental backups came with 2.46.
-func (s *stand) peerHasBlocks(ctx context.Context) bool {
-	var major, minor int
-	if _, err := fmt.Sscanf(s.peerVersion(ctx), "%d.%d", &major, &minor); err != nil {
-		return false
-	}
-	return major > 2 || minor >= 46
-}
-
-// measure takes all backups of a class.
+// measure takes all backups of a class, and restores one.
 func (s *stand) measure(ctx context.Context, c class) ([]result, error) {
 	if err := s.configure(ctx, c); err != nil {
 		return nil, err
 	}
-	rows := 100_000 * s.o.scale
-	few := fmt.Sprintf("update pgbench_accounts set abalance = abalance + 1 where aid in (select 1 + floor(random() * %d)::int from generate_series(1, %d))", rows, rows/1000)
-	part := fmt.Sprintf("update pgbench_accounts set filler = 'rewritten' || aid where aid between %d and %d", rows/2, rows/2+rows/100)
-	steps := []struct {
-		name, change string
-		ours         []string
-		peer         string
-		target       float64
-	}{
-		{"full", "", []string{"-type", "full"}, "full", map[string]float64{"s2": .8, "zstd": .9}[c.ours]},
-		{"incremental, 0.1 % of the rows changed at random", few, []string{"-type", "incremental"}, "incr", .35},
-		{"incremental, a contiguous 1 % rewritten", part, []string{"-type", "incremental"}, "incr", .35},
-		{"incremental, nothing changed", "select 1", []string{"-type", "incremental"}, "incr", 0},
-	}
 	var all []result
-	for _, step := range steps {
+	for _, step := range s.steps(ctx, c) {
 		r := result{class: c.name, name: step.name, target: step.target}
 		for range s.o.rounds {
 			if step.change != "" {
@@ -139,11 +79,13 @@ func (s *stand) measure(ctx context.Context, c class) ([]result, error) {
 					return all, err
 				}
 			}
-			theirs, err := s.peer(ctx, c, step.peer)
+			syscall.Sync() // nothing that was written before is still on its way to the disk
+			theirs, err := step.theirs()
 			if err != nil {
 				return all, err
 			}
-			ours, err := s.take(ctx, c, step.ours...)
+			syscall.Sync()
+			ours, err := step.ours()
 			if err != nil {
 				return all, err
 			}
@@ -153,10 +95,38 @@ func (s *stand) measure(ctx context.Context, c class) ([]result, error) {
 			r.ours.cpu.Round(time.Millisecond), r.ours.bytes>>20, r.ours.rss>>20, r.theirs.wall.Round(time.Millisecond), r.theirs.cpu.Round(time.Millisecond), r.theirs.bytes>>20)
 		all = append(all, r)
 	}
+	syscall.Sync()
 	again := result{class: c.name, name: "a second full one that may reuse, against the first", target: .5, theirs: all[0].ours}
 	var err error
 	if again.ours, err = s.take(ctx, c, "-type", "full", "-reuse"); err != nil {
 		return all, err
 	}
 	return append(all, again), nil
+}
+
+// step is one thing that both do.
+type step struct {
+	name, change string // what happens in the database before
+	ours, theirs func() (sample, error)
+	target       float64
+}
+
+func (s *stand) steps(ctx context.Context, c class) []step {
+	full := map[string]float64{"s2": .8, "zstd": .9}[c.ours]
+	rows := 100_000 * s.o.scale
+	few := fmt.Sprintf("update pgbench_accounts set abalance = abalance + 1 where aid in (select 1 + floor(random() * %d)::int from generate_series(1, %d))", rows, rows/1000)
+	part := fmt.Sprintf("update pgbench_accounts set filler = 'rewritten' || aid where aid between %d and %d", rows/2, rows/2+rows/100)
+	ours := func(kind string) func() (sample, error) {
+		return func() (sample, error) { return s.take(ctx, c, "-type", kind) }
+	}
+	theirs := func(kind string) func() (sample, error) {
+		return func() (sample, error) { return s.peer(ctx, c, kind) }
+	}
+	return []step{
+		{"full", "", ours("full"), theirs("full"), full},
+		{"incremental, 0.1 % of the rows changed at random", few, ours("incremental"), theirs("incr"), .35},
+		{"incremental, a contiguous 1 % rewritten", part, ours("incremental"), theirs("incr"), .35},
+		{"incremental, nothing changed", "select 1", ours("incremental"), theirs("incr"), 0},
+		{"restore of the newest backup, to an empty folder", "", s.restorer(ctx, c, s.restore), s.restorer(ctx, c, s.peerRestore), .8},
+	}
 }

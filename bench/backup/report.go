@@ -2,47 +2,109 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os/exec"
+	"io/fs"
+	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
 
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	out, err := exec.CommandContext(ctx, name, args...).Output() //nolint:gosec // names are ours
-	return string(out), err
+const preface = `# Backups beside pgBackRest
+
+Written by ` + "`make bench-backup`" + `, one section per size of the database (` + "`SCALE=300`" + ` for another). Both tools take turns on the same server in the same run, as the
+same user, with a warm page cache and repositories on the same disk; before each turn everything is on disk that was written before. Both read page checksums, encrypt
+(we with AES-256-GCM), wait until the log of the backup is in their repository, and fsync. Time is from start to exit, of restores too: files in place and on
+disk. The best of the rounds counts. Processor time is of all the tool's processes, per GB (2^30) of data; bytes are those added to the repository; memory is the peak of our
+process, which has to stay below 300 MB.
+`
+
+// write puts the section into the document, in the place of an older one of the same name.
+func write(path, section string) error {
+	old, err := os.ReadFile(path) //nolint:gosec // the operator names the document
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.WriteFile(path, []byte(document(string(old), section)), 0o644) //nolint:gosec // a document
 }
 
-// report writes the tables.
-func (s *stand) report(ctx context.Context, all []result) string {
+const heading = "\n## "
+
+// document returns the preface, the section and all others that old has, in the order of their sizes.
+func document(old, section string) string {
+	_, rest, _ := strings.Cut(old, heading)
+	sections := []string{section}
+	for s := range strings.SplitSeq(rest, heading) {
+		if s = heading + s; rest != "" && scaleOf(s) != scaleOf(section) {
+			sections = append(sections, strings.TrimRight(s, "\n")+"\n")
+		}
+	}
+	slices.SortFunc(sections, func(a, b string) int { return scaleOf(a) - scaleOf(b) })
+	return preface + strings.Join(sections, "")
+}
+
+func scaleOf(section string) (scale int) {
+	_, _ = fmt.Sscanf(section, heading+"Scale %d", &scale) // 0 if it is no heading of ours
+	return scale
+}
+
+// section writes what was measured.
+func (s *stand) section(ctx context.Context, m measured) string {
 	var b strings.Builder
-	blocks := "block incremental on"
+	blocks := "with block incremental"
 	if !s.peerHasBlocks(ctx) {
 		blocks = "which has no block incremental yet"
 	}
-	fmt.Fprintf(&b, `# Backups beside pgBackRest
+	data := s.data()
+	fmt.Fprintf(&b, heading+`Scale %d
 
-Written by `+"`make bench-backup`"+` on %s: %d processors, PostgreSQL %s, pgbench scale %d (%d MB of data), warm page cache, repositories on the same disk.
-pgBackRest %s with process-max=2, aes-256-cbc, bundles on, start-fast, %s; ours with 2 workers, AES-256-GCM.
-Both read page checksums, wait for the WAL of the backup in their repository, and fsync. The best of %d rounds, taken in turns. Time
-is from start to exit; processor time is of all the tool's processes; bytes are those added to the repository.
+%s: pgbench scale %d (%d MB of data) on PostgreSQL %s, %d processors, %d %s. pgBackRest %s, %s; both with %d processes.
 
-| class | backup | ours | theirs | ratio | target | processor s/GB, ours | theirs | bytes, ours | theirs | ratio | our peak memory |
+| class | what | ours | theirs | ratio | target | processor s/GB, ours | theirs | bytes, ours | theirs | ratio | our memory |
 |---|---|---|---|---|---|---|---|---|---|---|---|
-`, time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), s.server.Installation().Version, s.o.scale, size(s.server.DataDir())>>20,
-		s.peerVersion(ctx), blocks, s.o.rounds)
-	gb := float64(size(s.server.DataDir())) / (1 << 30)
-	for _, r := range all {
-		target := "—"
-		if r.target > 0 {
-			target = fmt.Sprintf("≤ %.2f", r.target)
-		}
-		fmt.Fprintf(&b, "| %s | %s | %.2f s | %.2f s | %.2f | %s | %.2f | %.2f | %.1f MB | %.1f MB | %.3f | %d MB |\n", r.class, r.name,
-			r.ours.wall.Seconds(), r.theirs.wall.Seconds(), r.ours.wall.Seconds()/r.theirs.wall.Seconds(), target,
-			r.ours.cpu.Seconds()/gb, r.theirs.cpu.Seconds()/gb, mb(r.ours.bytes), mb(r.theirs.bytes), mb(r.ours.bytes)/max(mb(r.theirs.bytes), 1e-6), r.ours.rss>>20)
+`, s.o.scale, time.Now().UTC().Format("2006-01-02"), s.o.scale, data>>20, s.server.Installation().Version, runtime.NumCPU(), s.o.rounds,
+		map[bool]string{true: "round", false: "rounds"}[s.o.rounds == 1], s.peerVersion(ctx), blocks, processes)
+	for _, r := range m.results {
+		b.WriteString(r.row(float64(data) / (1 << 30)))
 	}
+	for _, l := range m.loads {
+		fmt.Fprintf(&b, "\n%s", l)
+	}
+	b.WriteString("\nTheir settings:\n\n```ini\n" + s.settings(ctx, classes()[0]) + "```\n")
 	return b.String()
+}
+
+func (r result) row(gb float64) string {
+	target, bytes := "—", "— | — | —"
+	ratio := r.ours.wall.Seconds() / r.theirs.wall.Seconds()
+	if r.target > 0 {
+		target = fmt.Sprintf("≤ %.2f %s", r.target, verdict(ratio <= r.target))
+	}
+	if r.theirs.bytes > 0 {
+		bytes = fmt.Sprintf("%.1f MB | %.1f MB | %.3f", mb(r.ours.bytes), mb(r.theirs.bytes), mb(r.ours.bytes)/mb(r.theirs.bytes))
+	}
+	return fmt.Sprintf("| %s | %s | %.2f s | %.2f s | %.2f | %s | %.2f | %.2f | %s | %d MB |\n", r.class, r.name, r.ours.wall.Seconds(), r.theirs.wall.Seconds(), ratio,
+		target, r.ours.cpu.Seconds()/gb, r.theirs.cpu.Seconds()/gb, bytes, r.ours.rss>>20)
+}
+
+// String returns what was measured as a paragraph.
+func (l load) String() string {
+	how, target := "with one process, unthrottled (it has no limit)", ""
+	if l.least > 0 {
+		how = fmt.Sprintf("with one worker that reads %d MB/s", gentle>>20)
+		target = fmt.Sprintf(" (target ≥ %.2f %s)", l.least, verdict(l.ratio() >= l.least))
+	}
+	return fmt.Sprintf("pgbench with %d clients: %.0f transactions per second without a backup, %.0f during a full one of %s, %s, which took %.1f s: %.2f%s.\n",
+		clients, l.without, l.beside, l.tool, how, l.took.Seconds(), l.ratio(), target)
+}
+
+func verdict(met bool) string {
+	if met {
+		return "✓"
+	}
+	return "✗"
 }
 
 func mb(n int64) float64 { return float64(n) / (1 << 20) }

@@ -113,11 +113,16 @@ type cost struct {
 	rss       int64 // bytes, of the largest process
 }
 
-// run runs a command as the server's user.
-func (s *stand) run(ctx context.Context, name string, args ...string) (cost, error) {
+func (s *stand) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...) //nolint:gosec // a benchmark of our own
 	cmd.Dir, cmd.Env = s.dir, s.env()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.user.Credential(), Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// run runs a command as the server's user.
+func (s *stand) run(ctx context.Context, name string, args ...string) (cost, error) {
+	cmd := s.command(ctx, name, args...)
 	began := time.Now()
 	out, err := cmd.CombinedOutput()
 	c := cost{wall: time.Since(began)}
@@ -142,6 +147,11 @@ func (s *stand) archiveBy(ctx context.Context, command string) error {
 		return err
 	}
 	return s.sql(ctx, "checkpoint")
+}
+
+// data is how many bytes a backup has to take.
+func (s *stand) data() int64 {
+	return size(s.server.DataDir()) - size(filepath.Join(s.server.DataDir(), "pg_wal"))
 }
 
 // size returns the bytes in a folder.
