@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -21,7 +22,7 @@ import (
 type Entry struct {
 	Manifest         // without Files and Packs
 	Proofs   []Proof // the oldest first
-	Err      error   // why it cannot be read; then only its id and its cluster's are known
+	Err      error   // why it cannot be read, or cannot be trusted to count; of one that cannot be read only its id and its cluster's are known
 }
 
 // Proof is what checking a backup has shown.
@@ -86,6 +87,7 @@ func (r *Repo) Catalog(ctx context.Context) ([]Entry, error) {
 		if !s.pending {
 			e := s.Entry
 			e.Manifest = e.header()
+			e.Err = cmp.Or(e.Err, s.doubt)
 			entries = append(entries, e)
 		}
 	}
@@ -97,6 +99,7 @@ func (r *Repo) Catalog(ctx context.Context) ([]Entry, error) {
 type surveyed struct {
 	Entry
 	pending bool
+	doubt   error    // whether it is committed cannot be read
 	objects []string // all of the backup's, the manifest first
 }
 
@@ -109,9 +112,15 @@ func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
 	}
 	sessions, err := r.sessions(ctx)
 	for _, s := range found {
-		s.pending = slices.ContainsFunc(sessions, func(o *sessionObject) bool {
-			return o.State != committed && (o.ID == s.Run || o.Manifest == s.objects[0])
-		})
+		for _, o := range sessions {
+			switch {
+			case o.ID != s.Run && o.Manifest != s.objects[0] || o.State == committed:
+			case o.unreadable():
+				s.doubt = o.damage
+			default:
+				s.pending = true
+			}
+		}
 	}
 	return found, err
 }

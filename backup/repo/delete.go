@@ -253,12 +253,12 @@ func (r *Repo) unaware(ctx context.Context, id string) ([]string, error) {
 		if o.Lease == maintenance || o.over() || o.Ready && slices.Contains(o.Seen, id) {
 			continue // deletions write no backups
 		}
-		over, err := r.bury(ctx, o.name())
+		alive, err := r.bury(ctx, o.name())
 		if err != nil {
 			return nil, err
 		}
-		if !over {
-			names = append(names, o.String())
+		if alive != "" {
+			names = append(names, alive)
 		}
 	}
 	return names, nil
@@ -366,18 +366,18 @@ func (r *Repo) dropTombstones(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		over, err := r.bury(ctx, info.Name)
+		alive, err := r.bury(ctx, info.Name)
 		if err != nil {
 			return err
 		}
-		o, _, err := r.session(ctx, info.Name)
-		if isGone(err) || !over {
+		o, _, err := r.look(ctx, info.Name)
+		if isGone(err) || alive != "" {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if o.State == dead && now.Sub(info.Modified) < tombstoneAge {
+		if o.unreadable() || o.State == dead && now.Sub(info.Modified) < tombstoneAge {
 			continue
 		}
 		if o.State == dead && o.Manifest != "" {

@@ -2,7 +2,10 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"rootstream/errs"
 )
 
 // intent is a deletion that has been decided. It is never taken back, only carried out, by anybody.
@@ -26,11 +29,14 @@ func (r *Repo) intents(ctx context.Context) ([]intent, error) {
 		if isGone(err) {
 			continue
 		}
+		if err == nil && intentsPrefix+in.ID != o.Name {
+			err = damaged(o.Name, "it belongs elsewhere")
+		}
+		if errors.Is(err, ErrDamaged) {
+			err = errs.Of(err).WithHint("what it was to delete is not known: once no backup and no prune is under way, remove " + o.Name + " from " + r.st.URL())
+		}
 		if err != nil {
 			return nil, err
-		}
-		if intentsPrefix+in.ID != o.Name {
-			return nil, damaged(o.Name, "it belongs elsewhere")
 		}
 		all = append(all, in)
 	}

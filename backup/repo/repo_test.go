@@ -8,6 +8,7 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +25,16 @@ import (
 
 const system = 7312345678901234567
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(runIn); dir != "" {
+		if err := runUntilKilled(dir, os.Getenv(runAs)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 func fileKey(text string) repo.Key {
 	return repo.Key{Secret: secret.FromString(text + strings.Repeat(".", 32)), Kind: repo.KeyFile}

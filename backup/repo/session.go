@@ -12,6 +12,8 @@ import (
 	"github.com/google/uuid"
 
 	"rootstream/backup/storage"
+	"rootstream/errs"
+	"rootstream/internal/proc"
 	"rootstream/internal/wait"
 )
 
@@ -37,7 +39,7 @@ type sessionObject struct {
 	Kind     string        `json:"kind"`
 	Lease    string        `json:"lease,omitempty"`
 	Host     string        `json:"host"`
-	PID      int           `json:"pid"`
+	Process  proc.Stamp    `json:"process"`
 	Started  time.Time     `json:"started"`
 	TTL      time.Duration `json:"ttl"`
 	State    string        `json:"state"`
@@ -45,15 +47,21 @@ type sessionObject struct {
 	Seen     []string      `json:"seen"`               // deletions that it knows of, and keeps clear of
 	Ready    bool          `json:"ready"`              // Seen is filled in
 	Beat     uint64        `json:"beat"`
+
+	damage error // the object cannot be read: all that is known is its name, and that its run can write nothing more
 }
 
 const sessionsPrefix = "sessions/"
 
-func (o *sessionObject) name() string  { return sessionsPrefix + o.ID.String() }
-func (o *sessionObject) mark() [4]byte { return [4]byte(o.ID[:4]) }
-func (o *sessionObject) over() bool    { return o.State == committed || o.State == dead }
+func (o *sessionObject) name() string     { return sessionsPrefix + o.ID.String() }
+func (o *sessionObject) mark() [4]byte    { return [4]byte(o.ID[:4]) }
+func (o *sessionObject) over() bool       { return o.State == committed || o.State == dead }
+func (o *sessionObject) unreadable() bool { return o.damage != nil }
 func (o *sessionObject) String() string {
-	return fmt.Sprintf("%s on %s (pid %d) since %s", o.Kind, o.Host, o.PID, o.Started.Format(time.RFC3339))
+	if o.unreadable() {
+		return o.damage.Error()
+	}
+	return fmt.Sprintf("%s on %s (pid %d) since %s", o.Kind, o.Host, o.Process.PID, o.Started.Format(time.RFC3339))
 }
 
 type leaseObject struct {
@@ -126,7 +134,7 @@ func (r *Repo) enter(ctx context.Context, info RunInfo) (*Session, error) {
 		buffers: make(chan []byte, maxLanes+r.cfg.Uploads), queue: make(chan *pack), ended: make(chan struct{}), stop: make(chan struct{}),
 	}
 	s.obj = sessionObject{
-		ID: s.id, Kind: info.Kind, Lease: info.Lease, Host: info.Host, PID: os.Getpid(),
+		ID: s.id, Kind: info.Kind, Lease: info.Lease, Host: info.Host, Process: proc.OwnStamp(),
 		Started: now.UTC(), TTL: r.cfg.LeaseTTL, State: running,
 	}
 	if err = r.leaseFree(ctx, info.Lease); err != nil {
@@ -251,6 +259,8 @@ func (s *Session) adopt(ctx context.Context, next sessionObject, cause error) (b
 		return false, cause
 	case isGone(err):
 		return false, ErrLeaseLost.WithCause(errors.New("its session is gone"))
+	case errors.Is(err, ErrDamaged): // perhaps it said that the run is dead
+		return false, ErrLeaseLost.WithCause(err)
 	case err != nil:
 		return false, errors.Join(cause, err)
 	case now.State == dead && next.State != dead:
@@ -267,13 +277,37 @@ func (r *Repo) session(ctx context.Context, name string) (*sessionObject, string
 		return nil, "", err
 	}
 	var o sessionObject
-	if err := r.getJSON(ctx, kindSession, name, &o); err != nil {
-		return nil, "", err
+	err = r.getJSON(ctx, kindSession, name, &o)
+	if err == nil && o.name() != name {
+		err = damaged(name, "it belongs elsewhere")
 	}
-	if o.name() != name {
-		return nil, "", damaged(name, "it belongs elsewhere")
+	if errors.Is(err, ErrDamaged) {
+		err = errs.Of(err).WithHint("whether what this run wrote counts is not known: once no run is under way, check with backup verify, then remove " +
+			name + " from " + r.st.URL())
 	}
-	return &o, info.Tag, nil
+	return &o, info.Tag, err
+}
+
+// look reads a session, and takes one that is damaged for a run that goes on until its time to live is over.
+func (r *Repo) look(ctx context.Context, name string) (*sessionObject, string, error) {
+	o, tag, err := r.session(ctx, name)
+	if !errors.Is(err, ErrDamaged) {
+		return o, tag, err
+	}
+	info, gone := r.st.Stat(ctx, name)
+	if gone != nil {
+		return nil, "", gone
+	}
+	now, unknown := r.st.Now(ctx)
+	if unknown != nil {
+		return nil, "", unknown
+	}
+	o = &sessionObject{State: running, Started: time.Unix(0, 0), damage: err}
+	o.ID, _ = uuid.Parse(strings.TrimPrefix(name, sessionsPrefix)) // if it is none, no run has this session
+	if now.Sub(info.Modified) > r.cfg.LeaseTTL {
+		o.State = dead
+	}
+	return o, info.Tag, nil
 }
 
 // sessions reads all of them.
@@ -283,7 +317,7 @@ func (r *Repo) sessions(ctx context.Context) ([]*sessionObject, error) {
 		if err != nil {
 			return nil, err
 		}
-		o, _, err := r.session(ctx, info.Name)
+		o, _, err := r.look(ctx, info.Name)
 		if isGone(err) {
 			continue
 		}
@@ -295,43 +329,59 @@ func (r *Repo) sessions(ctx context.Context) ([]*sessionObject, error) {
 	return all, nil
 }
 
-// bury declares a run dead that has not said for its time to live that it lives,
-// and takes its manifest away. It reports whether the run is over.
-func (r *Repo) bury(ctx context.Context, name string) (bool, error) {
-	o, tag, err := r.session(ctx, name)
-	if isGone(err) {
-		return true, nil
+// bury declares a run dead whose process is gone, or that has not said for its time to live that it
+// lives, and takes its manifest away. It names the run if that lives; "" means that it is over.
+func (r *Repo) bury(ctx context.Context, name string) (alive string, err error) {
+	o, tag, err := r.look(ctx, name)
+	switch {
+	case isGone(err):
+		return "", nil
+	case err != nil:
+		return "", err
+	case o.over():
+		return "", nil
+	case o.unreadable():
+		return o.String(), nil
 	}
-	if err != nil || o.over() {
-		return err == nil, err
-	}
-	info, err := r.st.Stat(ctx, name)
-	if isGone(err) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	now, err := r.st.Now(ctx)
-	if err != nil || info.Tag != tag || now.Sub(info.Modified) <= o.TTL {
-		return false, err
+	why, err := r.signOfDeath(ctx, o, tag)
+	if err != nil || why == "" {
+		return o.String(), err
 	}
 	manifest := o.Manifest
 	o.State = dead
 	body, err := r.sealJSON(kindSession, name, o)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	if _, err := r.st.Swap(ctx, name, body, tag); errors.Is(err, storage.ErrChanged) {
-		return false, nil // it lives after all
+		return o.String(), nil // it lives after all
 	} else if err != nil {
-		return false, err
+		return "", err
 	}
-	r.cfg.Logger.WarnContext(ctx, "a run has not said for long that it lives: it is taken for dead", "run", o.String())
+	r.cfg.Logger.WarnContext(ctx, "a run is taken for dead", "run", o.String(), "why", why)
 	if manifest != "" {
-		return true, r.st.Delete(ctx, manifest)
+		return "", r.st.Delete(ctx, manifest)
 	}
-	return true, nil
+	return "", nil
+}
+
+// signOfDeath says why a run is taken for dead; "" if it may live.
+func (r *Repo) signOfDeath(ctx context.Context, o *sessionObject, tag string) (string, error) {
+	if o.Process.Ended() {
+		return "its process is gone", nil
+	}
+	info, err := r.st.Stat(ctx, o.name())
+	if isGone(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	now, err := r.st.Now(ctx)
+	if err != nil || info.Tag != tag || now.Sub(info.Modified) <= o.TTL {
+		return "", err
+	}
+	return "it has not said for long that it lives", nil
 }
 
 // leaseFree refuses early: no session is written for a lease that is held.
@@ -339,12 +389,12 @@ func (r *Repo) leaseFree(ctx context.Context, lease string) error {
 	if lease == "" {
 		return nil
 	}
-	_, err := r.leaseTag(ctx, lease)
+	_, err := r.leaseTag(ctx, lease, uuid.Nil)
 	return err
 }
 
-// leaseTag returns the tag of a lease whose holder is over.
-func (r *Repo) leaseTag(ctx context.Context, lease string) (string, error) {
+// leaseTag returns the tag of a lease whose holder is over, for a session that wants it.
+func (r *Repo) leaseTag(ctx context.Context, lease string, session uuid.UUID) (string, error) {
 	name := "leases/" + lease
 	info, err := r.st.Stat(ctx, name)
 	if isGone(err) {
@@ -354,19 +404,45 @@ func (r *Repo) leaseTag(ctx context.Context, lease string) (string, error) {
 		return "", err
 	}
 	var held leaseObject
-	if err = r.getJSON(ctx, kindLease, name, &held); err != nil {
-		return "", err
+	var holder string
+	unreadable := r.getJSON(ctx, kindLease, name, &held)
+	switch {
+	case unreadable == nil:
+		holder, err = r.bury(ctx, sessionsPrefix+held.Session.String())
+	case isGone(unreadable):
+		return "", nil
+	case errors.Is(unreadable, ErrDamaged):
+		holder, err = r.holder(ctx, lease, session)
+	default:
+		return "", unreadable
 	}
-	holder := sessionsPrefix + held.Session.String()
-	over, err := r.bury(ctx, holder)
-	if err != nil || over {
-		return info.Tag, err
-	}
-	o, _, err := r.session(ctx, holder)
 	if err != nil {
 		return "", err
 	}
-	return "", ErrLeaseHeld.WithCause(errors.New(o.String()))
+	if holder != "" {
+		return "", ErrLeaseHeld.WithCause(errors.New(holder))
+	}
+	if unreadable != nil && info.Tag == "" { // what is so large that it has none cannot be replaced
+		return "", errs.Of(unreadable).WithHint("no run is under way that has this lease: remove " + name + " from " + r.st.URL())
+	}
+	return info.Tag, nil
+}
+
+// holder finds, for a session that wants it, who has a lease that cannot be read: whoever may have it.
+func (r *Repo) holder(ctx context.Context, lease string, session uuid.UUID) (string, error) {
+	all, err := r.sessions(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range all {
+		if o.ID == session || o.over() || o.Lease != lease && o.damage == nil {
+			continue
+		}
+		if alive, err := r.bury(ctx, o.name()); err != nil || alive != "" {
+			return alive, err
+		}
+	}
+	return "", nil
 }
 
 // takeLease makes the session the holder of the lease. It never gives it back: a lease whose holder is over is free.
@@ -383,7 +459,7 @@ func (r *Repo) takeLease(ctx context.Context, lease string, session uuid.UUID) e
 		return err
 	}
 	for {
-		tag, err := r.leaseTag(ctx, lease)
+		tag, err := r.leaseTag(ctx, lease, session)
 		if err != nil {
 			return err
 		}

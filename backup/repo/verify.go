@@ -89,9 +89,6 @@ func (v *verification) judge(ctx context.Context, object, backup string, err err
 
 func (v *verification) run(ctx context.Context) error {
 	found, err := v.r.survey(ctx)
-	if errors.Is(err, ErrDamaged) { // a session: named below
-		found, err = v.r.surveyManifests(ctx)
-	}
 	if err != nil {
 		return err
 	}
@@ -287,6 +284,9 @@ func (v *verification) pack(ctx context.Context, id PackID, size int64) ([]Blob,
 func (v *verification) backup(ctx context.Context, s *surveyed) error {
 	if s.Err != nil {
 		return v.judge(ctx, s.objects[0], s.ID, s.Err)
+	}
+	if err := v.judge(ctx, s.objects[0], s.ID, s.doubt); err != nil {
+		return err
 	}
 	for _, b := range s.Files {
 		if err := v.judge(ctx, s.objects[0], s.ID, v.there(b)); err != nil {
