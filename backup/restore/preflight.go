@@ -91,13 +91,13 @@ func (j *job) spaces() ([]space, error) {
 	var all []space
 	used := map[string]bool{}
 	for _, ts := range j.manifest.Tablespaces {
-		s := space{link: spacesPath + "/" + strconv.FormatUint(uint64(ts.OID), 10), location: filepath.Clean(ts.Location)}
+		s := space{link: spacesPath + "/" + strconv.FormatUint(uint64(ts.OID), 10), location: filepath.Clean(ts.Location), asked: os.Geteuid() != 0}
 		if j.cfg.spacesUnder != "" {
-			s.location = filepath.Join(j.cfg.spacesUnder, strconv.FormatUint(uint64(ts.OID), 10))
+			s.location, s.asked = filepath.Join(j.cfg.spacesUnder, strconv.FormatUint(uint64(ts.OID), 10)), true
 		}
 		if place, ok := j.cfg.Tablespaces[s.location]; ok {
 			used[s.location] = true
-			s.location = filepath.Clean(place)
+			s.location, s.asked = filepath.Clean(place), true
 		}
 		if !filepath.IsAbs(s.location) || within(j.cfg.Dir, s.location) || within(s.location, j.cfg.Dir) {
 			return nil, ErrTarget.WithCause(fmt.Errorf("tablespace %d cannot be at %s", ts.OID, s.location)).
@@ -174,6 +174,9 @@ func (j *job) preflight() error {
 	}
 	if err := j.account.CanEnter(filepath.Dir(dir)); err != nil {
 		return ErrTarget.WithCause(err)
+	}
+	if err := j.checkLink(); err != nil {
+		return err
 	}
 	st, unfinished, err := readState(dir)
 	if err != nil {
@@ -260,6 +263,9 @@ func (j *job) checkSpaces(ours []string) error {
 		if err := j.account.CanEnter(filepath.Dir(s.location)); err != nil {
 			return ErrTarget.WithCause(err)
 		}
+		if err := j.mayUse(s); err != nil {
+			return err
+		}
 		filled, err := holdsAnything(filepath.Join(s.location, j.version()))
 		if err != nil {
 			return err
@@ -272,6 +278,33 @@ func (j *job) checkSpaces(ours []string) error {
 		}
 	}
 	return nil
+}
+
+// mayUse refuses root a folder that only the backup names, unless it is the owner's already: where a tablespace is, a
+// superuser of the database says.
+func (j *job) mayUse(s space) error {
+	if s.asked {
+		return nil
+	}
+	owner, err := proc.Owner(s.location)
+	if err == nil && owner.UID == j.account.UID && owner.UID != 0 {
+		return nil
+	}
+	return ErrTarget.WithCause(errors.Join(fmt.Errorf("tablespace folder %s is not a folder of user %s", s.location, j.account.Name), err)).
+		WithHint("if it is to be there, say so: --tablespace-map " + s.location + "=" + s.location)
+}
+
+// checkLink refuses a target that is a link to somebody else's folder: who owns the folder above may have put it there.
+func (j *job) checkLink() error {
+	if !j.cfg.linked {
+		return nil
+	}
+	owner, err := proc.Owner(j.cfg.Dir)
+	if err == nil && owner.UID == j.account.UID {
+		return nil
+	}
+	return ErrTarget.WithCause(errors.Join(fmt.Errorf("it is a link to %s, which is not a folder of user %s", j.cfg.Dir, j.account.Name), err)).
+		WithHint("name the folder itself")
 }
 
 // checkRoom adds up what goes to each disk.
@@ -369,7 +402,7 @@ func (j *job) makeRoom() error {
 func (j *job) moves() (journal, error) {
 	now := time.Now().UTC()
 	jo := journal{Dir: j.cfg.Dir, Backup: j.manifest.ID, Started: now}
-	suffix := ".before-" + now.Format("20060102T150405Z")
+	suffix := jo.suffix()
 	spaces, err := j.spaces()
 	if err != nil {
 		return jo, err

@@ -75,6 +75,7 @@ type Config struct {
 	Logger         *slog.Logger          // nil means slog.Default
 
 	spacesUnder string // a folder that all tablespaces go to, whatever their names
+	linked      bool   // Dir was given by way of a link
 }
 
 // Progress is how far a restore is.
@@ -153,7 +154,7 @@ func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
 		return Result{}, err
 	}
 	if real, err := filepath.EvalSymlinks(cfg.Dir); err == nil {
-		cfg.Dir = real
+		cfg.Dir, cfg.linked = real, real != cfg.Dir
 	}
 	j, err := prepare(ctx, cfg, r)
 	if err == nil && cfg.Mode == Fresh && !j.resume {

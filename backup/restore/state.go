@@ -9,7 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rootstream/errs"
 	"rootstream/internal/proc"
@@ -42,7 +45,7 @@ func readState(dir string) (state, bool, error) {
 }
 
 func readJSON(path string, into any) (bool, error) {
-	f, err := os.Open(path) //nolint:gosec // the operator's own folder
+	f, err := openNote(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -50,14 +53,34 @@ func readJSON(path string, into any) (bool, error) {
 		return false, ErrTarget.WithCause(err)
 	}
 	defer func() { _ = f.Close() }()
+	return true, parseNote(path, f, into)
+}
+
+// openNote opens a file that is one, in a folder whose owner may have put anything there.
+func openNote(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) //nolint:gosec // beside the operator's own folder
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func parseNote(path string, f io.Reader, into any) error {
 	raw, err := io.ReadAll(io.LimitReader(f, maxState))
 	if err == nil {
 		err = json.Unmarshal(raw, into)
 	}
 	if err != nil {
-		return false, ErrTarget.WithCause(fmt.Errorf("read %s: %w", path, err))
+		return ErrTarget.WithCause(fmt.Errorf("read %s: %w", path, err))
 	}
-	return true, nil
+	return nil
 }
 
 // claim writes down that the folder is being restored.
@@ -88,11 +111,49 @@ type move struct {
 
 func journalOf(dir string) string { return dir + journalName }
 
-func readJournal(dir string) (journal, bool, error) {
-	var j journal
-	found, err := readJSON(journalOf(dir), &j)
-	return j, found, err
+// readJournal reads what we have written ourselves. It lies in a folder that may be another user's, and names what is
+// removed.
+func readJournal(dir string) (j journal, found bool, err error) {
+	path := journalOf(dir)
+	f, err := openNote(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return j, false, nil
+	}
+	if err != nil {
+		return j, false, ErrTarget.WithCause(err)
+	}
+	defer func() { _ = f.Close() }()
+	owner, err := ownerOfFile(f)
+	if err != nil {
+		return j, false, ErrTarget.WithCause(err)
+	}
+	if int(owner) != os.Geteuid() {
+		return j, false, ErrTarget.WithCause(fmt.Errorf("%s was written by another user (uid %d)", path, owner)).
+			WithHint("do this as that user, or remove the file and do by hand what it says")
+	}
+	if err = parseNote(path, f, &j); err != nil {
+		return journal{}, false, err
+	}
+	if !j.sound(dir) {
+		return journal{}, false, ErrTarget.WithCause(fmt.Errorf("%s moves what it should not", path))
+	}
+	return j, true, nil
 }
+
+// sound reports whether a journal is of the folder, and moves it and versions' folders of tablespaces to where we move
+// them.
+func (j journal) sound(dir string) bool {
+	for i, m := range j.Moves {
+		if m.To != m.From+j.suffix() || !filepath.IsAbs(m.From) || filepath.Clean(m.From) != m.From ||
+			i == 0 && m.From != dir || i > 0 && !strings.HasPrefix(filepath.Base(m.From), "PG_") {
+			return false
+		}
+	}
+	return j.Dir == dir && len(j.Moves) > 0
+}
+
+// suffix is what the names of folders that are kept end with.
+func (j journal) suffix() string { return ".before-" + j.Started.UTC().Format("20060102T150405Z") }
 
 // setAside moves the old folders away, all of them even if a predecessor was killed between two.
 func setAside(j journal) error {

@@ -3,11 +3,14 @@ package restore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +32,7 @@ type tree struct {
 type space struct {
 	link     string // pg_tblspc/16400
 	location string
+	asked    bool // whoever restores named the folder: a backup's word is not enough for root
 	root     *os.Root
 }
 
@@ -36,11 +40,11 @@ type space struct {
 func openTree(dir string, account proc.Account, spaces []space, group bool) (*tree, error) {
 	t := &tree{account: account, dir: dir, group: group}
 	var err error
-	if t.data, err = t.openRoot(dir); err != nil {
+	if t.data, err = t.openRoot(dir, true); err != nil {
 		return nil, err
 	}
 	for _, s := range spaces {
-		if s.root, err = t.openRoot(s.location); err != nil {
+		if s.root, err = t.openRoot(s.location, s.asked); err != nil {
 			return nil, errors.Join(err, t.close())
 		}
 		t.spaces = append(t.spaces, s)
@@ -48,18 +52,75 @@ func openTree(dir string, account proc.Account, spaces []space, group bool) (*tr
 	return t, nil
 }
 
-func (t *tree) openRoot(dir string) (*os.Root, error) {
-	if err := t.account.MkdirAll(dir); err != nil {
-		return nil, ErrTarget.WithCause(err)
+// openRoot opens a folder. One that nobody asked for has to be the account's already.
+func (t *tree) openRoot(dir string, asked bool) (*os.Root, error) {
+	var made error
+	if asked {
+		if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // others pass through, the last folder is private
+			return nil, ErrTarget.WithCause(err)
+		}
+		made = os.Mkdir(dir, 0o700)
 	}
-	if err := os.Chmod(dir, t.dirMode()); err != nil {
-		return nil, ErrTarget.WithCause(err)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return nil, ErrTarget.WithCause(made)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, ErrTarget.WithCause(err)
 	}
+	if err = t.take(root, asked); err != nil {
+		return nil, ErrTarget.WithCause(errors.Join(fmt.Errorf("%s: %w", dir, err), root.Close()))
+	}
 	return root, nil
+}
+
+// take makes an open folder the account's alone, whatever its name leads to by now. Given away is only what is empty,
+// ours and was asked for.
+func (t *tree) take(root *os.Root, asked bool) error {
+	d, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	owner, err := ownerOfFile(d)
+	if err != nil {
+		return err
+	}
+	if owner != t.account.UID {
+		inside, err := d.Readdirnames(2)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		empty := len(inside) == 0 || slices.Equal(inside, []string{"lost+found"})
+		if !empty || !asked || !t.account.Foreign() || int(owner) != os.Geteuid() {
+			return fmt.Errorf("it belongs to another user (uid %d)", owner)
+		}
+		if err = d.Chown(int(t.account.UID), int(t.account.GID)); err != nil {
+			return err
+		}
+	}
+	return d.Chmod(t.dirMode())
+}
+
+func ownerOfFile(f *os.File) (uint32, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("%s: its owner cannot be told", f.Name())
+	}
+	return st.Uid, nil
+}
+
+// names is how many names a file has: what is written to it is written to all of them.
+func names(info fs.FileInfo) uint64 {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 1
+	}
+	return uint64(st.Nlink) //nolint:unconvert // of another size elsewhere
 }
 
 func (t *tree) close() error {
@@ -135,7 +196,7 @@ func (t *tree) link(s space) error {
 // create opens a file of a given size for writing; holes are zeros. With keep, what it holds stays.
 func (t *tree) create(name string, size int64, keep bool) (*os.File, error) {
 	root, rel := t.at(name)
-	if info, err := root.Lstat(rel); err == nil && !info.Mode().IsRegular() {
+	if info, err := root.Lstat(rel); err == nil && (!info.Mode().IsRegular() || names(info) > 1) {
 		if err = root.RemoveAll(rel); err != nil {
 			return nil, err
 		}
