@@ -105,7 +105,7 @@ func OpenBackups(ctx context.Context, cfg Config, o BackupOptions) (*Backups, er
 	b.Manager, err = backup.Open(ctx, backup.Config{
 		Repo: c.Repo, Keys: keys, S3: backup.S3(c.S3), Create: o.Create, NewCluster: o.NewCluster,
 		DSN: c.source(cfg.Postgres), PGData: c.PGData, Compression: repo.Compression{Name: c.Compression, Level: c.Level},
-		Workers: c.Workers, Rate: int64(c.RateMiB) << 20, Slot: c.Slot, Retention: c.Retention.retention(),
+		Workers: c.Workers, Lease: c.Lease, Rate: int64(c.RateMiB) << 20, Slot: c.Slot, Retention: c.Retention.retention(),
 		History: b.db, Tool: "rootstream " + Version(), Registerer: o.Registerer, Logger: b.log,
 	})
 	if err != nil {

@@ -26,6 +26,7 @@ type BackupConfig struct {
 	Compression    string                `yaml:"compression" default:"zstd" doc:"zstd, s2 (faster, larger) or none."`
 	Level          int                   `yaml:"compression_level" default:"1" doc:"Level of zstd, 1 to 4 in speed classes: fastest to best."`
 	Workers        int                   `yaml:"workers" default:"0" doc:"Files that are read at once; 0: as many as there are processors."`
+	Lease          time.Duration         `yaml:"lease" default:"1m" doc:"How long a backup or a deletion may give no sign of life before others take it for dead. Longer where the repository hangs at times."`
 	RateMiB        int                   `yaml:"rate_mib" default:"0" doc:"Most MiB a second that a backup sends to the repository; 0: no limit."`
 	Receive        bool                  `yaml:"receive" default:"true" doc:"Whether rootstream node streams the write-ahead log into the repository as it is written."`
 	Slot           string                `yaml:"slot" default:"rootstream_wal" doc:"Replication slot of that stream: the server keeps what the repository does not have yet."`
@@ -59,6 +60,7 @@ type BackupRetentionConfig struct {
 	IncrementalLast  int           `yaml:"incremental_last" default:"0" doc:"Incremental backups that are kept whatever their age."`
 	Logical          time.Duration `yaml:"logical" default:"720h" doc:"Age up to which dumps are kept."`
 	LogicalLast      int           `yaml:"logical_last" default:"0" doc:"Dumps that are kept whatever their age."`
+	Unfinished       time.Duration `yaml:"unfinished" default:"24h" doc:"Age up to which what killed backups stored is kept, for the next one to go on with."`
 	Minimum          int           `yaml:"minimum" default:"2" doc:"Intact backups of the whole cluster that are kept in any case; the newest that was proven by a test restore is kept besides."`
 }
 
@@ -112,6 +114,7 @@ func (c BackupRetentionConfig) retention() backup.Retention {
 	return backup.Retention{
 		Full: keep(c.Full, c.FullLast), Differential: keep(c.Differential, c.DifferentialLast),
 		Incremental: keep(c.Incremental, c.IncrementalLast), Logical: keep(c.Logical, c.LogicalLast), Minimum: c.Minimum,
+		Unfinished: c.Unfinished,
 	}
 }
 
@@ -146,6 +149,12 @@ func (c BackupConfig) check(f *errs.Fields, hooks []WebhookConfig) {
 	}
 	if c.PGData != "" && !filepath.IsAbs(c.PGData) {
 		f.Add("backup.pgdata", "must be an absolute path")
+	}
+	if c.Lease < time.Second || c.Lease > time.Hour {
+		f.Add("backup.lease", "must be between 1s and 1h")
+	}
+	if c.Retention.Unfinished < time.Second {
+		f.Add("backup.retention.unfinished", "must be 1s or more")
 	}
 	if strings.Trim(c.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || c.Slot == "" || len(c.Slot) > 63 {
 		f.Add("backup.slot", "must be lower-case letters, digits and underscores")

@@ -169,7 +169,7 @@ func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
 	if err != nil {
 		return done, err
 	}
-	report, err := m.repo.Collect(ctx, repo.CollectOptions{Dry: dry})
+	report, err := m.repo.Collect(ctx, repo.CollectOptions{MinAge: m.cfg.Retention.Unfinished, Dry: dry})
 	done.add(report)
 	return done, err
 }

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -33,6 +34,7 @@ type Config struct {
 	PrimaryDSN  secret.Secret    // where DSN is a standby: its primary
 	Compression repo.Compression // zero means zstd
 	Workers     int              // 0 means one per processor
+	Lease       time.Duration    // without a sign of life for so long, a run is dead; 0 means a minute
 	Rate        int64            // bytes a second; 0 means no limit
 	Slot        string           // of the receiver that brings the write-ahead log; empty means rootstream_wal
 	Retention   Retention        // what Prune keeps
@@ -106,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	r, err := repo.Open(ctx, st, cfg.Keys, repo.Config{
-		Create: cfg.Create, NewCluster: cfg.NewCluster, Rate: cfg.Rate, Logger: cfg.Logger,
+		Create: cfg.Create, NewCluster: cfg.NewCluster, Rate: cfg.Rate, LeaseTTL: cfg.Lease, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, err

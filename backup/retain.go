@@ -19,11 +19,12 @@ type Keep struct {
 
 // Retention says what is kept.
 type Retention struct {
-	Full         Keep // 0 means 30 days
-	Differential Keep // 0 means 7 days
-	Incremental  Keep // 0 means 3 days
-	Logical      Keep // 0 means 30 days
-	Minimum      int  // intact backups of the whole cluster that are kept whatever their age; 0 means 2
+	Full         Keep          // 0 means 30 days
+	Differential Keep          // 0 means 7 days
+	Incremental  Keep          // 0 means 3 days
+	Logical      Keep          // 0 means 30 days
+	Unfinished   time.Duration // how long what killed backups stored stays for the next to go on with; 0 means a day
+	Minimum      int           // intact backups of the whole cluster that are kept whatever their age; 0 means 2
 }
 
 const day = 24 * time.Hour
