@@ -318,41 +318,41 @@ func TestADeletionThatWakesLateTakesNothingThatIsNeeded(t *testing.T) {
 	if soak(t) {
 		stride = 1
 	}
-	for calls := 1 + int(harness.Seed(t)%uint64(stride)); !deleteFrozenAt(t, calls); calls += stride {
-	}
-}
-
-const shortTTL = 150 * time.Millisecond
-
-func openShort(t *testing.T, st storage.Storage, ttl time.Duration) *repo.Repo {
-	t.Helper()
-	cfg := config()
-	cfg.LeaseTTL = ttl
-	r, err := repo.Open(t.Context(), st, []repo.Key{fileKey("a")}, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// patiently tries until the lease of somebody who is stopped has run out.
-func patiently(t *testing.T, do func() error) error {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err := do(); !errors.Is(err, repo.ErrLeaseHeld) || time.Now().After(end) {
-			return err
+	lost := 0
+	for calls := 1 + int(harness.Seed(t)%uint64(stride)); ; calls += stride {
+		switch err := deleteFrozenAt(t, calls); {
+		case errors.Is(err, errUndisturbed):
+			if lost == 0 {
+				t.Error("no deletion says that it lost its lease")
+			}
+			return
+		case errors.Is(err, repo.ErrLeaseLost):
+			lost++
+		case err != nil:
+			t.Errorf("frozen at %d: the deletion: %v", calls, err)
 		}
 	}
 }
 
-func deleteFrozenAt(t *testing.T, calls int) (ended bool) {
+var errUndisturbed = errors.New("it ended before")
+
+// ahead is a storage long after somebody was stopped: who has said nothing since is dead.
+type ahead struct{ storage.Storage }
+
+func (a ahead) Now(ctx context.Context) (time.Time, error) {
+	now, err := a.Storage.Now(ctx)
+	return now.Add(time.Hour), err
+}
+
+// deleteFrozenAt returns what the deletion says when it has gone on, or errUndisturbed.
+func deleteFrozenAt(t *testing.T, calls int) (outcome error) {
 	t.Helper()
 	st := newStorage(t)
 	r := open(t, st)
 	first := take(t, r, "a1", 1, nil)
 	second := take(t, r, "b2", 20, first)
 	f := newFreezer(st, 1<<30)
-	pruner := openShort(t, f, shortTTL)
+	pruner := open(t, f)
 	f.mu.Lock()
 	f.left = calls
 	f.mu.Unlock()
@@ -367,33 +367,25 @@ func deleteFrozenAt(t *testing.T, calls int) (ended bool) {
 		if err != nil {
 			t.Errorf("undisturbed: %v", err)
 		}
-		ended = true
+		outcome = errUndisturbed
 	}
+	r = open(t, ahead{st})
 	// Others: a backup on top of the newest, then a deletion, then one more backup.
 	parent := first
 	if _, err := r.Manifest(t.Context(), "a1"); err != nil {
 		parent = second
 	}
-	var third *backup
-	err := patiently(t, func() (err error) {
-		third, err = tryTake(t, r, "c3", 40, parent)
-		return err
-	})
+	third, err := tryTake(t, r, "c3", 40, parent)
 	if err != nil && !errors.Is(err, repo.ErrWithdrawn) && !errors.Is(err, errNotReusable) {
 		t.Errorf("frozen at %d: a backup beside it: %v", calls, err)
 	}
-	if err := patiently(t, func() error {
-		_, err := r.Delete(t.Context(), []string{"b2"}, false)
-		return err
-	}); err != nil {
+	if _, err = r.Delete(t.Context(), []string{"b2"}, false); err != nil {
 		t.Errorf("frozen at %d: a deletion beside it: %v", calls, err)
 	}
 	fourth := take(t, r, "d4", 60, nil)
 	close(f.thaw)
-	if !ended {
-		if err := <-result; err != nil && !errors.Is(err, repo.ErrLeaseLost) {
-			t.Errorf("frozen at %d: the deletion: %v", calls, err)
-		}
+	if outcome == nil {
+		outcome = <-result
 	}
 	backups := []*backup{fourth}
 	if third != nil {
@@ -403,7 +395,7 @@ func deleteFrozenAt(t *testing.T, calls int) (ended bool) {
 	if _, err := r.Manifest(t.Context(), "d4"); err != nil {
 		t.Errorf("frozen at %d: the newest backup: %v", calls, err)
 	}
-	return ended
+	return outcome
 }
 
 var errNotReusable = errors.New("the parent is about to be deleted")

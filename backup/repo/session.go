@@ -480,6 +480,9 @@ func (r *Repo) withLease(ctx context.Context, lease string, do func(context.Cont
 		return err
 	}
 	err = do(run)
+	if err == nil {
+		err = s.update(run, func(*sessionObject) {}) // whoever was stopped for long need not have noticed
+	}
 	if lost := s.failure(); lost != nil {
 		err = errors.Join(err, lost)
 	}
