@@ -82,7 +82,6 @@ func TestARunThatWasTakenForDeadCommitsNothing(t *testing.T) {
 func commitFrozenAt(t *testing.T, calls int) {
 	t.Helper()
 	st := newStorage(t)
-	r := open(t, st)
 	f := newFreezer(st, 1<<30)
 	stopped := open(t, f)
 	s, ctx := begin(t, stopped, writer())
@@ -99,7 +98,7 @@ func commitFrozenAt(t *testing.T, calls int) {
 	result := make(chan error, 1)
 	go func() { result <- s.Commit(ctx, &late.manifest) }()
 	<-f.frozen
-	r = open(t, ahead{st})
+	r := open(t, ahead{st})
 	next, err := tryTake(t, r, "c3", 9, nil)
 	if err != nil {
 		t.Fatalf("a run after it: %v", err)

@@ -235,8 +235,10 @@ func (v *verification) packs(ctx context.Context, packs []PackID) error {
 			if v.opts.Progress != nil {
 				v.opts.Progress(v.done.Add(o.Size), v.total)
 			}
-			if isGone(err) && v.users[p] == nil {
-				return nil // garbage that was collected meanwhile
+			if isGone(err) {
+				if needed, fault := v.needed(gctx, v.users[p]); fault != nil || !needed {
+					return fault // it was deleted meanwhile
+				}
 			}
 			return v.judge(gctx, p.object(), strings.Join(v.users[p], ", "), err)
 		})
@@ -248,6 +250,16 @@ func (v *verification) packs(ctx context.Context, packs []PackID) error {
 		}
 	}
 	return err
+}
+
+// needed reports whether one of some backups is there still. A deletion takes a backup before its packs.
+func (v *verification) needed(ctx context.Context, ids []string) (bool, error) {
+	for _, id := range ids {
+		if _, err := v.r.find(ctx, id); !errors.Is(err, ErrNoBackup) {
+			return true, err
+		}
+	}
+	return false, nil
 }
 
 // pack reads a pack, or its footer, and returns its blobs.
@@ -295,6 +307,9 @@ func (v *verification) backup(ctx context.Context, s *surveyed) error {
 	}
 	for f, err := range v.r.Files(ctx, s.Manifest) {
 		if err != nil {
+			if needed, fault := v.needed(ctx, []string{s.ID}); fault != nil || !needed {
+				return fault
+			}
 			return v.judge(ctx, s.objects[0], s.ID, err)
 		}
 		for b := range f.blobs() {
