@@ -53,7 +53,8 @@ type options struct {
 	seconds float64 // of one round
 	scale   scale
 	profile string
-	bin     string // of rootstream; "" means it is built
+	bin     string        // of rootstream; "" means it is built
+	hold    time.Duration // of a snapshot, in the measurement of that name
 	args    []string
 }
 
@@ -92,6 +93,7 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&size, "scale", "full", "full or small")
 	f.StringVar(&o.profile, "profile", "", "write a CPU profile of this process to `file`")
 	f.StringVar(&o.bin, "bin", "", "measure this rootstream `binary` instead of building one")
+	f.DurationVar(&o.hold, "hold", 10*time.Minute, "how long the measurement held holds a snapshot")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

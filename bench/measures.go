@@ -34,9 +34,16 @@ func measures() []measure {
 	}
 }
 
+// long are those that are only run when they are named.
+func long() []measure {
+	return []measure{
+		{"held", "state beside a snapshot that is held for long", heldNote, measureHeld},
+	}
+}
+
 func measureNames() []string {
 	var names []string
-	for _, m := range measures() {
+	for _, m := range append(measures(), long()...) {
 		names = append(names, m.name)
 	}
 	return names
@@ -55,5 +62,5 @@ func selected(only []string) []measure {
 	if len(only) == 0 {
 		return measures()
 	}
-	return slices.DeleteFunc(measures(), func(m measure) bool { return !slices.Contains(only, m.name) })
+	return slices.DeleteFunc(append(measures(), long()...), func(m measure) bool { return !slices.Contains(only, m.name) })
 }

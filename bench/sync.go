@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"rootstream/event"
 	"rootstream/internal/wait"
 	"rootstream/statesync"
@@ -107,9 +105,13 @@ func stamped(d *statesync.Doc) error {
 	return nil
 }
 
+// span is for how long updates arrive on a clock.
+func (s *stack) span() time.Duration {
+	return time.Duration(s.scale.openFor / 3 * float64(time.Second))
+}
+
 // propagation measures from the moment an update was due to the moment it was told in the other process.
-func (s *stack) propagation(ctx context.Context, in *syncInstance, w *watcher, perSecond float64) ([]time.Duration, error) {
-	span := time.Duration(s.scale.openFor / 3 * float64(time.Second))
+func (s *stack) propagation(ctx context.Context, in *syncInstance, w *watcher, perSecond float64, span time.Duration) ([]time.Duration, error) {
 	if _, err := w.take(ctx); err != nil {
 		return nil, err
 	}
@@ -135,11 +137,11 @@ func measureSync(ctx context.Context, s *stack) ([]row, error) {
 	if in, w, err = s.pairUp(ctx, place{DSN: s.dsn, Key: s.key}); err != nil {
 		return nil, err
 	}
-	cold, err := s.propagation(ctx, in, w, 1000)
+	cold, err := s.propagation(ctx, in, w, 1000, s.span())
 	if err != nil {
 		return nil, errors.Join(err, in.stop(), w.kill())
 	}
-	alone, err := s.propagation(ctx, in, w, 1000)
+	alone, err := s.propagation(ctx, in, w, 1000, s.span())
 	if err = errors.Join(err, in.stop(), w.kill()); err != nil {
 		return nil, err
 	}
@@ -156,7 +158,7 @@ func latency(what string, sorted []time.Duration, most float64) row {
 }
 
 func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]row, error) {
-	if _, err := s.propagation(ctx, in, w, 1000); err != nil { // the first versions of all entities, in memory from here on
+	if _, err := s.propagation(ctx, in, w, 1000, s.span()); err != nil { // the first versions of all entities, in memory from here on
 		return nil, err
 	}
 	var rows []row
@@ -165,7 +167,7 @@ func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 		if err != nil {
 			return nil, err
 		}
-		took, err := s.propagation(ctx, in, w, load.perSecond)
+		took, err := s.propagation(ctx, in, w, load.perSecond, s.span())
 		if err != nil {
 			return nil, fmt.Errorf("%.0f updates a second: %w", load.perSecond, err)
 		}
@@ -247,23 +249,14 @@ func (s *stack) durableRate(ctx context.Context, in *syncInstance, w *watcher) (
 
 // heldSnapshot writes while another connection holds a snapshot, as a dump does.
 func (s *stack) heldSnapshot(ctx context.Context, in *syncInstance) ([]row, error) {
-	conn, err := pgx.Connect(ctx, s.dsn)
+	end, err := s.holdSnapshot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if err = execAll(ctx, conn, []string{
-		"set idle_in_transaction_session_timeout = 0", "begin isolation level repeatable read", "select count(*) from events",
-	}); err != nil {
+	defer end()
+	rates, err := s.updateRates(ctx, in)
+	if err != nil {
 		return nil, err
-	}
-	var rates []float64
-	for range 3 {
-		rate, err := updates(in)(ctx, 3*s.round())
-		if err != nil {
-			return nil, err
-		}
-		rates = append(rates, rate)
 	}
 	return []row{atLeast("durable updates beside a snapshot that is held open", "/s", rates, 15_000)}, nil
 }
