@@ -41,7 +41,13 @@ var mayImport = map[string]string{
 	"backup/wal":        "",
 	"backup/wal/record": "backup/wal",
 
-	"backup/repo":                "backup/storage backup/wal secret",
+	"backup/repo":                "backup/repo/codec backup/repo/files backup/repo/logs backup/repo/pack backup/repo/run backup/repo/seal backup/storage backup/wal",
+	"backup/repo/codec":          "",
+	"backup/repo/files":          "backup/pgdata backup/repo/codec backup/repo/pack backup/repo/seal",
+	"backup/repo/logs":           "backup/repo/seal backup/storage backup/wal",
+	"backup/repo/pack":           "backup/repo/codec backup/repo/seal backup/storage",
+	"backup/repo/run":            "backup/repo/seal backup/storage",
+	"backup/repo/seal":           "backup/repo/codec backup/storage secret",
 	"backup/storage":             "",
 	"backup/storage/file":        "backup/storage",
 	"backup/storage/s3":          "backup/storage secret",
@@ -79,7 +85,7 @@ var oneRoom = map[string]string{
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
 	"github.com/minio/minio-go":            "backup/storage/s3",
-	"github.com/klauspost/compress":        "event/codec backup/repo",
+	"github.com/klauspost/compress":        "event/codec backup/repo/codec",
 	"github.com/netresearch/go-cron":       "backup/schedule",
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/pgserver"
 )
@@ -88,7 +89,7 @@ func (t *taking) dumpAll(ctx context.Context, tools pgserver.Installation) error
 		return err
 	}
 	databases := slices.SortedFunc(slices.Values(t.server.databases), func(a, b repo.Database) int {
-		return repo.ComparePaths(DumpPath(a.Name), DumpPath(b.Name))
+		return pgdata.ComparePaths(DumpPath(a.Name), DumpPath(b.Name))
 	})
 	for _, db := range databases {
 		p := program{dsn: t.cfg.DSN, database: db.Name, path: tools.Bin("pg_dump"), args: []string{"--format=custom", "--compress=0"}}

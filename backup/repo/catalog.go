@@ -15,6 +15,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"rootstream/backup/repo/run"
+	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
 )
 
@@ -42,38 +44,6 @@ const (
 	manifestObj = "manifest"
 	proofTime   = "20060102T150405Z"
 )
-
-// Systems returns the clusters that the repository has something of.
-func (r *Repo) Systems(ctx context.Context) ([]uint64, error) {
-	folders, err := r.st.Folders(ctx, clustersPrefix)
-	if err != nil {
-		return nil, err
-	}
-	var systems []uint64
-	for _, f := range folders {
-		if id, err := strconv.ParseUint(f, 10, 64); err == nil {
-			systems = append(systems, id)
-		}
-	}
-	return systems, nil
-}
-
-// admit refuses a cluster if the repository belongs to another one.
-func (r *Repo) admit(ctx context.Context, system uint64) error {
-	if _, known := r.systems.Load(system); known || system == 0 {
-		return nil
-	}
-	all, err := r.Systems(ctx)
-	if err != nil {
-		return err
-	}
-	if len(all) > 0 && !slices.Contains(all, system) && !r.cfg.NewCluster {
-		return ErrOtherCluster.WithCause(fmt.Errorf("it has system %d, this is system %d", all[0], system)).
-			WithHint("use another repository; after pg_upgrade, let the new cluster in with --new-cluster")
-	}
-	r.systems.Store(system, true)
-	return nil
-}
 
 // Catalog returns all backups, each cluster's in the order of timeline and
 // position. A damaged one is in it and says so; one that was not committed is not.
@@ -110,13 +80,13 @@ func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := r.sessions(ctx)
+	sessions, err := r.runs.Records(ctx)
 	for _, s := range found {
 		for _, o := range sessions {
 			switch {
-			case o.ID != s.Run && o.Manifest != s.objects[0] || o.State == committed:
-			case o.unreadable():
-				s.doubt = o.damage
+			case o.ID != s.Run && o.Manifest != s.objects[0] || o.State == run.Committed:
+			case o.Damage != nil:
+				s.doubt = o.Damage
 			default:
 				s.pending = true
 			}
@@ -148,7 +118,7 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 		group.Go(func() error { return r.fill(gctx, s) })
 	}
 	err = group.Wait()
-	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return isGone(s.Err) })
+	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return storage.Gone(s.Err) })
 	return slices.Collect(maps.Values(found)), err
 }
 
@@ -169,7 +139,7 @@ func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 	m, err := r.manifest(ctx, s.objects[0])
 	if err == nil {
 		s.Manifest = m
-	} else if s.Err = err; !isGone(err) && !errors.Is(err, ErrDamaged) {
+	} else if s.Err = err; !storage.Gone(err) && !errors.Is(err, ErrDamaged) {
 		return err
 	}
 	for _, name := range s.objects[1:] {
@@ -179,13 +149,13 @@ func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 			s.Pinned = true
 		case strings.HasPrefix(part, proofPrefix):
 			var p Proof
-			err = r.getJSON(ctx, kindProof, name, &p)
+			err = r.safe.GetJSON(ctx, seal.KindProof, name, &p)
 			if errors.Is(err, ErrDamaged) {
 				p = Proof{Kind: "unreadable", Detail: err.Error()}
-			} else if err != nil && !isGone(err) {
+			} else if err != nil && !storage.Gone(err) {
 				return err
 			}
-			if !isGone(err) {
+			if !storage.Gone(err) {
 				s.Proofs = append(s.Proofs, p)
 			}
 		}
@@ -196,14 +166,14 @@ func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 // manifest reads one by the name of its object.
 func (r *Repo) manifest(ctx context.Context, object string) (Manifest, error) {
 	var m Manifest
-	if err := r.getJSON(ctx, kindManifest, object, &m); err != nil {
+	if err := r.safe.GetJSON(ctx, seal.KindManifest, object, &m); err != nil {
 		return Manifest{}, err
 	}
 	if err := m.check(); err != nil {
-		return Manifest{}, damaged(object, "%w", err)
+		return Manifest{}, seal.Damaged(object, "%w", err)
 	}
 	if m.object() != object {
-		return Manifest{}, damaged(object, "it belongs elsewhere")
+		return Manifest{}, seal.Damaged(object, "it belongs elsewhere")
 	}
 	return m, nil
 }
@@ -219,16 +189,16 @@ func (r *Repo) Manifest(ctx context.Context, id string) (Manifest, error) {
 		return Manifest{}, err
 	}
 	_, err = r.st.Stat(ctx, prefix+pinPart)
-	if m.Pinned = err == nil; err != nil && !isGone(err) {
+	if m.Pinned = err == nil; err != nil && !storage.Gone(err) {
 		return Manifest{}, err
 	}
-	o, _, err := r.session(ctx, sessionsPrefix+m.Run.String())
+	o, err := r.runs.Record(ctx, m.Run)
 	switch {
-	case isGone(err):
+	case storage.Gone(err):
 		return m, nil
 	case err != nil:
 		return Manifest{}, err
-	case o.State != committed:
+	case o.State != run.Committed:
 		return Manifest{}, ErrNoBackup.WithCause(fmt.Errorf("%s has not been committed", id))
 	}
 	return m, nil
@@ -246,7 +216,7 @@ func (r *Repo) find(ctx context.Context, id string) (string, error) {
 		if err == nil {
 			return prefix, nil
 		}
-		if !isGone(err) {
+		if !storage.Gone(err) {
 			return "", err
 		}
 	}
@@ -259,13 +229,13 @@ func (r *Repo) PutProof(ctx context.Context, id string, p Proof) error {
 	if err != nil {
 		return err
 	}
-	random, err := randomBytes(4)
+	random, err := seal.RandomBytes(4)
 	if err != nil {
 		return err
 	}
 	p.At = p.At.UTC()
 	name := prefix + proofPrefix + p.At.Format(proofTime) + "-" + hex.EncodeToString(random)
-	return r.putJSON(ctx, kindProof, name, p)
+	return r.safe.PutJSON(ctx, seal.KindProof, name, p)
 }
 
 type pinObject struct {
@@ -279,7 +249,7 @@ func (r *Repo) Pin(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	err = r.putJSON(ctx, kindPin, prefix+pinPart, pinObject{id, uuid.New()})
+	err = r.safe.PutJSON(ctx, seal.KindPin, prefix+pinPart, pinObject{id, uuid.New()})
 	if errors.Is(err, storage.ErrExists) {
 		return nil
 	}

@@ -7,6 +7,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+
+	"rootstream/backup/repo/files"
+	"rootstream/backup/repo/pack"
+	"rootstream/backup/repo/run"
+	"rootstream/backup/repo/seal"
 )
 
 // Commit makes the backup exist. The manifest is written last but one; the last
@@ -14,7 +19,7 @@ import (
 // counts. Whatever goes wrong before that, there is no backup.
 func (s *Session) Commit(ctx context.Context, m *Manifest) error {
 	if s.over {
-		return errEnded
+		return run.ErrEnded
 	}
 	err := s.drain()
 	if err == nil {
@@ -22,7 +27,7 @@ func (s *Session) Commit(ctx context.Context, m *Manifest) error {
 	}
 	if err == nil {
 		s.finish()
-		if err = s.r.st.Delete(context.WithoutCancel(ctx), s.obj.name()); err != nil { // it says committed: that is as good
+		if err = s.run.Forget(context.WithoutCancel(ctx)); err != nil { // it says committed: that is as good
 			s.r.cfg.Logger.WarnContext(ctx, "a session that is over could not be removed", "err", err)
 		}
 		return nil
@@ -31,14 +36,14 @@ func (s *Session) Commit(ctx context.Context, m *Manifest) error {
 }
 
 func (s *Session) commit(ctx context.Context, m *Manifest) error {
-	m.Run, m.Stored = s.id, s.Stored() // all packs have arrived
+	m.Run, m.Stored = s.run.ID(), s.Stored() // all packs have arrived
 	if err := m.check(); err != nil {
 		return ErrInvalid.WithCause(err)
 	}
 	if s.info.System != 0 && s.info.System != m.Cluster.SystemID {
 		return ErrOtherCluster.WithCause(fmt.Errorf("the run is for system %d, the backup of %d", s.info.System, m.Cluster.SystemID))
 	}
-	if err := s.r.packsThere(ctx, m.Packs, s.sizes()); err != nil {
+	if err := s.r.packsThere(ctx, m.Packs, s.packs.Sent()); err != nil {
 		return err
 	}
 	name := m.object()
@@ -46,11 +51,11 @@ func (s *Session) commit(ctx context.Context, m *Manifest) error {
 	if err != nil {
 		return err
 	}
-	body, err := s.r.seal(kindManifest, name, plain)
+	body, err := s.r.safe.Seal(seal.KindManifest, name, plain)
 	if err != nil {
 		return err
 	}
-	if err = s.update(ctx, func(o *sessionObject) { o.State, o.Manifest = committing, name }); err != nil {
+	if err = s.run.Commit(ctx, name); err != nil {
 		return err
 	}
 	err = s.r.st.Put(ctx, name, body)
@@ -71,7 +76,7 @@ func (s *Session) settle(ctx context.Context, m *Manifest) error {
 	}
 	for _, in := range intents {
 		for _, p := range in.Packs {
-			if _, needed := slices.BinarySearchFunc(m.Packs, p, comparePacks); needed {
+			if _, needed := slices.BinarySearchFunc(m.Packs, p, pack.Compare); needed {
 				return ErrWithdrawn.WithCause(fmt.Errorf("deletion %s takes pack %v", in.ID, p))
 			}
 		}
@@ -79,14 +84,14 @@ func (s *Session) settle(ctx context.Context, m *Manifest) error {
 	if err := s.r.readBack(ctx, m); err != nil {
 		return fmt.Errorf("read it back: %w", err)
 	}
-	return s.update(ctx, func(o *sessionObject) { o.State = committed })
+	return s.run.Committed(ctx)
 }
 
 // withdraw takes the manifest back. If that fails, the session keeps saying that it does not count.
 func (s *Session) withdraw(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.r.cfg.LeaseTTL)
 	defer cancel()
-	if err := s.update(ctx, func(o *sessionObject) { o.State = dead }); err != nil && !errors.Is(err, ErrLeaseLost) {
+	if err := s.run.Withdraw(ctx); err != nil {
 		return err
 	}
 	return s.r.st.Delete(ctx, name)
@@ -102,50 +107,39 @@ func (r *Repo) readBack(ctx context.Context, want *Manifest) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Equal(slices.SortedFunc(maps.Keys(needed), comparePacks), m.Packs) {
+	if !slices.Equal(slices.SortedFunc(maps.Keys(needed), pack.Compare), m.Packs) {
 		return ErrInvalid.WithCause(fmt.Errorf("its files need %d packs, it names %d", len(needed), len(m.Packs)))
 	}
 	return nil
 }
 
 // neededPacks collects the packs that a backup's files are in.
-func (r *Repo) neededPacks(ctx context.Context, m Manifest) (map[PackID]bool, error) {
-	needed := map[PackID]bool{}
+func (r *Repo) neededPacks(ctx context.Context, m Manifest) (map[pack.ID]bool, error) {
+	needed := map[pack.ID]bool{}
 	for _, b := range m.Files {
 		needed[b.Pack] = true
 	}
-	for f, err := range r.Files(ctx, m) {
+	for f, err := range files.Read(ctx, r.packs, m.list()) {
 		if err != nil {
 			return nil, err
 		}
-		for b := range f.blobs() {
+		for b := range f.Blobs() {
 			needed[b.Pack] = true
 		}
 	}
 	return needed, nil
 }
 
-func (s *Session) sizes() map[PackID]int64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return maps.Clone(s.sent)
-}
-
 // packsThere looks for packs; those just written must have the size they were written with.
-func (r *Repo) packsThere(ctx context.Context, packs []PackID, sizes map[PackID]int64) error {
-	there := make(map[PackID]int64, len(packs))
-	for o, err := range r.st.List(ctx, packsPrefix) {
-		if err != nil {
-			return err
-		}
-		if id, ok := parsePackName(o.Name); ok {
-			there[id] = o.Size
-		}
+func (r *Repo) packsThere(ctx context.Context, packs []pack.ID, sizes map[pack.ID]int64) error {
+	there, err := r.packs.List(ctx)
+	if err != nil {
+		return err
 	}
 	for _, id := range packs {
-		size, found := there[id]
-		if want, mine := sizes[id]; !found || mine && want != size {
-			return damaged(id.object(), "it has %d bytes (%d were written)", size, want)
+		o, found := there[id]
+		if want, mine := sizes[id]; !found || mine && want != o.Size {
+			return seal.Damaged(id.Object(), "it has %d bytes (%d were written)", o.Size, want)
 		}
 	}
 	return nil

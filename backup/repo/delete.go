@@ -9,9 +9,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
+	"rootstream/backup/repo/pack"
+	"rootstream/backup/repo/run"
+	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
+	"rootstream/backup/wal"
 )
 
 // Report is what a deletion did, or would do.
@@ -91,15 +94,15 @@ func (r *Repo) planDelete(ctx context.Context, ids []string) (intent, error) {
 	if err != nil {
 		return intent{}, err
 	}
-	slices.SortFunc(in.Packs, comparePacks)
-	in.Packs = slices.DeleteFunc(slices.Compact(in.Packs), func(p PackID) bool { return needed[p] })
+	slices.SortFunc(in.Packs, pack.Compare)
+	in.Packs = slices.DeleteFunc(slices.Compact(in.Packs), func(p pack.ID) bool { return needed[p] })
 	return in, nil
 }
 
 // needed is every pack that a manifest names, committed or not. A manifest that
 // cannot be read may need anything.
-func needed(found []*surveyed) (map[PackID]bool, error) {
-	packs := map[PackID]bool{}
+func needed(found []*surveyed) (map[pack.ID]bool, error) {
+	packs := map[pack.ID]bool{}
 	for _, s := range found {
 		if s.Err != nil {
 			return nil, fmt.Errorf("nothing can be deleted that a damaged backup may need; delete %s itself first: %w", s.ID, s.Err)
@@ -113,7 +116,7 @@ func needed(found []*surveyed) (map[PackID]bool, error) {
 
 // foresee says what carrying out the intent would do.
 func (r *Repo) foresee(ctx context.Context, in intent, ids []string) (Report, error) {
-	sizes, err := r.packSizes(ctx)
+	sizes, err := r.packs.List(ctx)
 	report := Report{Backups: ids}
 	for _, p := range in.Packs {
 		if o, there := sizes[p]; there {
@@ -122,19 +125,6 @@ func (r *Repo) foresee(ctx context.Context, in intent, ids []string) (Report, er
 		}
 	}
 	return report, err
-}
-
-func (r *Repo) packSizes(ctx context.Context) (map[PackID]storage.Object, error) {
-	packs := map[PackID]storage.Object{}
-	for o, err := range r.st.List(ctx, packsPrefix) {
-		if err != nil {
-			return nil, fmt.Errorf("list packs: %w", err)
-		}
-		if id, ok := parsePackName(o.Name); ok {
-			packs[id] = o
-		}
-	}
-	return packs, nil
 }
 
 // declare writes the intent and carries it out.
@@ -147,7 +137,7 @@ func (r *Repo) declare(ctx context.Context, in intent) (Report, error) {
 		return Report{}, err
 	}
 	in.ID, in.Created = uuid.NewString(), now.UTC()
-	if err := r.putJSON(ctx, kindIntent, intentsPrefix+in.ID, in); err != nil {
+	if err := r.safe.PutJSON(ctx, seal.KindIntent, intentsPrefix+in.ID, in); err != nil {
 		return Report{}, fmt.Errorf("declare a deletion: %w", err)
 	}
 	return r.carryOut(ctx, in)
@@ -192,7 +182,7 @@ func (r *Repo) carryOut(ctx context.Context, in intent) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	sizes, err := r.packSizes(ctx)
+	sizes, err := r.packs.List(ctx)
 	if err != nil {
 		return report, err
 	}
@@ -208,7 +198,7 @@ func (r *Repo) carryOut(ctx context.Context, in intent) (Report, error) {
 			report.Bytes += o.Size
 		}
 	}
-	if err := r.deleteObjects(ctx, names); err != nil {
+	if err := storage.DeleteAll(ctx, r.st, names); err != nil {
 		return report, err
 	}
 	return report, r.st.Delete(ctx, intentsPrefix+in.ID)
@@ -217,7 +207,7 @@ func (r *Repo) carryOut(ctx context.Context, in intent) (Report, error) {
 // deleteBackup removes a backup's objects, the manifest first.
 func (r *Repo) deleteBackup(ctx context.Context, prefix string) error {
 	if name, ok := parseBackupName(prefix + manifestObj); !ok {
-		return damaged(prefix, "%q is no backup", name.id)
+		return seal.Damaged(prefix, "%q is no backup", name.id)
 	}
 	if err := r.st.Delete(ctx, prefix+manifestObj); err != nil {
 		return err
@@ -233,27 +223,18 @@ func (r *Repo) deleteBackup(ctx context.Context, prefix string) error {
 	return nil
 }
 
-func (r *Repo) deleteObjects(ctx context.Context, names []string) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers)
-	for _, name := range names {
-		group.Go(func() error { return r.st.Delete(ctx, name) })
-	}
-	return group.Wait()
-}
-
 // unaware names the runs that have not said that they know of an intent. Those that are dead are buried first.
 func (r *Repo) unaware(ctx context.Context, id string) ([]string, error) {
-	sessions, err := r.sessions(ctx)
+	sessions, err := r.runs.Records(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var names []string
 	for _, o := range sessions {
-		if o.Lease == maintenance || o.over() || o.Ready && slices.Contains(o.Seen, id) {
+		if o.Lease == maintenance || o.Over() || o.Ready && slices.Contains(o.Seen, id) {
 			continue // deletions write no backups
 		}
-		alive, err := r.bury(ctx, o.name())
+		alive, err := r.runs.Bury(ctx, o)
 		if err != nil {
 			return nil, err
 		}
@@ -270,10 +251,7 @@ type CollectOptions struct {
 	Dry    bool
 }
 
-const (
-	collectAge   = 24 * time.Hour
-	tombstoneAge = 7 * 24 * time.Hour // a dead run that wakes later than this finds its context over
-)
+const collectAge = 24 * time.Hour
 
 // Collect removes packs that no backup needs and no run is writing: what dead runs left behind. It is safe beside running backups.
 func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error) {
@@ -298,7 +276,7 @@ func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error)
 		}
 		done, err := r.declare(ctx, in)
 		report.add(done)
-		return errors.Join(err, r.dropTombstones(ctx))
+		return errors.Join(err, r.runs.DropTombstones(ctx))
 	})
 	if err != nil {
 		err = fmt.Errorf("collect garbage: %w", err)
@@ -309,7 +287,7 @@ func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error)
 // planCollect looks for garbage: packs first, then runs, then backups, so that
 // whoever wrote a pack that is listed is either seen running or its backup is.
 func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, error) {
-	packs, err := r.packSizes(ctx)
+	packs, err := r.packs.List(ctx)
 	if err != nil {
 		return intent{}, err
 	}
@@ -317,7 +295,7 @@ func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, er
 	if err != nil {
 		return intent{}, err
 	}
-	sessions, err := r.sessions(ctx)
+	sessions, err := r.runs.Records(ctx)
 	if err != nil {
 		return intent{}, err
 	}
@@ -331,8 +309,8 @@ func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, er
 		return intent{}, err
 	}
 	var in intent
-	for _, id := range slices.SortedFunc(maps.Keys(packs), comparePacks) {
-		if !stay[id] && !inUse[id.mark()] && now.Sub(packs[id].Modified) >= opts.MinAge {
+	for _, id := range slices.SortedFunc(maps.Keys(packs), pack.Compare) {
+		if !stay[id] && !inUse[id.Mark()] && now.Sub(packs[id].Modified) >= opts.MinAge {
 			in.Packs = append(in.Packs, id)
 		}
 	}
@@ -340,52 +318,54 @@ func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, er
 }
 
 // marksInUse are those of running sessions, and of dead ones that a running one may resume.
-func marksInUse(sessions []*sessionObject) map[[4]byte]bool {
+func marksInUse(sessions []*run.Record) map[[4]byte]bool {
 	kinds, marks := map[string]bool{}, map[[4]byte]bool{}
 	for _, o := range sessions {
-		if !o.over() {
+		if !o.Over() {
 			kinds[o.Kind] = true
-			marks[o.mark()] = true
+			marks[o.Mark()] = true
 		}
 	}
 	for _, o := range sessions {
-		if o.State == dead && kinds[o.Kind] {
-			marks[o.mark()] = true
+		if o.State == run.Dead && kinds[o.Kind] {
+			marks[o.Mark()] = true
 		}
 	}
 	return marks
 }
 
-// dropTombstones removes sessions that are long over, and with them what a dead run may have written since.
-func (r *Repo) dropTombstones(ctx context.Context) error {
-	now, err := r.st.Now(ctx)
+// DropWAL removes the files of a cluster's log that lie outside what is to be
+// kept. Histories stay, and so does what was stored since a run that is not over
+// began: its backup needs it. Segments have size bytes.
+func (r *Repo) DropWAL(ctx context.Context, system uint64, size uint32, keep []wal.Range, dry bool) (Report, error) {
+	var report Report
+	since, err := r.oldestRun(ctx)
 	if err != nil {
-		return err
+		return report, fmt.Errorf("drop WAL: %w", err)
 	}
-	for info, err := range r.st.List(ctx, sessionsPrefix) {
-		if err != nil {
-			return err
-		}
-		alive, err := r.bury(ctx, info.Name)
-		if err != nil {
-			return err
-		}
-		o, _, err := r.look(ctx, info.Name)
-		if isGone(err) || alive != "" {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if o.unreadable() || o.State == dead && now.Sub(info.Modified) < tombstoneAge {
-			continue
-		}
-		if o.State == dead && o.Manifest != "" {
-			err = r.st.Delete(ctx, o.Manifest)
-		}
-		if err = errors.Join(err, r.st.Delete(ctx, info.Name)); err != nil {
-			return err
+	outside, err := r.WALOutside(ctx, system, size, keep, since)
+	if err != nil {
+		return report, fmt.Errorf("drop WAL: %w", err)
+	}
+	names := make([]string, len(outside))
+	for i, info := range outside {
+		names[i] = info.Object
+		report.Objects++
+		report.Bytes += info.Stored
+	}
+	if dry {
+		return report, nil
+	}
+	return report, storage.DeleteAll(ctx, r.st, names)
+}
+
+// oldestRun is when the oldest run began that is not over; zero if there is none.
+func (r *Repo) oldestRun(ctx context.Context) (oldest time.Time, _ error) {
+	sessions, err := r.runs.Records(ctx)
+	for _, o := range sessions {
+		if !o.Over() && o.Lease != maintenance && (oldest.IsZero() || o.Started.Before(oldest)) {
+			oldest = o.Started
 		}
 	}
-	return nil
+	return oldest, err
 }

@@ -3,12 +3,13 @@ package repo_test
 import (
 	"slices"
 
+	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 )
 
 func sortFiles(files []repo.File) {
-	slices.SortFunc(files, func(a, b repo.File) int { return repo.ComparePaths(a.Path, b.Path) })
+	slices.SortFunc(files, func(a, b repo.File) int { return pgdata.ComparePaths(a.Path, b.Path) })
 }
 
 // repoLSN gives each id a position of its own, in the order of ids.

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"time"
 
+	"rootstream/backup/repo/pack"
+	"rootstream/backup/repo/seal"
+	"rootstream/backup/storage"
 	"rootstream/errs"
 )
 
@@ -13,7 +16,7 @@ type intent struct {
 	ID      string    `json:"id"`
 	Created time.Time `json:"created"`
 	Backups []string  `json:"backups"` // prefixes of their objects
-	Packs   []PackID  `json:"packs"`   // nobody may come to need them any more; those that are needed already stay
+	Packs   []pack.ID `json:"packs"`   // nobody may come to need them any more; those that are needed already stay
 }
 
 const intentsPrefix = "intents/"
@@ -25,12 +28,12 @@ func (r *Repo) intents(ctx context.Context) ([]intent, error) {
 			return nil, err
 		}
 		var in intent
-		err := r.getJSON(ctx, kindIntent, o.Name, &in)
-		if isGone(err) {
+		err := r.safe.GetJSON(ctx, seal.KindIntent, o.Name, &in)
+		if storage.Gone(err) {
 			continue
 		}
 		if err == nil && intentsPrefix+in.ID != o.Name {
-			err = damaged(o.Name, "it belongs elsewhere")
+			err = seal.Damaged(o.Name, "it belongs elsewhere")
 		}
 		if errors.Is(err, ErrDamaged) {
 			err = errs.Of(err).WithHint("what it was to delete is not known: once no backup and no prune is under way, remove " + o.Name + " from " + r.st.URL())

@@ -10,6 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"rootstream/backup/repo/files"
+	"rootstream/backup/repo/logs"
+	"rootstream/backup/repo/pack"
 	"rootstream/backup/wal"
 )
 
@@ -80,13 +83,7 @@ type Database struct {
 	Name string `json:"name"`
 }
 
-const clustersPrefix = "clusters/"
-
-func clusterPrefix(system uint64) string {
-	return clustersPrefix + strconv.FormatUint(system, 10) + "/"
-}
-
-func backupsPrefix(system uint64) string { return clusterPrefix(system) + "backups/" }
+func backupsPrefix(system uint64) string { return logs.Prefix(system) + "backups/" }
 
 func (m *Manifest) prefix() string { return backupsPrefix(m.Cluster.SystemID) + m.ID + "/" }
 func (m *Manifest) object() string { return m.prefix() + "manifest" }
@@ -100,11 +97,11 @@ type backupName struct {
 
 func parseBackupName(name string) (backupName, bool) {
 	f := strings.Split(name, "/")
-	if len(f) != 5 || f[0]+"/" != clustersPrefix || f[2] != "backups" || !validID(f[3]) {
+	if len(f) != 5 || f[2] != "backups" || !validID(f[3]) {
 		return backupName{}, false
 	}
 	system, err := strconv.ParseUint(f[1], 10, 64)
-	return backupName{system, f[3], f[4]}, err == nil && strconv.FormatUint(system, 10) == f[1]
+	return backupName{system, f[3], f[4]}, err == nil && strings.HasPrefix(name, backupsPrefix(system))
 }
 
 // validID accepts ids of letters, digits and hyphens.
@@ -125,18 +122,21 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("backup %s has files, and no list of them", m.ID)
 	case m.FileCount < 0 || m.Size < 0 || m.Stored < 0 || m.StopLSN < m.StartLSN && m.StartTimeline == m.StopTimeline:
 		return fmt.Errorf("backup %s has sizes or positions that cannot be", m.ID)
-	case !slices.IsSortedFunc(m.Packs, comparePacks):
+	case !slices.IsSortedFunc(m.Packs, pack.Compare):
 		return fmt.Errorf("backup %s: its packs are out of order", m.ID)
 	}
 	for _, b := range m.Files {
-		if _, found := slices.BinarySearchFunc(m.Packs, b.Pack, comparePacks); !found {
+		if _, found := slices.BinarySearchFunc(m.Packs, b.Pack, pack.Compare); !found {
 			return fmt.Errorf("backup %s does not name the pack of its own files", m.ID)
 		}
 	}
 	return nil
 }
 
-func comparePacks(a, b PackID) int { return slices.Compare(a[:], b[:]) }
+// list is where the manifest's files are.
+func (m *Manifest) list() files.List {
+	return files.List{Of: m.object(), Blobs: m.Files, Count: m.FileCount}
+}
 
 // header is the manifest without its long lists.
 func (m Manifest) header() Manifest {

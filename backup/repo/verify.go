@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -13,6 +12,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"rootstream/backup/repo/files"
+	"rootstream/backup/repo/pack"
+	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
 )
 
@@ -39,7 +41,7 @@ func (r *Repo) Verify(ctx context.Context, opts VerifyOptions) iter.Seq2[Finding
 		findings := make(chan Finding)
 		done := make(chan error, 1)
 		go func() {
-			v := &verification{r: r, opts: opts, out: findings, blobs: map[PackID][]Blob{}}
+			v := &verification{r: r, opts: opts, out: findings, blobs: map[pack.ID][]pack.Blob{}}
 			err := v.run(run)
 			close(findings)
 			done <- err
@@ -62,9 +64,9 @@ type verification struct {
 	r     *Repo
 	opts  VerifyOptions
 	out   chan<- Finding
-	blobs map[PackID][]Blob // of packs whose footer can be read
-	users map[PackID][]string
-	sizes map[PackID]storage.Object
+	blobs map[pack.ID][]pack.Blob // of packs whose footer can be read
+	users map[pack.ID][]string
+	sizes map[pack.ID]storage.Object
 	done  atomic.Int64
 	total int64
 }
@@ -96,10 +98,11 @@ func (v *verification) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if v.sizes, err = v.r.packSizes(ctx); err != nil {
+	if v.sizes, err = v.r.packs.List(ctx); err != nil {
 		return err
 	}
-	if err := v.keys(ctx); err != nil {
+	err = v.r.safe.Check(ctx, func(object string, err error) error { return v.judge(ctx, object, "", err) })
+	if err != nil {
 		return err
 	}
 	packs := v.inventory(chosen)
@@ -134,14 +137,14 @@ func (v *verification) choose(found []*surveyed) ([]*surveyed, error) {
 }
 
 // inventory notes who needs which pack, and returns the packs to look at.
-func (v *verification) inventory(chosen []*surveyed) []PackID {
-	v.users = map[PackID][]string{}
+func (v *verification) inventory(chosen []*surveyed) []pack.ID {
+	v.users = map[pack.ID][]string{}
 	for _, s := range chosen {
 		for _, p := range s.Packs {
 			v.users[p] = append(v.users[p], s.ID)
 		}
 	}
-	packs := make([]PackID, 0, len(v.users))
+	packs := make([]pack.ID, 0, len(v.users))
 	for p := range v.users {
 		packs = append(packs, p)
 	}
@@ -152,75 +155,16 @@ func (v *verification) inventory(chosen []*surveyed) []PackID {
 			}
 		}
 	}
-	slices.SortFunc(packs, comparePacks)
+	slices.SortFunc(packs, pack.Compare)
 	for _, p := range packs {
 		v.total += v.sizes[p].Size
 	}
 	return packs
 }
 
-// keys looks at what opens the repository.
-func (v *verification) keys(ctx context.Context) error {
-	root, err := readRoot(ctx, v.r.st)
-	if err == nil {
-		var mac []byte
-		if mac, err = v.r.ring.rootMAC(root); err == nil && !bytes.Equal(mac, root.MAC) {
-			err = damaged(rootName, "%w", errAuth)
-		}
-	}
-	if errors.Is(err, ErrNoRepository) {
-		err = damaged(rootName, "%w", err)
-	}
-	if err = v.judge(ctx, rootName, "", err); err != nil {
-		return err
-	}
-	for o, err := range v.r.st.List(ctx, "keys/") {
-		if err != nil {
-			return err
-		}
-		body, err := v.r.st.Get(ctx, o.Name, 0, min(o.Size, maxKeyObject+1))
-		if isGone(err) {
-			continue
-		}
-		if err == nil {
-			err = v.r.checkKey(o.Name, body)
-		}
-		if err = v.judge(ctx, o.Name, "", err); err != nil {
-			return err
-		}
-	}
-	for o, err := range v.r.st.List(ctx, "epochs/") {
-		if err != nil {
-			return err
-		}
-		if err := v.judge(ctx, o.Name, "", v.r.loadEpoch(ctx, o.Name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// checkKey reads a key object, and opens it if we have its key.
-func (r *Repo) checkKey(name string, body []byte) error {
-	o, err := parseKeyObject(name, body)
-	if err != nil || o.Repository != r.ring.id {
-		return err
-	}
-	for _, key := range r.keys {
-		root, err := o.unwrap(key)
-		if err != nil {
-			return err
-		}
-		if root != nil && !bytes.Equal(root, r.ring.root) {
-			return damaged(name, "it opens another repository")
-		}
-	}
-	return nil
-}
-
 // packs reads packs, several at once.
-func (v *verification) packs(ctx context.Context, packs []PackID) error {
-	all := make([][]Blob, len(packs))
+func (v *verification) packs(ctx context.Context, packs []pack.ID) error {
+	all := make([][]pack.Blob, len(packs))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(min(max(1, cmp.Or(v.opts.Parallel, 2)), readers))
 	for i, p := range packs {
@@ -228,19 +172,19 @@ func (v *verification) packs(ctx context.Context, packs []PackID) error {
 			o, there := v.sizes[p]
 			var err error
 			if there {
-				all[i], err = v.pack(gctx, p, o.Size)
+				all[i], err = v.r.packs.Check(gctx, p, o.Size, v.opts.Quick)
 			} else {
 				err = storage.ErrNotFound.WithCause(errors.New("a backup needs it"))
 			}
 			if v.opts.Progress != nil {
 				v.opts.Progress(v.done.Add(o.Size), v.total)
 			}
-			if isGone(err) {
+			if storage.Gone(err) {
 				if needed, fault := v.needed(gctx, v.users[p]); fault != nil || !needed {
 					return fault // it was deleted meanwhile
 				}
 			}
-			return v.judge(gctx, p.object(), strings.Join(v.users[p], ", "), err)
+			return v.judge(gctx, p.Object(), strings.Join(v.users[p], ", "), err)
 		})
 	}
 	err := group.Wait()
@@ -262,36 +206,6 @@ func (v *verification) needed(ctx context.Context, ids []string) (bool, error) {
 	return false, nil
 }
 
-// pack reads a pack, or its footer, and returns its blobs.
-func (v *verification) pack(ctx context.Context, id PackID, size int64) ([]Blob, error) {
-	entries, err := v.r.footer(ctx, id, size)
-	if err != nil {
-		return nil, err
-	}
-	blobs := make([]Blob, len(entries))
-	for i, e := range entries {
-		blobs[i] = e.Blob
-	}
-	if v.opts.Quick {
-		return blobs, nil
-	}
-	data, err := v.r.st.Get(ctx, id.object(), 0, size)
-	if err != nil {
-		return blobs, err
-	}
-	s, err := v.r.ring.sealer(id)
-	if err != nil {
-		return blobs, err
-	}
-	var plain []byte
-	for _, b := range blobs {
-		if plain, err = v.r.open(s, b, data[b.Offset:b.Offset+b.Stored], plain[:0]); err != nil {
-			return blobs, err
-		}
-	}
-	return blobs, nil
-}
-
 // backup checks that everything a backup refers to is where it says.
 func (v *verification) backup(ctx context.Context, s *surveyed) error {
 	if s.Err != nil {
@@ -305,16 +219,16 @@ func (v *verification) backup(ctx context.Context, s *surveyed) error {
 			return err
 		}
 	}
-	for f, err := range v.r.Files(ctx, s.Manifest) {
+	for f, err := range files.Read(ctx, v.r.packs, s.list()) {
 		if err != nil {
 			if needed, fault := v.needed(ctx, []string{s.ID}); fault != nil || !needed {
 				return fault
 			}
 			return v.judge(ctx, s.objects[0], s.ID, err)
 		}
-		for b := range f.blobs() {
+		for b := range f.Blobs() {
 			if err := v.there(b); err != nil {
-				if err = v.judge(ctx, b.Pack.object(), s.ID, damaged(b.Pack.object(), "%s: %w", f.Path, err)); err != nil {
+				if err = v.judge(ctx, b.Pack.Object(), s.ID, seal.Damaged(b.Pack.Object(), "%s: %w", f.Path, err)); err != nil {
 					return err
 				}
 				break // one finding for each file
@@ -325,13 +239,13 @@ func (v *verification) backup(ctx context.Context, s *surveyed) error {
 }
 
 // there compares a reference with the footer of the pack. A pack that cannot be read has been named already.
-func (v *verification) there(b Blob) error {
+func (v *verification) there(b pack.Blob) error {
 	blobs, readable := v.blobs[b.Pack]
 	if !readable && v.users[b.Pack] != nil {
 		return nil
 	}
 	if int(b.Number) >= len(blobs) || blobs[b.Number] != b {
-		return damaged(b.Pack.object(), "it has no blob %d as it is referred to", b.Number)
+		return seal.Damaged(b.Pack.Object(), "it has no blob %d as it is referred to", b.Number)
 	}
 	return nil
 }
@@ -353,23 +267,21 @@ func (v *verification) object(ctx context.Context, o storage.Object) error {
 	var err error
 	top, _, _ := strings.Cut(o.Name, "/")
 	switch top {
-	case rootName, "keys", "epochs":
+	case "repo.json", "keys", "epochs":
 	case "packs":
-		if _, ok := parsePackName(o.Name); !ok {
-			return damaged(o.Name, "it does not belong here")
+		if _, ok := pack.ParseName(o.Name); !ok {
+			return seal.Damaged(o.Name, "it does not belong here")
 		}
-	case "sessions":
-		_, _, err = v.r.session(ctx, o.Name)
-	case "leases":
-		err = v.r.getJSON(ctx, kindLease, o.Name, &leaseObject{})
+	case "sessions", "leases":
+		err = v.r.runs.Check(ctx, o.Name)
 	case "intents":
-		err = v.r.getJSON(ctx, kindIntent, o.Name, &intent{})
+		err = v.r.safe.GetJSON(ctx, seal.KindIntent, o.Name, &intent{})
 	case "clusters":
 		err = v.ofCluster(ctx, o.Name)
 	default:
-		return damaged(o.Name, "it does not belong here")
+		return seal.Damaged(o.Name, "it does not belong here")
 	}
-	if isGone(err) {
+	if storage.Gone(err) {
 		return nil // deleted since it was listed
 	}
 	return err
@@ -381,32 +293,10 @@ func (v *verification) ofCluster(ctx context.Context, name string) error {
 		case b.part == manifestObj:
 			return nil
 		case b.part == pinPart:
-			return v.r.getJSON(ctx, kindPin, name, &pinObject{})
+			return v.r.safe.GetJSON(ctx, seal.KindPin, name, &pinObject{})
 		case strings.HasPrefix(b.part, proofPrefix):
-			return v.r.getJSON(ctx, kindProof, name, &Proof{})
+			return v.r.safe.GetJSON(ctx, seal.KindProof, name, &Proof{})
 		}
 	}
-	f := strings.Split(name, "/")
-	switch {
-	case len(f) == 5 && f[2] == "wal":
-		return v.log(ctx, kindWAL, name, f[4])
-	case len(f) == 6 && f[2] == "pieces":
-		return v.log(ctx, kindPiece, name, f[5])
-	}
-	return damaged(name, "it does not belong here")
-}
-
-// log reads a file or a piece of the log, whose name ends with the hash of its content.
-func (v *verification) log(ctx context.Context, k kind, name, part string) error {
-	if _, ok := parseWALObject(part); k == kindWAL && !ok {
-		return damaged(name, "it does not belong here")
-	}
-	if v.opts.Quick {
-		return nil
-	}
-	data, err := v.r.get(ctx, k, name)
-	if err == nil && !strings.HasSuffix(part, "-"+v.r.NewHasher().Sum(data).String()) {
-		err = damaged(name, "it holds something else")
-	}
-	return err
+	return v.r.CheckWAL(ctx, name, v.opts.Quick)
 }

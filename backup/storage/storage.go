@@ -8,10 +8,13 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"rootstream/errs"
 )
@@ -27,6 +30,9 @@ var (
 	ErrShort       = errs.New(errs.Internal, "object_short", "the object is shorter than it has to be")
 	ErrName        = errs.New(errs.Invalid, "object_name", "not the name of an object")
 )
+
+// Gone reports that a storage has proven an object absent.
+func Gone(err error) bool { return errors.Is(err, ErrNotFound) }
 
 // Object is what a storage says about an object.
 type Object struct {
@@ -79,4 +85,16 @@ func CheckName(name string) error {
 
 func notPlain(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_' && r != '.'
+}
+
+const deleters = 8
+
+// DeleteAll removes objects, several at once.
+func DeleteAll(ctx context.Context, st Storage, names []string) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(deleters)
+	for _, name := range names {
+		group.Go(func() error { return st.Delete(ctx, name) })
+	}
+	return group.Wait()
 }

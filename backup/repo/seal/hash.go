@@ -1,4 +1,4 @@
-package repo
+package seal
 
 import (
 	"crypto/hmac"
@@ -18,9 +18,10 @@ func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 func (h Hash) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, h[:]), nil }
 
 // UnmarshalText reads what String returns.
-func (h *Hash) UnmarshalText(text []byte) error { return unhex(h[:], text) }
+func (h *Hash) UnmarshalText(text []byte) error { return Unhex(h[:], text) }
 
-func unhex(into, text []byte) error {
+// Unhex fills into from as many digits as it needs.
+func Unhex(into, text []byte) error {
 	if len(text) != 2*len(into) {
 		return hex.ErrLength
 	}
@@ -35,7 +36,7 @@ type Hasher struct {
 }
 
 // NewHasher returns a hasher.
-func (r *Repo) NewHasher() *Hasher { return &Hasher{mac: hmac.New(sha256.New, r.ring.hash)} }
+func (s *Safe) NewHasher() *Hasher { return &Hasher{mac: hmac.New(sha256.New, s.ring.hash)} }
 
 // Sum names data.
 func (h *Hasher) Sum(data []byte) Hash {

@@ -1,4 +1,7 @@
-package repo
+// Package codec makes data smaller before it is sealed, and undoes it: zstd, s2,
+// or nothing where nothing helps. What it is told is checked by the length that
+// the caller knows; whether it is what was written is the seal's to say.
+package codec
 
 import (
 	"fmt"
@@ -37,25 +40,31 @@ type Compression struct {
 	Level int    `json:"level"` // zstd: as of its command, 0 means 1; s2: 1 (fast, also 0) or 2
 }
 
-// compressor compresses blobs; one per goroutine.
-type compressor struct {
+// Window is how much data is compressed at once at best: what is farther apart is not compared.
+const Window = 1 << 20
+
+const maxPlain = 1 << 30 // bytes: a segment of the log
+
+// Compressor compresses; one per goroutine.
+type Compressor struct {
 	codec  Codec
 	better bool
 	zstd   *zstd.Encoder
 }
 
-func newCompressor(c Compression) (*compressor, error) {
+// NewCompressor returns one that compresses so.
+func NewCompressor(c Compression) (*Compressor, error) {
 	switch c.Name {
 	case "none":
-		return &compressor{codec: None}, nil
+		return &Compressor{codec: None}, nil
 	case "s2":
-		return &compressor{codec: S2, better: c.Level > 1}, nil
+		return &Compressor{codec: S2, better: c.Level > 1}, nil
 	case "zstd", "":
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
-			zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(max(1, c.Level))), zstd.WithWindowSize(MaxBlob))
-		return &compressor{codec: Zstd, zstd: enc}, err
+			zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(max(1, c.Level))), zstd.WithWindowSize(Window))
+		return &Compressor{codec: Zstd, zstd: enc}, err
 	}
-	return nil, ErrInvalid.WithCause(fmt.Errorf("compression %q: it is zstd, s2 or none", c.Name))
+	return nil, fmt.Errorf("compression %q: it is zstd, s2 or none", c.Name)
 }
 
 const (
@@ -64,8 +73,8 @@ const (
 	worthAGuess = 32 << 10
 )
 
-// append appends data to dst in its compressed form, or as it is. dst has room for it as it is.
-func (c *compressor) append(dst, data []byte) ([]byte, Codec) {
+// Append appends data to dst in its compressed form, or as it is. dst has room for it as it is.
+func (c *Compressor) Append(dst, data []byte) ([]byte, Codec) {
 	if c.codec != None && promising(data) {
 		room := dst[len(dst) : len(dst)+len(data)]
 		var out []byte
@@ -85,8 +94,11 @@ func (c *compressor) append(dst, data []byte) ([]byte, Codec) {
 // of which the better way saves a quarter.
 const worthMore = 4
 
-// s2 needs room for the worst case, which room has, because packs end with some to spare.
-func (c *compressor) s2(room, data []byte) []byte {
+// Room is what a buffer needs beside n bytes so that Append, which has room for them all, never moves it.
+func Room(n int) int { return s2.MaxEncodedLen(n) - n + n/8 }
+
+// s2 needs room for the worst case: see Room.
+func (c *Compressor) s2(room, data []byte) []byte {
 	if !c.better {
 		if out := s2.Encode(room, data); len(out) < len(data)/worthMore {
 			return out
@@ -108,17 +120,18 @@ func promising(data []byte) bool {
 	return false
 }
 
-// decompressor undoes it; safe for concurrent use.
-type decompressor struct{ zstd *zstd.Decoder }
+// Decompressor undoes it; safe for concurrent use.
+type Decompressor struct{ zstd *zstd.Decoder }
 
-func newDecompressor() (*decompressor, error) {
+// NewDecompressor returns one.
+func NewDecompressor() (*Decompressor, error) {
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(maxObject))
-	return &decompressor{dec}, err
+		zstd.WithDecoderMaxMemory(maxPlain))
+	return &Decompressor{dec}, err
 }
 
-// decode appends raw bytes of plain data to into.
-func (d *decompressor) decode(codec Codec, data []byte, raw int, into []byte) ([]byte, error) {
+// Decode appends raw bytes of plain data to into.
+func (d *Decompressor) Decode(codec Codec, data []byte, raw int, into []byte) ([]byte, error) {
 	start := len(into)
 	var err error
 	switch codec {

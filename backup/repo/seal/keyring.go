@@ -1,4 +1,4 @@
-package repo
+package seal
 
 import (
 	"crypto/aes"
@@ -6,7 +6,6 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"sync"
 
@@ -24,14 +23,14 @@ type keyring struct {
 
 	mu     sync.RWMutex
 	epochs map[uint16][]byte // data keys; 0 is derived, the others are drawn
-	packs  map[PackID]cipher.AEAD
+	packs  map[[16]byte]cipher.AEAD
 	latest uint16
 }
 
 const cachedPacks = 1024
 
 func newKeyring(id uuid.UUID, root []byte) (*keyring, error) {
-	k := &keyring{id: id, root: root, packs: map[PackID]cipher.AEAD{}}
+	k := &keyring{id: id, root: root, packs: map[[16]byte]cipher.AEAD{}}
 	var err error
 	if k.hash, err = k.derive(root, nil, "hash"); err != nil {
 		return nil, err
@@ -71,18 +70,15 @@ func (k *keyring) object(salt []byte) (cipher.AEAD, error) {
 	return gcmAlone(key)
 }
 
-// pack returns what seals a pack's blobs. The keys of packs lately used are kept.
-func (k *keyring) pack(id PackID) (cipher.AEAD, error) {
+// blobs returns what seals the blobs of a pack, or nil if its epoch is not known. Those of packs lately used are kept.
+func (k *keyring) blobs(epoch uint16, pack [16]byte) (cipher.AEAD, error) {
 	k.mu.RLock()
-	aead, epoch := k.packs[id], k.epochs[id.epoch()]
+	aead, key := k.packs[pack], k.epochs[epoch]
 	k.mu.RUnlock()
-	if aead != nil {
+	if aead != nil || key == nil {
 		return aead, nil
 	}
-	if epoch == nil {
-		return nil, damaged(id.object(), "its key is of epoch %d, which is not there", id.epoch())
-	}
-	key, err := k.derive(epoch, id[:], "pack")
+	key, err := k.derive(key, pack[:], "pack")
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +90,7 @@ func (k *keyring) pack(id PackID) (cipher.AEAD, error) {
 	if len(k.packs) >= cachedPacks {
 		clear(k.packs)
 	}
-	k.packs[id] = aead
+	k.packs[pack] = aead
 	return aead, nil
 }
 
@@ -105,17 +101,14 @@ func (k *keyring) addEpoch(n uint16, key []byte) {
 	k.latest = max(k.latest, n)
 }
 
-// newPackID draws an id in the newest epoch: epoch, then the session's mark, then chance.
-func (k *keyring) newPackID(mark [4]byte) (id PackID, err error) {
+func (k *keyring) newest() uint16 {
 	k.mu.RLock()
-	binary.BigEndian.PutUint16(id[:2], k.latest)
-	k.mu.RUnlock()
-	copy(id[2:6], mark[:])
-	_, err = rand.Read(id[6:])
-	return id, err
+	defer k.mu.RUnlock()
+	return k.latest
 }
 
-func randomBytes(n int) ([]byte, error) {
+// RandomBytes draws n of them.
+func RandomBytes(n int) ([]byte, error) {
 	b := make([]byte, n)
 	if _, err := rand.Read(b); err != nil {
 		return nil, fmt.Errorf("draw %d random bytes: %w", n, err)

@@ -1,4 +1,4 @@
-package repo
+package logs
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"rootstream/backup/repo/seal"
+	"rootstream/backup/storage"
 	"rootstream/backup/wal"
 )
 
@@ -21,20 +23,20 @@ type Piece struct {
 }
 
 // PieceList returns the pieces that there are of a segment, in the order of where they begin. They may overlap.
-func (r *Repo) PieceList(ctx context.Context, system uint64, name string) ([]Piece, error) {
+func (s *Store) PieceList(ctx context.Context, system uint64, name string) ([]Piece, error) {
 	parsed, err := wal.ParseName(name)
 	if err != nil {
 		return nil, err
 	}
 	var all []Piece
 	prefix := piecesPrefix(system, parsed.Timeline) + name + "/"
-	for o, err := range r.st.List(ctx, prefix) {
+	for o, err := range s.st.List(ctx, prefix) {
 		if err != nil {
 			return nil, fmt.Errorf("look for pieces of %s: %w", name, err)
 		}
 		p, ok := parsePiece(strings.TrimPrefix(o.Name, prefix))
 		if !ok {
-			return nil, damaged(o.Name, "it does not belong here")
+			return nil, seal.Damaged(o.Name, "it does not belong here")
 		}
 		p.Modified, p.object = o.Modified, o.Name
 		all = append(all, p)
@@ -50,7 +52,7 @@ func parsePiece(part string) (Piece, bool) {
 	}
 	off, err := strconv.ParseUint(fields[0], 16, 32)
 	size, err2 := strconv.ParseUint(fields[1], 16, 32)
-	var h Hash
+	var h seal.Hash
 	ok := err == nil && err2 == nil && size > 0 && off+size <= wal.MaxSegmentSize && h.UnmarshalText([]byte(fields[2])) == nil
 	return Piece{Off: int64(off), Size: int64(size)}, ok
 }
@@ -79,30 +81,30 @@ func InRow(pieces []Piece) []Piece {
 func (p Piece) end() int64 { return p.Off + p.Size }
 
 // Pieces returns the beginning of a segment, as far as its pieces reach without a gap.
-func (r *Repo) Pieces(ctx context.Context, system uint64, name string) ([]byte, error) {
+func (s *Store) Pieces(ctx context.Context, system uint64, name string) ([]byte, error) {
 	const looks = 5 // pieces are made into one, or their segment becomes whole, while we read them
 	for look := 1; ; look++ {
-		list, err := r.PieceList(ctx, system, name)
+		list, err := s.PieceList(ctx, system, name)
 		if err != nil {
 			return nil, err
 		}
-		whole, err := r.join(ctx, InRow(list))
-		if !isGone(err) || look == looks {
+		whole, err := s.join(ctx, InRow(list))
+		if !storage.Gone(err) || look == looks {
 			return whole, err
 		}
 	}
 }
 
-func (r *Repo) join(ctx context.Context, row []Piece) ([]byte, error) {
+func (s *Store) join(ctx context.Context, row []Piece) ([]byte, error) {
 	var whole []byte
 	for _, p := range row {
-		data, err := r.get(ctx, kindPiece, p.object)
+		data, err := s.safe.Get(ctx, seal.KindPiece, p.object)
 		if err != nil {
 			return nil, err
 		}
 		both := int64(len(whole)) - p.Off
 		if int64(len(data)) != p.Size || both < 0 || both > p.Size {
-			return nil, damaged(p.object, "it has %d bytes", len(data))
+			return nil, seal.Damaged(p.object, "it has %d bytes", len(data))
 		}
 		if !bytes.Equal(whole[p.Off:], data[:both]) {
 			return nil, ErrWALConflict.WithCause(fmt.Errorf("%s: pieces that overlap differ", p.object))
@@ -113,9 +115,9 @@ func (r *Repo) join(ctx context.Context, row []Piece) ([]byte, error) {
 }
 
 // DropPieces removes pieces that another one holds by now.
-func (r *Repo) DropPieces(ctx context.Context, pieces ...Piece) error {
+func (s *Store) DropPieces(ctx context.Context, pieces ...Piece) error {
 	for _, p := range pieces {
-		if err := r.st.Delete(ctx, p.object); err != nil {
+		if err := s.st.Delete(ctx, p.object); err != nil {
 			return fmt.Errorf("drop a piece: %w", err)
 		}
 	}
@@ -123,12 +125,12 @@ func (r *Repo) DropPieces(ctx context.Context, pieces ...Piece) error {
 }
 
 // FindWAL tells of a file of the log without reading it. ErrWALAbsent: the storage has proven that it is not there.
-func (r *Repo) FindWAL(ctx context.Context, system uint64, name string) (WALInfo, error) {
+func (s *Store) FindWAL(ctx context.Context, system uint64, name string) (WALInfo, error) {
 	parsed, err := wal.ParseName(name)
 	if err != nil {
 		return WALInfo{}, err
 	}
-	for o, err := range r.st.List(ctx, walPrefix(system, parsed.Timeline)+name+"-") {
+	for o, err := range s.st.List(ctx, walPrefix(system, parsed.Timeline)+name+"-") {
 		if err != nil {
 			return WALInfo{}, fmt.Errorf("look for %s: %w", name, err)
 		}
