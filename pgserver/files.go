@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rootstream/internal/proc"
 	"rootstream/internal/wait"
@@ -57,16 +60,36 @@ func (s *Server) openLog() (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(s.cfg.LogFile), 0o755); err != nil { //nolint:gosec // the file itself is private
 		return nil, ErrAccess.WithCause(err)
 	}
-	f, err := os.OpenFile(s.cfg.LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := openPlain(s.cfg.LogFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND)
 	if err != nil {
 		return nil, ErrAccess.WithCause(err)
 	}
 	return f, nil
 }
 
+// openPlain opens a file that is nothing else. The folder may be the server's own, whose user could have put there a
+// link to a file of the machine, a second name of one, or a pipe that holds us up.
+func openPlain(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !info.Mode().IsRegular() || !ok || st.Nlink != 1 {
+			err = fmt.Errorf("%s is not a file with one name", path)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
 // logSince returns what the server wrote after from, at most its last 4 KiB.
 func (s *Server) logSince(from int64) string {
-	f, err := os.Open(s.cfg.LogFile)
+	f, err := openPlain(s.cfg.LogFile, os.O_RDONLY)
 	if err != nil {
 		return ""
 	}
@@ -224,10 +247,16 @@ type Status struct {
 
 // ReadStatus reads the postmaster.pid of a data folder; ErrNotRunning when there is none.
 func ReadStatus(dataDir string) (Status, error) {
-	raw, err := os.ReadFile(filepath.Join(dataDir, "postmaster.pid")) //nolint:gosec // the operator's own folder
+	f, err := openPlain(filepath.Join(dataDir, "postmaster.pid"), os.O_RDONLY)
 	if errors.Is(err, os.ErrNotExist) {
 		return Status{}, ErrNotRunning
 	}
+	if err != nil {
+		return Status{}, ErrAccess.WithCause(err)
+	}
+	defer func() { _ = f.Close() }()
+	const most = 64 << 10
+	raw, err := io.ReadAll(io.LimitReader(f, most))
 	if err != nil {
 		return Status{}, ErrAccess.WithCause(err)
 	}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"rootstream/pgserver"
 )
@@ -65,5 +67,52 @@ func TestAForeignClusterRunsWithItsOwnSettings(t *testing.T) {
 	cfg.Params = map[string]string{"fsync": "off"}
 	if _, err := pgserver.New(cfg); err == nil {
 		t.Error("settings were accepted for a cluster that keeps its own")
+	}
+}
+
+func TestALogGoesIntoNoFileThatALinkNames(t *testing.T) {
+	t.Parallel()
+	cfg := config(t)
+	s := server(t, cfg)
+	if err := s.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	precious := filepath.Join(home(t), "precious")
+	if err := os.WriteFile(precious, []byte("of the machine\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, plant := range map[string]func(old, name string) error{
+		"a link": os.Symlink, "a second name": os.Link, "a pipe": func(_, name string) error { return syscall.Mkfifo(name, 0o600) },
+	} {
+		if err := errors.Join(os.RemoveAll(s.LogFile()), plant(precious, s.LogFile())); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(t.Context()); !errors.Is(err, pgserver.ErrAccess) {
+			t.Errorf("%s in the place of the log: %v, want ErrAccess", name, err)
+		}
+		if said := s.Said(); said != "" {
+			t.Errorf("%s in the place of the log was read: %q", name, said)
+		}
+	}
+	if raw, err := os.ReadFile(precious); err != nil || string(raw) != "of the machine\n" {
+		t.Errorf("%q, %v", raw, err)
+	}
+}
+
+func TestAPipeInThePlaceOfAPIDFileHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	dir := home(t)
+	if err := syscall.Mkfifo(filepath.Join(dir, "postmaster.pid"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan error, 1)
+	go func() { said <- pgserver.InUse(dir) }()
+	select {
+	case err := <-said:
+		if !errors.Is(err, pgserver.ErrAccess) {
+			t.Errorf("%v, want ErrAccess", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for somebody to write into the pipe")
 	}
 }
