@@ -41,22 +41,22 @@ const (
 func plantIn(ctx context.Context, dsn string) (planted, error) {
 	ctx, cancel := context.WithTimeout(ctx, plantTime)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, dsn)
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return planted{}, fmt.Errorf("connect to the living server: %w", err)
+	}
+	cfg.RuntimeParams["search_path"] = "pg_catalog" // what users have named alike is not meant
+	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return planted{}, fmt.Errorf("connect to the living server: %w", err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	p := planted{point: "rootstream-proof-" + uuid.NewString()}
-	var ours bool
-	if err = conn.QueryRow(ctx, "select to_regclass('backup_canary') is not null, current_database()").Scan(&ours, &p.in); err != nil {
-		return planted{}, fmt.Errorf("look for the table of canaries: %w", err)
-	}
-	if ours {
-		p.row = uuid.New()
-		if _, err = conn.Exec(ctx, `with old as (delete from backup_canary where planted_at < now() - interval '1 day')
-			insert into backup_canary (id) values ($1)`, p.row); err != nil {
-			return planted{}, fmt.Errorf("plant a canary: %w", err)
-		}
+	if err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
+		p.row, p.in, err = plantRow(ctx, tx)
+		return err
+	}); err != nil {
+		return planted{}, err
 	}
 	if _, err = conn.Exec(ctx, "select pg_create_restore_point($1)", p.point); err != nil {
 		return planted{}, fmt.Errorf("create a restore point: %w", err)
@@ -65,6 +65,40 @@ func plantIn(ctx context.Context, dsn string) (planted, error) {
 		return planted{}, fmt.Errorf("switch the log: %w", err)
 	}
 	return p, nil
+}
+
+// isCanaries finds the table as our migration makes it. We are a superuser, perhaps, and it may be somebody else's: any
+// trigger, rule, default or expression besides would run with our rights.
+const isCanaries = `select exists (select from pg_class c where oid = to_regclass('public.backup_canary') and relkind = 'r'
+		and not (relhastriggers or relhasrules or relrowsecurity or relhassubclass or relispartition)
+		and not exists (select from pg_constraint where conrelid = c.oid and contype not in ('p', 'n'))
+		and not exists (select from pg_index where indrelid = c.oid and (indexprs is not null or indpred is not null))
+		and (select array_agg(concat_ws(' ', attname, format_type(atttypid, atttypmod), pg_get_expr(adbin, adrelid)) order by attnum)
+			from pg_attribute left join pg_attrdef on adrelid = attrelid and adnum = attnum
+			where attrelid = c.oid and attnum > 0 and not attisdropped) = array['id uuid', 'planted_at timestamp with time zone now()'])`
+
+// plantRow writes a row, if there is our table for it, and names the database. The lock keeps what was looked at as it is.
+func plantRow(ctx context.Context, tx pgx.Tx) (row uuid.UUID, in string, err error) {
+	var there, ours bool
+	err = tx.QueryRow(ctx, "select to_regclass('public.backup_canary') is not null, current_database()").Scan(&there, &in)
+	if err == nil && there {
+		_, err = tx.Exec(ctx, "lock table public.backup_canary in row exclusive mode")
+	}
+	if err == nil && there {
+		err = tx.QueryRow(ctx, isCanaries).Scan(&ours)
+	}
+	if err != nil {
+		return row, in, fmt.Errorf("look for the table of canaries: %w", err)
+	}
+	if !ours {
+		return row, in, nil
+	}
+	row = uuid.New()
+	if _, err = tx.Exec(ctx, `with old as (delete from public.backup_canary where planted_at < now() - interval '1 day')
+		insert into public.backup_canary (id) values ($1)`, row); err != nil {
+		return row, in, fmt.Errorf("plant a canary: %w", err)
+	}
+	return row, in, nil
 }
 
 // awaitArrival tries again while the log of a restore point is on its way.
@@ -152,7 +186,10 @@ func (t *trial) examineOne(ctx context.Context, server *pgserver.Server, databas
 		return done, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if t.plant.in == database {
+	if err = silence(ctx, conn); err != nil {
+		return done, err
+	}
+	if t.plant.in == database && t.plant.row != uuid.Nil {
 		if err = t.plant.find(ctx, conn); err != nil {
 			return done, err
 		}
@@ -180,6 +217,24 @@ func (t *trial) examineOne(ctx context.Context, server *pgserver.Server, databas
 		return done, err
 	}
 	return done, corrupt(append(wrong, more...))
+}
+
+// silence turns the event triggers off that the cluster brought along, before anything is defined that they would act on.
+func silence(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, "select format('alter event trigger %I disable', evtname) from pg_event_trigger where evtenabled <> 'D'")
+	if err != nil {
+		return fmt.Errorf("list event triggers: %w", err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, off := range all {
+		if err == nil {
+			_, err = conn.Exec(ctx, off)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("turn event triggers off: %w", err)
+	}
+	return nil
 }
 
 type checker func(ctx context.Context, oid uint32) error
@@ -247,9 +302,6 @@ func corrupt(wrong []error) error {
 
 // find looks for the row that was planted.
 func (p planted) find(ctx context.Context, conn *pgx.Conn) error {
-	if p.row == (uuid.UUID{}) {
-		return nil
-	}
 	var found bool
 	if err := conn.QueryRow(ctx, "select exists (select from public.backup_canary where id = $1)", p.row).Scan(&found); err != nil {
 		return fmt.Errorf("look for the canary: %w", err)

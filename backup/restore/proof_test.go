@@ -64,6 +64,34 @@ func TestAProofFindsWhatWasPlantedAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAProofRunsNothingThatUsersOfTheDatabaseWrote(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conn := w.connect(w.server)
+	run(t, conn, "create role mallory")
+	run(t, conn, "grant create on schema public to mallory") // as everybody may before PostgreSQL 15
+	run(t, conn, "set role mallory")
+	run(t, conn, "create table public.backup_canary (id uuid primary key, planted_at timestamptz not null default now())")
+	run(t, conn, "create function public.rise() returns trigger language plpgsql as 'begin alter role mallory superuser; return new; end'")
+	run(t, conn, "create trigger rise before insert on public.backup_canary for each row execute function public.rise()")
+	run(t, conn, "reset role")
+	acted := filepath.Join(w.home, "acted")
+	run(t, conn, "create function act() returns event_trigger language plpgsql as $$ begin execute 'copy (select 1) to ''"+acted+"'''; end $$")
+	run(t, conn, "create event trigger act on ddl_command_start execute function act()")
+	run(t, conn, "alter event trigger act enable always")
+	w.backup(repo.Full)
+	proof, err := restore.TestRestore(t.Context(), w.proofConfig(), w.repo)
+	if err != nil || !proof.OK || proof.Facts["restore_point"] == "" || proof.Facts["canary"] != "" {
+		t.Errorf("%+v, %v", proof, err)
+	}
+	if ask(t, conn, "select rolsuper::text from pg_roles where rolname = 'mallory'") != "false" {
+		t.Error("a user's trigger ran with the rights of whoever plants canaries")
+	}
+	if _, err := os.Lstat(acted); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an event trigger acted in the test: %v", err)
+	}
+}
+
 func TestAProofNamesWhatIsCorrupt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
