@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"rootstream/backup/archive"
@@ -39,20 +41,45 @@ func newRelay(source archive.Source, user proc.Account, parent string, log *slog
 	if user.CanEnter(parent) != nil {
 		parent = os.TempDir()
 	}
-	if r.dir, err = os.MkdirTemp(parent, ".rootstream-relay-"); err == nil {
-		r.own, err = os.MkdirTemp("", "rootstream-relayed-")
-	}
-	if err == nil {
-		err = user.Own(r.dir)
-	}
-	if err == nil {
-		r.root, err = os.OpenRoot(r.dir)
+	if r.own, err = os.MkdirTemp("", "rootstream-relayed-"); err == nil {
+		err = r.meet(parent)
 	}
 	if err != nil {
 		r.close()
 		return nil, fmt.Errorf("relay write-ahead log: %w", err)
 	}
 	return r, nil
+}
+
+// meet makes the folder. Its parent may be the user's: what is given away is the folder just made, whatever its name
+// leads to by now.
+func (r *relay) meet(parent string) error {
+	above, err := os.OpenRoot(parent)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = above.Close() }()
+	name := ".rootstream-relay-" + rand.Text()
+	if err = above.Mkdir(name, 0o700); err != nil {
+		return err
+	}
+	r.dir = filepath.Join(parent, name)
+	if r.root, err = above.OpenRoot(name); err != nil {
+		return err
+	}
+	d, err := r.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	info, err := d.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); !ok || int(st.Uid) != os.Geteuid() || info.Mode().Perm() != 0o700 {
+		return fmt.Errorf("%s is not the folder just made", r.dir)
+	}
+	return d.Chown(int(r.user.UID), int(r.user.GID))
 }
 
 func (r *relay) close() {
