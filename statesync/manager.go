@@ -46,8 +46,9 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Node == uuid.Nil {
 		cfg.Node = uuid.New()
 	}
+	types := map[string]Type{}
 	m := &Manager{
-		cfg: cfg, types: map[string]Type{}, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes),
+		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes, types),
 		gates: gates{held: map[event.Ref]*gate{}}, clock: merge.NewClock(cfg.Now, 0),
 	}
 	m.hub.init()
@@ -93,7 +94,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 func (m *Manager) onBatch(shard int, events []event.Event) {
-	m.memory.apply(shard, events, m.types)
+	m.memory.apply(shard, events)
 	m.hub.publish(shard, events)
 }
 

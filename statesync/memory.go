@@ -1,6 +1,7 @@
 package statesync
 
 import (
+	"bytes"
 	"sync"
 
 	"rootstream/event"
@@ -8,7 +9,8 @@ import (
 
 // memory keeps documents near. What is in it came from PostgreSQL or from the feed, and the feed keeps it current.
 type memory struct {
-	limit  int64 // bytes a shard
+	limit  int64           // bytes a shard
+	types  map[string]Type // not changed once anything is in it
 	shards [event.Shards]part
 }
 
@@ -21,7 +23,8 @@ type part struct {
 
 // entry is a document, or the place kept for one that is being read.
 type entry struct {
-	doc     Doc // Data is shared and never changed
+	doc     Doc           // Data is shared and never changed
+	late    []event.Event // what has happened to it since, to be folded when somebody asks
 	filled  bool
 	hold    bool
 	size    int64
@@ -30,10 +33,14 @@ type entry struct {
 	floor   int64 // while it is read: the newest version the feed has told of
 }
 
-const entryOverhead = 300
+const (
+	entryOverhead = 300
+	lateOverhead  = 250
+	maxLate       = 8
+)
 
-func newMemory(limit int64) *memory {
-	m := &memory{limit: limit / event.Shards}
+func newMemory(limit int64, types map[string]Type) *memory {
+	m := &memory{limit: limit / event.Shards, types: types}
 	m.clear()
 	return m
 }
@@ -55,6 +62,10 @@ func (m *memory) get(ref event.Ref) (Doc, bool) {
 	defer s.Unlock()
 	e := s.entries[ref]
 	if e == nil || !e.filled {
+		return Doc{}, false
+	}
+	if !m.fold(e) {
+		m.forget(ref, e)
 		return Doc{}, false
 	}
 	s.clock++
@@ -88,8 +99,8 @@ func (m *memory) finish(e *entry, d Doc, size int, hold, ok bool) bool {
 	switch {
 	case s.entries[d.Ref] != e:
 		return true // all was forgotten meanwhile: it is as good as it was
-	case ok && current && (!e.filled || d.Version > e.doc.Version):
-		e.doc, e.filled, e.hold = d, true, hold
+	case ok && current && (!e.filled || d.Version > e.doc.Version && d.Version >= e.version()):
+		e.doc, e.late, e.filled, e.hold = d, nil, true, hold
 		s.resize(e, int64(size)+entryOverhead)
 		s.clock++
 		e.used = s.clock
@@ -120,8 +131,21 @@ func (m *memory) drop(ref event.Ref, e *entry) {
 	delete(s.entries, ref)
 }
 
-// apply brings the documents of a shard up to date.
-func (m *memory) apply(shard int, events []event.Event, types map[string]Type) {
+// forget makes the entry one that is to be read again. The caller holds the lock.
+func (m *memory) forget(ref event.Ref, e *entry) {
+	if e.loading > 0 {
+		e.filled, e.late = false, nil
+	} else {
+		m.drop(ref, e)
+	}
+}
+
+// version is that of the document once what is late is folded.
+func (e *entry) version() int64 { return e.doc.Version + int64(len(e.late)) }
+
+// apply tells the documents of a shard what has happened to them. Whoever wrote it puts what it came to, and many are not
+// asked for again before the next change: they are folded when they are.
+func (m *memory) apply(shard int, events []event.Event) {
 	s := &m.shards[shard]
 	s.Lock()
 	defer s.Unlock()
@@ -130,7 +154,7 @@ func (m *memory) apply(shard int, events []event.Event, types map[string]Type) {
 		ref := ev.Ref()
 		e := s.entries[ref]
 		if e == nil {
-			if t := types[ev.AggregateType]; !t.Hold || ev.Version != 1 {
+			if t := m.types[ev.AggregateType]; !t.Hold || ev.Version != 1 {
 				continue
 			}
 			e = &entry{filled: true, hold: true, size: entryOverhead, doc: Doc{Ref: ref}}
@@ -140,29 +164,50 @@ func (m *memory) apply(shard int, events []event.Event, types map[string]Type) {
 		if e.loading > 0 {
 			e.floor = max(e.floor, ev.Version)
 		}
-		if !e.filled || ev.Version <= e.doc.Version {
-			continue
-		}
-		next, ok := step(types[ev.AggregateType], e.doc, *ev)
-		if ok {
-			e.doc = next
-			if ev.Version%16 == 0 { // a document rarely grows much in between
-				s.resize(e, int64(approximate(next.Data))+entryOverhead)
-			}
-			continue
-		}
-		if e.loading > 0 {
-			e.filled = false
-		} else {
-			m.drop(ref, e)
+		if e.filled && ev.Version > e.version() && !m.add(s, e, ev) {
+			m.forget(ref, e)
 		}
 	}
 	m.evict(shard)
 }
 
+// add notes the next event of a document; false if that is to be read again. The caller holds the lock.
+func (m *memory) add(s *part, e *entry, ev *event.Event) bool {
+	if !follows(e.version(), ev) {
+		return false
+	}
+	late := *ev
+	late.Data = bytes.Clone(ev.Data) // it may be part of something large
+	e.late = append(e.late, late)
+	s.resize(e, e.size+int64(len(late.Data))+lateOverhead)
+	return len(e.late) < maxLate || m.fold(e)
+}
+
+// fold brings a document up to date; false if it is to be read again. The caller holds the lock.
+func (m *memory) fold(e *entry) bool {
+	if len(e.late) == 0 {
+		return true
+	}
+	for i := range e.late {
+		next, ok := step(m.types[e.doc.Ref.Type], e.doc, e.late[i])
+		if !ok {
+			return false
+		}
+		e.doc = next
+	}
+	e.late = nil
+	m.shards[e.doc.Ref.Shard()].resize(e, int64(approximate(e.doc.Data))+entryOverhead)
+	return true
+}
+
+// follows reports whether an event alone tells what becomes of a document of that version.
+func follows(version int64, e *event.Event) bool {
+	return e.Version == version+1 && e.Name != e.AggregateType+".erased" && !e.Erased()
+}
+
 // step is the document after the next event; false if it is to be read again.
 func step(t Type, d Doc, e event.Event) (Doc, bool) {
-	if e.Version != d.Version+1 || e.Name == t.Name+".erased" || e.Erased() {
+	if !follows(d.Version, &e) {
 		return Doc{}, false
 	}
 	state := d.state()

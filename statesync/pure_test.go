@@ -1,7 +1,11 @@
 package statesync
 
 import (
+	"bytes"
 	"encoding/json"
+	"math"
+	"reflect"
+	"strconv"
 	"testing"
 	"time"
 
@@ -91,6 +95,82 @@ func TestNumbersAreWrittenAsPostgresDoes(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+}
+
+// anything is what a caller may put into a document.
+func anything(depth int) *rapid.Generator[any] {
+	kinds := []*rapid.Generator[any]{
+		values(1), rapid.String().AsAny(), rapid.Int().AsAny(), rapid.Int64().AsAny(), rapid.Uint16().AsAny(), rapid.Bool().AsAny(),
+		rapid.SampledFrom([]any{
+			"a\xffb\xfe\xfd", "<&>\u2028", 1.5, float32(0.25),
+			[]string{"a"},
+			map[string]int{"b": 1},
+			struct{ A any }{"x"},
+			time.Unix(0, 0).UTC(),
+			map[string]any(nil), []any(nil), (*int)(nil), json.RawMessage(`{"raw": [1, null]}`), json.Number("0"), json.Number("-7"), json.Number(""),
+		}),
+	}
+	if depth > 0 {
+		kinds = append(kinds, rapid.SliceOfN(anything(depth-1), 0, 3).AsAny(), rapid.MapOfN(rapid.StringN(0, 5, -1), anything(depth-1), 0, 3).AsAny())
+	}
+	return rapid.OneOf(kinds...)
+}
+
+func TestADocumentIsNormalAsJSONMakesIt(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		data := rapid.MapOfN(rapid.StringN(0, 5, -1).Filter(func(k string) bool { return k == "" || k[0] != '_' }), anything(2), 0, 5).Draw(t, "data")
+		typ := Type{MaxBytes: rapid.IntRange(2, 300).Draw(t, "most")}
+		b, err := json.Marshal(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := string(b)
+		got, size, err := typ.normal(data)
+		if tooLong := len(b) > typ.MaxBytes; tooLong || bytes.Contains(b, []byte(`\u0000`)) {
+			if err == nil {
+				t.Fatalf("%d bytes, of at most %d, passed for normal: %s", len(b), typ.MaxBytes, b)
+			}
+			return
+		}
+		want, failed := decodeObject(b)
+		if d := cmp.Diff(want, got); err != nil || failed != nil || d != "" {
+			t.Fatalf("%v, %v: %s", err, failed, d)
+		}
+		if size*maxEscape < len(b) || size > 2*len(b)+8 {
+			t.Fatalf("%d bytes count as %d", len(b), size)
+		}
+		if after, _ := json.Marshal(data); string(after) != before {
+			t.Fatal("the caller's document was changed")
+		}
+	})
+}
+
+func TestWhatIsNoJSONIsNoDocument(t *testing.T) {
+	t.Parallel()
+	typ := Type{MaxBytes: 1000}
+	for _, v := range []any{
+		math.NaN(), math.Inf(1), make(chan int), json.Number("0x10"), json.Number("+1"), json.Number("Inf"), json.Number("01"), json.Number("1e999"),
+		json.RawMessage("{"),
+		[]any{func() {}},
+	} {
+		if got, _, err := typ.normal(map[string]any{"a": map[string]any{"b": v}}); err == nil {
+			t.Errorf("%v became %v", v, got)
+		}
+	}
+	if _, _, err := typ.normal(nil); err == nil {
+		t.Error("nothing is a document")
+	}
+}
+
+func TestEqualValuesAreTheSame(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := objects(2).Draw(t, "a"), objects(2).Draw(t, "b")
+		if same(a, b) != reflect.DeepEqual(a, b) || !same(a, cloneMap(a)) {
+			t.Fatalf("%v and %v", a, b)
+		}
+	})
 }
 
 func FuzzToken(f *testing.F) {
@@ -218,16 +298,15 @@ func FuzzContributions(f *testing.F) {
 // TestWhatWasReadBeforeAChangeIsNotKept holds a read of PostgreSQL up while the feed tells of newer versions.
 func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 	t.Parallel()
-	m := newMemory(1 << 20)
+	m := newMemory(1<<20, map[string]Type{"thing": {Name: "thing"}})
 	r := event.Ref{Type: "thing", ID: uuid.New()}
-	types := map[string]Type{"thing": {Name: "thing"}}
 	changed := func(v int64, n string) event.Event {
 		return event.Event{
 			AggregateType: "thing", AggregateID: r.ID, Version: v, Name: "thing.changed", Data: json.RawMessage(`{"patch":{"n":` + n + `}}`),
 		}
 	}
 	place := m.begin(r)
-	m.apply(r.Shard(), []event.Event{changed(2, "2")}, types)
+	m.apply(r.Shard(), []event.Event{changed(2, "2")})
 	if m.finish(place, Doc{Ref: r, Version: 1}, 10, false, true) {
 		t.Error("an old version passed for current")
 	}
@@ -235,7 +314,7 @@ func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 		t.Error("an old version was kept")
 	}
 	m.put(Doc{Ref: r, Version: 2, Data: map[string]any{"n": json.Number("2")}}, 10, false)
-	m.apply(r.Shard(), []event.Event{changed(1, "9"), changed(3, "3")}, types)
+	m.apply(r.Shard(), []event.Event{changed(1, "9"), changed(3, "3")})
 	if d, there := m.get(r); !there || d.Version != 3 || d.Data["n"] != json.Number("3") {
 		t.Errorf("%+v, %v", d, there)
 	}
@@ -243,7 +322,7 @@ func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 	if d, _ := m.get(r); d.Version != 3 {
 		t.Errorf("version %d replaced a newer one", d.Version)
 	}
-	m.apply(r.Shard(), []event.Event{changed(5, "5")}, types)
+	m.apply(r.Shard(), []event.Event{changed(5, "5")})
 	if d, there := m.get(r); there {
 		t.Errorf("over a gap it became %+v", d)
 	}
@@ -255,10 +334,43 @@ func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 	}
 }
 
+// TestWhatIsLateIsFoldedWhenItIsAskedFor has a document come to every version in every way: told, put, or read.
+func TestWhatIsLateIsFoldedWhenItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := newMemory(1<<20, map[string]Type{"thing": {Name: "thing"}})
+		r := event.Ref{Type: "thing", ID: uuid.New()}
+		doc := Doc{Ref: r, Version: 1, Data: map[string]any{"n": json.Number("1")}}
+		m.put(doc, 10, false)
+		told := int64(1)
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			switch rapid.IntRange(0, 3).Draw(t, "way") {
+			case 0, 1:
+				told++
+				n := json.Number(strconv.FormatInt(told, 10))
+				m.apply(r.Shard(), []event.Event{{
+					AggregateType: "thing", AggregateID: r.ID, Version: told, Name: "thing.changed", Data: json.RawMessage(`{"patch":{"n":` + n + `}}`),
+				}})
+			case 2:
+				v := told - rapid.Int64Range(0, told-1).Draw(t, "older")
+				m.put(Doc{Ref: r, Version: v, Data: map[string]any{"n": json.Number(strconv.FormatInt(v, 10))}}, 10, false)
+			default:
+				d, there := m.get(r)
+				if want := json.Number(strconv.FormatInt(told, 10)); !there || d.Version != told || d.Data["n"] != want {
+					t.Fatalf("version %d of %v, %v; want %d", d.Version, d.Data, there, told)
+				}
+			}
+		}
+		if _, bytes := m.size(); bytes < entryOverhead || bytes > entryOverhead+maxLate*(lateOverhead+100) {
+			t.Fatalf("it counts %d bytes", bytes)
+		}
+	})
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	t.Parallel()
 	const limit = 16 * 10_000
-	m := newMemory(limit)
+	m := newMemory(limit, nil)
 	var first event.Ref
 	for i := range 2000 {
 		r := event.Ref{Type: "thing", ID: uuid.New()}

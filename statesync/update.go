@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
-	"reflect"
 	"time"
 
 	"github.com/google/uuid"
@@ -138,12 +137,13 @@ func (t Type) changeTo(base Doc, data map[string]any, name string) (change, erro
 		return change{}, ErrNotFound
 	}
 	there := base.Version > 0 && !base.Deleted
-	if there && reflect.DeepEqual(base.Data, to) {
+	patch, ok := diff(base.Data, to)
+	if there && ok && len(patch) == 0 {
 		return change{}, nil
 	}
 	var f errs.Fields
 	for _, field := range t.Reserved {
-		if !reflect.DeepEqual(base.Data[field], to[field]) {
+		if !same(base.Data[field], to[field]) {
 			f.Add(field, "is changed elsewhere")
 		}
 	}
@@ -151,7 +151,6 @@ func (t Type) changeTo(base Doc, data map[string]any, name string) (change, erro
 		return change{}, err
 	}
 	c := change{name: name, next: Doc{Ref: base.Ref, Data: to}, size: size}
-	patch, ok := diff(base.Data, to)
 	if ok && there {
 		c.data = map[string]any{"patch": patch}
 	} else {
