@@ -62,6 +62,9 @@ func number(text string, bits int) (uint64, bool) {
 	return n, err == nil && text[0] != '+' && (text[0] != '0' || text == "0")
 }
 
+// RestoreNote is what a restore calls its note in the folder that it works on. A kill at the last moment leaves it there.
+const RestoreNote = "rootstream.restore"
+
 // folder is what kind of folder something lies in.
 type folder uint8
 
@@ -112,7 +115,7 @@ func (f folder) skips(name string) bool {
 	}
 	switch f {
 	case top:
-		return slices.Contains([]string{
+		return strings.HasPrefix(name, RestoreNote) || slices.Contains([]string{
 			"backup_label", "backup_label.old", "backup_manifest", "backup_manifest.tmp", "current_logfiles.tmp", "fallback_promote",
 			"logrotate", "postgresql.auto.conf.tmp", "postmaster.opts", "postmaster.pid", "promote", "recovery.signal",
 			"standby.signal", "tablespace_map", "tablespace_map.old",

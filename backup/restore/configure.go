@@ -67,8 +67,11 @@ func (j *job) configure() error {
 
 const maxConf = 16 << 20
 
-// read returns a small file of the data folder, nothing if it is missing.
+// read returns a small file of the data folder, nothing if it is missing or a link.
 func (t *tree) read(name string) ([]byte, error) {
+	if info, err := t.data.Lstat(name); err == nil && !info.Mode().IsRegular() {
+		return nil, nil // a link to a file of the machine is the machine's business
+	}
 	f, err := t.data.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil

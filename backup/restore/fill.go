@@ -8,7 +8,9 @@ import (
 	"io"
 	"iter"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -63,7 +65,7 @@ func (w *window) full() bool {
 func (j *job) fill(ctx context.Context) ([]byte, error) {
 	j.report("files", 0)
 	var w window
-	for f, err := range j.repo.Files(ctx, j.manifest) {
+	for f, err := range j.entries(ctx) {
 		if err != nil {
 			return nil, err
 		}
@@ -90,14 +92,39 @@ func (j *job) fill(ctx context.Context) ([]byte, error) {
 	return j.flush(ctx, &w)
 }
 
-// link makes the link of a tablespace; where it leads is ours to say.
+// link makes a link: that of a tablespace, of which it is ours to say where it leads, or one to a file of the machine,
+// such as a key, which leads where it did.
 func (j *job) link(f repo.File) error {
 	for _, s := range j.tree.spaces {
 		if s.link == f.Path {
-			return j.tree.link(s)
+			return j.tree.link(s.link, s.location)
 		}
 	}
-	return repo.ErrDamaged.WithCause(errors.New("it is a link, but not of a tablespace that the backup names"))
+	return j.tree.link(f.Path, f.Target)
+}
+
+// entries goes through the files of the backup that come back. Left out are notes of an earlier restore, and a
+// tablespace that the backup does not name: it was made while the backup was taken, so the log has it, and all in it.
+func (j *job) entries(ctx context.Context) iter.Seq2[repo.File, error] {
+	named := map[string]bool{}
+	for _, ts := range j.manifest.Tablespaces {
+		named[linkOf(ts)] = true
+	}
+	return func(yield func(repo.File, error) bool) {
+		late := ""
+		for f, err := range j.repo.Files(ctx, j.manifest) {
+			if err == nil && f.Kind == repo.Symlink && path.Dir(f.Path) == spacesPath && !named[f.Path] {
+				late = f.Path
+			}
+			inLate := f.Path == late || strings.HasPrefix(f.Path, late+"/")
+			if err == nil && (inLate || strings.HasPrefix(f.Path, statePath)) {
+				continue
+			}
+			if !yield(f, err) {
+				return
+			}
+		}
+	}
 }
 
 // add takes a file into the window.

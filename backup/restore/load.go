@@ -208,11 +208,16 @@ func (t Target) isAt(rec record.Record) bool {
 }
 
 // elsewhere returns the first tablespace that replaying would make at a place which was not given for it: on a machine
-// where the original lives, that is the original's own folder.
+// where the original lives, that is the original's own folder. One that was made while the backup began may be in it and
+// in the log; replaying leads its link back to where it was.
 func (j *job) elsewhere(ctx context.Context) (record.Record, bool, error) {
-	known := map[uint32]bool{}
-	for _, ts := range j.manifest.Tablespaces {
-		known[ts.OID] = true
+	spaces, err := j.spaces()
+	if err != nil {
+		return record.Record{}, false, err
+	}
+	known := map[uint32]string{}
+	for _, s := range spaces {
+		known[s.oid] = s.location
 	}
 	path := j.choice.History
 	segment := source(ctx, j.repo, j.manifest.Cluster.SystemID, path, j.manifest.Cluster.SegmentSize)
@@ -223,7 +228,7 @@ func (j *job) elsewhere(ctx context.Context) (record.Record, bool, error) {
 		if j.past(rec) {
 			return rec, false, nil
 		}
-		if rec.Kind == record.Tablespace && !known[rec.OID] {
+		if rec.Kind == record.Tablespace && known[rec.OID] != rec.Name {
 			return rec, true, nil
 		}
 	}

@@ -48,7 +48,7 @@ func (s survey) knows(name string) bool {
 func (j *job) look(ctx context.Context) (survey, error) {
 	s := survey{bytes: map[string]int64{"": 0}, seed: maphash.MakeSeed()}
 	last := ""
-	for f, err := range j.repo.Files(ctx, j.manifest) {
+	for f, err := range j.entries(ctx) {
 		if err != nil {
 			return s, err
 		}
@@ -86,12 +86,16 @@ func spaceOf(name string) string {
 	return spacesPath + "/" + oid
 }
 
+func linkOf(ts repo.Tablespace) string {
+	return spacesPath + "/" + strconv.FormatUint(uint64(ts.OID), 10)
+}
+
 // spaces returns the tablespaces at the folders they go to.
 func (j *job) spaces() ([]space, error) {
 	var all []space
 	used := map[string]bool{}
 	for _, ts := range j.manifest.Tablespaces {
-		s := space{link: spacesPath + "/" + strconv.FormatUint(uint64(ts.OID), 10), location: filepath.Clean(ts.Location), asked: os.Geteuid() != 0}
+		s := space{oid: ts.OID, link: linkOf(ts), location: filepath.Clean(ts.Location), asked: os.Geteuid() != 0}
 		if j.cfg.spacesUnder != "" {
 			s.location, s.asked = filepath.Join(j.cfg.spacesUnder, strconv.FormatUint(uint64(ts.OID), 10)), true
 		}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"rootstream/backup/pgdata"
 	"rootstream/errs"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
@@ -23,7 +24,7 @@ import (
 var ErrNothingKept = errs.New(errs.NotFound, "restore_nothing_kept", "no folder was kept aside")
 
 const (
-	statePath   = "rootstream.restore"  // in the target, from before its first change until it is complete
+	statePath   = pgdata.RestoreNote    // in the target, from before its first change until it is complete
 	journalName = ".rootstream-restore" // beside the target, as long as the old folder is kept
 	maxState    = 1 << 20
 )

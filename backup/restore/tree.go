@@ -30,6 +30,7 @@ type tree struct {
 
 // space is a tablespace: the folder that pg_tblspc/<oid> leads to.
 type space struct {
+	oid      uint32
 	link     string // pg_tblspc/16400
 	location string
 	asked    bool // whoever restores named the folder: a backup's word is not enough for root
@@ -179,18 +180,19 @@ func (t *tree) mkdir(name string) error {
 	return t.own(root, rel)
 }
 
-// link makes the link of a tablespace.
-func (t *tree) link(s space) error {
-	if old, err := t.data.Readlink(s.link); err == nil && old == s.location {
+// link makes a link. Nothing is ever written through it.
+func (t *tree) link(name, target string) error {
+	root, rel := t.at(name)
+	if old, err := root.Readlink(rel); err == nil && old == target {
 		return nil
 	}
-	if err := t.data.RemoveAll(s.link); err != nil {
+	if err := root.RemoveAll(rel); err != nil {
 		return err
 	}
-	if err := t.data.Symlink(s.location, s.link); err != nil {
+	if err := root.Symlink(target, rel); err != nil {
 		return err
 	}
-	return t.own(t.data, s.link)
+	return t.own(root, rel)
 }
 
 // create opens a file of a given size for writing; holes are zeros. With keep, what it holds stays.
@@ -305,8 +307,7 @@ func (t *tree) own(root *os.Root, rel string) error {
 
 // checkPath accepts what a path in a data folder can be.
 func checkPath(f repo.File) error {
-	if !filepath.IsLocal(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "." || strings.ContainsRune(f.Path, 0) ||
-		strings.HasPrefix(f.Path, statePath) {
+	if !filepath.IsLocal(f.Path) || path.Clean(f.Path) != f.Path || f.Path == "." || strings.ContainsRune(f.Path, 0) {
 		return repo.ErrDamaged.WithCause(fmt.Errorf("%.200q is not a path in a data folder", f.Path))
 	}
 	if f.Size < 0 {
