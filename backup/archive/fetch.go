@@ -85,6 +85,9 @@ func (s Source) last(ctx context.Context, n wal.Name) ([]byte, error) {
 	if !errors.Is(err, repo.ErrWALAbsent) {
 		return whole, err
 	}
+	if _, err := wal.CheckSegment(n.String(), data, s.System); err == nil {
+		return data, nil // its pieces are all of it: who sent them was killed before it could say so
+	}
 	if goesOn {
 		return nil, ErrGap.WithCause(fmt.Errorf("%v is not whole in the repository, though there is log behind it", n))
 	}

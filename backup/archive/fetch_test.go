@@ -110,6 +110,11 @@ func TestWhatIsFetched(t *testing.T) {
 			s.piece(5, 0, 60000)
 			s.segments(1, 6)
 		}, name1, nil, archive.ErrGap},
+		{"pieces of all of it where the log goes on", func(s shelf) {
+			s.piece(5, 0, 60000)
+			s.piece(5, 50000, size)
+			s.segments(1, 6)
+		}, name1, data1, nil},
 		{"what was before the first segment", func(s shelf) { s.segments(1, 6, 7) }, name1, nil, archive.ErrAbsent},
 		{"the segment in which the timeline began", func(s shelf) {
 			s.segments(2, 6, 7)

@@ -425,8 +425,27 @@ func (w *waiter) length(ctx context.Context, name string) (wal.LSN, error) {
 	return wal.LSN(last.Off + last.Size), nil //nolint:gosec // not negative
 }
 
-// lastWhole returns the end of the last whole segment of a timeline; 0 if there is none.
-func lastWhole(ctx context.Context, r *repo.Repo, system uint64, tli wal.TimelineID, size uint32) (wal.LSN, error) {
+// lastWhole returns where the whole segments on the way to a timeline end, and on which timeline to go on there; 0 if
+// there are none.
+func lastWhole(ctx context.Context, r *repo.Repo, system uint64, h wal.History, size uint32) (wal.TimelineID, wal.LSN, error) {
+	next := h.Timeline()
+	for _, b := range slices.Backward(h) {
+		end, err := endOf(ctx, r, system, b.Timeline, size)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case end > b.End: // the segment in which the next one branched off is to be had of that one
+			return next, b.End.SegmentStart(size), nil
+		case end != 0:
+			return b.Timeline, end, nil
+		}
+		next = b.Timeline
+	}
+	return 0, 0, nil
+}
+
+// endOf returns the end of the last whole segment of a timeline; 0 if there is none.
+func endOf(ctx context.Context, r *repo.Repo, system uint64, tli wal.TimelineID, size uint32) (wal.LSN, error) {
 	var end wal.LSN
 	for info, err := range r.ListWAL(ctx, system, tli) {
 		if err != nil {

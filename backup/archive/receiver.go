@@ -398,13 +398,19 @@ func leave(h wal.History, tli wal.TimelineID, reached wal.LSN) (branchOff, bool)
 	return branchOff{h.Timeline(), h[len(h)-1].Begin}, true
 }
 
-// first says where to begin with an empty spool: where the repository ends, else where the slot does, else now.
+// first says where to begin with an empty spool: where the repository ends on the way to the server's timeline, else
+// where the slot does, else now. After a failover that is on the timeline of before: the slot is younger than the end
+// of what the lost machine sent, and the new primary has what lies between.
 func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN, error) {
+	h, err := l.lineage(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
 	look, cancel := context.WithTimeout(ctx, longestPause)
 	defer cancel()
 	if rp, err := r.cfg.Open(look); err == nil {
-		if end, err := lastWhole(look, rp, l.system, l.tli, l.size); err == nil && end != 0 {
-			return l.tli, end, nil
+		if tli, end, err := lastWhole(look, rp, l.system, h, l.size); err == nil && end != 0 {
+			return tli, end, nil
 		}
 	}
 	slot, err := r.slot(ctx)
@@ -412,10 +418,6 @@ func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN,
 		return 0, 0, err
 	}
 	at := cmp.Or(slot.RestartLSN, l.at)
-	h, err := l.lineage(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
 	return h.At(at), at.SegmentStart(l.size), nil
 }
 

@@ -185,6 +185,39 @@ func TestAPromotedServerThatNeverHadTheEndIsFollowed(t *testing.T) {
 	}
 }
 
+// TestAReceiverOfAnotherMachineGoesOnWhereTheLostOneEnded: its slot is younger than what it has to send.
+func TestAReceiverOfAnotherMachineGoesOnWhereTheLostOneEnded(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, map[string]string{"restore_command": "false"})
+	r, dir := newRepo(t)
+	lost := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	lost.streaming()
+	from := c.lsn().SegmentStart(size)
+	c.write(2)
+	lost.uploaded(c.lsn())
+	lost.stop()
+	c.write(2)
+	c.kill()
+	c.recoverAndPromote()
+	c.eventually("nobody uses the slot", func() bool {
+		_, err := c.try("select pg_drop_replication_slot('rootstream')::text")
+		return err == nil
+	})
+	c.write(3)
+	c.query("checkpoint")
+	c.write(1)
+	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	c.switchSegment()
+	end := c.lsn().SegmentStart(size)
+	eventually(t, "all of timeline 2 is there", func() bool { return rc.State().Timeline == 2 && rc.State().Uploaded >= end })
+	if err := contiguous(t, r, c.system(), wal.Range{Timeline: 2, From: from, To: end}); err != nil {
+		t.Error(err)
+	}
+	if gaps, err := archive.Gaps(t.Context(), r, c.system()); err != nil || len(gaps) > 0 {
+		t.Errorf("%v, %v", gaps, err)
+	}
+}
+
 func TestALostSlotIsAGapThatIsTold(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*cluster){

@@ -421,7 +421,11 @@ func (t *taking) archived(ctx context.Context) error {
 			return err
 		}
 	}
-	return t.await(ctx, wal.Range{Timeline: t.m.StopTimeline, From: t.m.StartLSN, To: t.m.StopLSN})
+	to := t.m.StopLSN
+	if t.primary != nil { // its last segment was ended: pieces of it would end what can be replayed once others follow
+		to = to.SegmentEnd(t.m.Cluster.SegmentSize)
+	}
+	return t.await(ctx, wal.Range{Timeline: t.m.StopTimeline, From: t.m.StartLSN, To: to})
 }
 
 var errNoEnd = errors.New("the label, pg_control or the list of files is missing")

@@ -105,11 +105,15 @@ func CheckSegment(name string, data []byte, systemID uint64) (Header, error) {
 // checkPages looks at the header of every page: a torn or recycled one is not where it says.
 func checkPages(h Header, last TimelineID, data []byte) error {
 	le := binary.LittleEndian
-	magic, tli := le.Uint16(data), h.Timeline
+	magic, tli, over := le.Uint16(data), h.Timeline, false
 	for at := h.PageSize; at < h.SegmentSize; at += h.PageSize {
 		page := data[at:]
 		if le.Uint64(page) == 0 && le.Uint64(page[atAddress:]) == 0 {
-			continue // not written: a segment that was ended early is filled up with zeros
+			over = true // a segment that was ended early is filled up with zeros
+			continue
+		}
+		if over {
+			return damaged("the pages before %v were never written", h.Start+LSN(at))
 		}
 		address, t := LSN(le.Uint64(page[atAddress:])), TimelineID(le.Uint32(page[atTimeline:]))
 		if le.Uint16(page) != magic || address != h.Start+LSN(at) || t < tli || t > last {

@@ -284,7 +284,12 @@ func faults(name string, data []byte, system uint64) []fault {
 		d[at] ^= value
 		return d
 	}
+	hole := slices.Clone(data)
+	clear(hole[8192 : 5*8192])
+	copy(hole[5*8192:], hole[:24])
+	binary.LittleEndian.PutUint64(hole[5*8192+8:], binary.LittleEndian.Uint64(data[8:])+5*8192)
 	return []fault{
+		{"pages that were never written, before others", name, hole, system, wal.ErrDamaged},
 		{"another cluster", name, data, system + 1, wal.ErrForeign},
 		{"another segment", name[:23] + "9", data, system, wal.ErrForeign},
 		{"a size whose names differ", "0000000100000000FFFFFFFF", data, system, wal.ErrForeign},
