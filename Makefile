@@ -45,7 +45,7 @@ bench-backup: ## measure backups beside pgBackRest, write docs/BENCHMARKS-backup
 
 soak: ## the fault tests at full length (SOAK=30m)
 	@scripts/install-deps.sh test
-	export ROOTSTREAM_SOAK=$(or $(SOAK),30m) && go test -count=1 -timeout 4h -run WhateverBreaks -v ./tests/... && go test -count=1 -timeout 4h ./backup/...
+	export ROOTSTREAM_SOAK=$(or $(SOAK),30m) && go test -count=1 -timeout 4h -run WhateverBreaks -v ./tests/... && go test -count=1 -timeout 4h ./backup/... ./tests/backup
 
 test-versions: ## cycle and recovery tests of backups on PostgreSQL 14, 16, 17 and 18
 	@scripts/test-versions.sh

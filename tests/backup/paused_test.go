@@ -1,0 +1,117 @@
+package backup_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"rootstream/backup"
+	"rootstream/tests/harness"
+)
+
+// TestADeletionThatWasStoppedPastItsLeaseTakesNothingThatIsNeeded stops (SIGSTOP) a process that deletes, at a random
+// moment after it has said what it will delete. Others take a backup on top of what it deletes, and mostly take over from it.
+func TestADeletionThatWasStoppedPastItsLeaseTakesNothingThatIsNeeded(t *testing.T) {
+	t.Parallel()
+	seed, rounds := harness.Seed(t), 2
+	if harness.Soak(t, 0) > 0 {
+		rounds = 40
+	}
+	rng := rand.New(rand.NewPCG(seed, 0))
+	w := newWorld(t, time.Minute)
+	for round := range rounds {
+		w.stopped(rng, round)
+		if t.Failed() {
+			return
+		}
+	}
+	if m := w.missing([]string{"deletions stopped before they had deleted all", "deletions that said that they lost their lease"}); len(m) > 0 {
+		t.Errorf("there were no %s", strings.Join(m, ", no "))
+	}
+	w.disaster(rng, 1)
+	t.Log(w.report())
+}
+
+const shortLease = 2 * time.Second // of those that are stopped
+
+func (w *world) stopped(rng *rand.Rand, round int) {
+	w.t.Helper()
+	old := []string{w.create(), w.create("--type", "incremental")}
+	taken := w.packs()
+	pruner := w.stopOnceDeclared(rng, append([]string{"backup", "delete", "--yes"}, old...))
+	declared, left := len(w.files("intents")) > 0, w.packs()
+	gone := len(slices.DeleteFunc(slices.Clone(taken), func(p string) bool { return slices.Contains(left, p) }))
+	if declared {
+		w.count("deletions stopped before they had deleted all", 1)
+	}
+	where := fmt.Sprintf("round %d: stopped with %d of %d packs gone, declared %v, %d sessions", round, gone, len(taken), declared, len(w.files("sessions")))
+	w.forget(old...)
+	fresh := []string{w.create("--type", "incremental")} // of what is about to be deleted, if that is there still
+	others := rng.IntN(4) > 0 || round == 0
+	if others {
+		harness.Eventually(w.t, 2*harness.Patience, where+": another deletion", func() error {
+			if r := w.run("backup", "prune", "--yes"); r.code != 0 { // until the lease of the one that is stopped has run out
+				return fmt.Errorf("%v", r)
+			}
+			return nil
+		})
+		fresh = append(fresh, w.create("--type", "incremental"))
+	} else {
+		<-time.After(shortLease)
+	}
+	pruner.signal(syscall.SIGCONT)
+	r := pruner.wait()
+	switch said := r.says(5, lost); {
+	case said:
+		w.count("deletions that said that they lost their lease", 1)
+	case r.code != 0, declared && others:
+		w.t.Errorf("%s; the deletion, when it went on: %v", where, r)
+	}
+	w.t.Logf("%s; others deleted %v; then: exit code %d", where, others, r.code)
+	w.verified()
+	listed := w.list()
+	for _, id := range fresh {
+		if !slices.ContainsFunc(listed, func(b backup.Backup) bool { return b.ID == id }) {
+			w.t.Errorf("%s; backup %s is gone", where, id)
+		}
+		dir := w.home + "/fresh"
+		if r := w.run("backup", "restore", id, "--immediate", "--to", dir, "--yes"); r.code != 0 {
+			w.t.Errorf("%s; restore %s: %v", where, id, r)
+		}
+		must(w.t, os.RemoveAll(dir))
+	}
+}
+
+// stopOnceDeclared runs a deletion and stops it at a random moment after it has said what it will delete.
+func (w *world) stopOnceDeclared(rng *rand.Rand, args []string) *child {
+	w.t.Helper()
+	c := w.startWith([]string{"ROOTSTREAM_BACKUP_LEASE=" + shortLease.String()}, args...)
+	for len(w.files("intents")) == 0 {
+		if c.within(200 * time.Microsecond) {
+			break // it was quicker than we look
+		}
+	}
+	c.within(time.Duration(rng.Int64N(int64(12 * time.Millisecond))))
+	c.signal(syscall.SIGSTOP)
+	harness.Eventually(w.t, harness.Patience, "the stop", func() error {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid)); err == nil && !c.ended() && !strings.Contains(string(stat), ") T ") {
+			return fmt.Errorf("it goes on: %.60s", stat)
+		}
+		return nil
+	})
+	return c
+}
+
+// packs are the names of all packs.
+func (w *world) packs() []string {
+	var all []string
+	for _, folder := range w.files("packs") {
+		all = append(all, w.files("packs/"+folder)...)
+	}
+	return all
+}
