@@ -180,9 +180,7 @@ func (v *verification) packs(ctx context.Context, packs []pack.ID) error {
 				v.opts.Progress(v.done.Add(o.Size), v.total)
 			}
 			if storage.Gone(err) {
-				if needed, fault := v.needed(gctx, v.users[p]); fault != nil || !needed {
-					return fault // it was deleted meanwhile
-				}
+				return v.judgeLoss(gctx, p.Object(), v.users[p], err)
 			}
 			return v.judge(gctx, p.Object(), strings.Join(v.users[p], ", "), err)
 		})
@@ -196,14 +194,17 @@ func (v *verification) packs(ctx context.Context, packs []pack.ID) error {
 	return err
 }
 
-// needed reports whether one of some backups is there still. A deletion takes a backup before its packs.
-func (v *verification) needed(ctx context.Context, ids []string) (bool, error) {
+// judgeLoss reports what cannot be read of backups, unless all of them were deleted meanwhile: a deletion takes a
+// backup before its packs.
+func (v *verification) judgeLoss(ctx context.Context, object string, ids []string, loss error) error {
 	for _, id := range ids {
-		if _, err := v.r.find(ctx, id); !errors.Is(err, ErrNoBackup) {
-			return true, err
+		if _, err := v.r.find(ctx, id); err == nil {
+			return v.judge(ctx, object, strings.Join(ids, ", "), loss)
+		} else if !errors.Is(err, ErrNoBackup) {
+			return err
 		}
 	}
-	return false, nil
+	return nil
 }
 
 // backup checks that everything a backup refers to is where it says.
@@ -221,10 +222,7 @@ func (v *verification) backup(ctx context.Context, s *surveyed) error {
 	}
 	for f, err := range files.Read(ctx, v.r.packs, s.list()) {
 		if err != nil {
-			if needed, fault := v.needed(ctx, []string{s.ID}); fault != nil || !needed {
-				return fault
-			}
-			return v.judge(ctx, s.objects[0], s.ID, err)
+			return v.judgeLoss(ctx, s.objects[0], []string{s.ID}, err)
 		}
 		for b := range f.Blobs() {
 			if err := v.there(b); err != nil {

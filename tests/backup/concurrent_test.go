@@ -240,11 +240,11 @@ func (c *crowd) prune(ctx context.Context, _ *rand.Rand) {
 	c.removal(ctx, "prune", "backup", "prune", "--yes", "-o", "json")
 }
 
-// deleteOne deletes any backup but the newest.
+// deleteOne deletes any backup but the newest, if prune has left some.
 func (c *crowd) deleteOne(ctx context.Context, rng *rand.Rand) {
 	if all, err := c.manager.List(ctx); err != nil {
 		c.fail(ctx, "list", err)
-	} else if len(all) > 1 {
+	} else if len(all) > keptAtMost {
 		c.removal(ctx, "id", "backup", "delete", all[1+rng.IntN(len(all)-1)].ID, "--yes", "-o", "json")
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 
 const (
 	keyText    = "a key for tests, of which nobody needs to be afraid"
-	keptAtMost = 3 // backups, by prune
+	keptAtMost = 2 // backups, by prune
 	garbageAge = time.Second
 )
 
@@ -150,11 +151,7 @@ func (w *world) forget(ids ...string) {
 func (w *world) known() map[string]span {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	all := map[string]span{}
-	for id, s := range w.told {
-		all[id] = s
-	}
-	return all
+	return maps.Clone(w.told)
 }
 
 // list asks the program which backups there are; it has to know, and none may be damaged.
