@@ -32,6 +32,7 @@ func TestWhateverIsKilledTheRepositoryGoesOn(t *testing.T) {
 			n++
 			if n%25 == 0 {
 				k.verified()
+				t.Logf("%d kills: %s", n, k.report())
 			}
 		}
 		k.goesOn(v)
