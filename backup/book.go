@@ -5,39 +5,33 @@ import (
 	"errors"
 	"time"
 
+	"rootstream/backup/repo"
 	"rootstream/backup/schedule"
 	"rootstream/backup/storage"
 )
 
-// ledgerName is the one object, besides leases and sessions, that is ever replaced.
-const ledgerName = "leases/schedule"
-
 // book keeps the schedule's ledger in the repository, by the storage's clock.
-type book struct{ st storage.Storage }
+type book struct{ r *repo.Repo }
 
 // Book is where the schedule's ledger lies: in the repository, so that it
 // outlives the database and is the same for all who use the repository.
-func (m *Manager) Book() schedule.Book { return book{m.storage} }
+func (m *Manager) Book() schedule.Book { return book{m.repo} }
 
 // Read returns the ledger, nil if there is none yet.
 func (b book) Read(ctx context.Context) ([]byte, string, error) {
-	before, err := b.st.Stat(ctx, ledgerName)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, "", nil
+	body, tag, err := b.r.Ledger(ctx)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		err = schedule.ErrChanged // it was there a moment ago
+	case errors.Is(err, repo.ErrDamaged):
+		err = schedule.ErrLedger.WithCause(err).WithHint("delete the object; what ran when is then forgotten, no backup is")
 	}
-	if err != nil {
-		return nil, "", err
-	}
-	body, err := b.st.Get(ctx, ledgerName, 0, -1)
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil, "", schedule.ErrChanged
-	}
-	return body, before.Tag, err // if it changed in between, the tag is old and the swap refused
+	return body, tag, err
 }
 
 // Swap replaces the ledger.
 func (b book) Swap(ctx context.Context, body []byte, tag string) error {
-	_, err := b.st.Swap(ctx, ledgerName, body, tag)
+	err := b.r.SwapLedger(ctx, body, tag)
 	if errors.Is(err, storage.ErrChanged) {
 		return schedule.ErrChanged
 	}
@@ -45,4 +39,4 @@ func (b book) Swap(ctx context.Context, body []byte, tag string) error {
 }
 
 // Now is the time by the storage's clock.
-func (b book) Now(ctx context.Context) (time.Time, error) { return b.st.Now(ctx) }
+func (b book) Now(ctx context.Context) (time.Time, error) { return b.r.Now(ctx) }

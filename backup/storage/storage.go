@@ -27,6 +27,7 @@ var (
 	ErrUnreachable = errs.New(errs.Unavailable, "storage_unreachable", "the storage does not answer")
 	ErrFull        = errs.New(errs.Unavailable, "storage_full", "the storage is full")
 	ErrDenied      = errs.New(errs.Forbidden, "storage_denied", "the storage does not let us")
+	ErrLarge       = errs.New(errs.Internal, "object_large", "the object is larger than it may be")
 	ErrShort       = errs.New(errs.Internal, "object_short", "the object is shorter than it has to be")
 	ErrName        = errs.New(errs.Invalid, "object_name", "not the name of an object")
 )
@@ -51,7 +52,8 @@ type Storage interface {
 	// An empty tag means that there must be none. Bodies have to differ from each other.
 	// After ErrUnreachable, as with every call, it may have happened or happen yet.
 	Swap(ctx context.Context, name string, body []byte, tag string) (string, error)
-	// Get reads n bytes from off on, or to the end if n < 0. ErrNotFound: proven absent; ErrShort: it ends before.
+	// Get reads n bytes from off on, or to the end if n < 0. ErrNotFound: proven absent; ErrShort: it ends before;
+	// ErrLarge, before anything is read: more than -n bytes lead to the end, where n is AtMost something.
 	Get(ctx context.Context, name string, off, n int64) ([]byte, error)
 	// Stat describes one object.
 	Stat(ctx context.Context, name string) (Object, error)
@@ -65,6 +67,17 @@ type Storage interface {
 	Now(ctx context.Context) (time.Time, error)
 	// URL names the storage, without credentials.
 	URL() string
+}
+
+// AtMost is for Get: to the end, if that is within so many bytes. Whoever can write to the storage says how large objects are.
+func AtMost(bytes int) int64 { return -int64(max(2, bytes)) }
+
+// TooLarge is what Get answers for n when size bytes lead to the end of an object; nil if that is all right.
+func TooLarge(name string, size, n int64) error {
+	if n < -1 && size > -n {
+		return ErrLarge.WithCause(fmt.Errorf("%s has %d bytes, %d are allowed", name, size, -n))
+	}
+	return nil
 }
 
 const maxName = 512

@@ -52,7 +52,10 @@ const (
 )
 
 func readRoot(ctx context.Context, st storage.Storage) (*rootObject, error) {
-	body, err := st.Get(ctx, rootName, 0, -1)
+	body, err := st.Get(ctx, rootName, 0, storage.AtMost(maxKeyObject))
+	if errors.Is(err, storage.ErrLarge) {
+		return nil, Damaged(rootName, "%w", err)
+	}
 	if storage.Gone(err) {
 		return nil, ErrNoRepository.WithCause(errors.New(st.URL()))
 	}

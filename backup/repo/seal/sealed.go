@@ -10,6 +10,7 @@ import (
 	"io"
 
 	"rootstream/backup/repo/codec"
+	"rootstream/backup/storage"
 )
 
 // A sealed object is a header (magic, kind, codec, plain length, salt) and the
@@ -37,6 +38,7 @@ const (
 	KindProof    Kind = 'p'
 	KindPin      Kind = 'n'
 	KindEpoch    Kind = 'e'
+	KindLedger   Kind = 'g'
 	KindWAL      Kind = 'w'
 	KindPiece    Kind = 'o'
 )
@@ -47,7 +49,7 @@ func (k Kind) limit() int {
 		return maxObject
 	case KindManifest, KindIntent:
 		return maxManifest
-	case KindSession, KindLease, KindProof, KindPin, KindEpoch:
+	case KindSession, KindLease, KindProof, KindPin, KindEpoch, KindLedger:
 		return maxSmall
 	}
 	return 0
@@ -112,7 +114,10 @@ func (s *Safe) unseal(k Kind, name string, body []byte) ([]byte, error) {
 
 // Get reads and opens an object.
 func (s *Safe) Get(ctx context.Context, k Kind, name string) ([]byte, error) {
-	body, err := s.st.Get(ctx, name, 0, -1)
+	body, err := s.st.Get(ctx, name, 0, storage.AtMost(objectHeader+k.limit()+objectSeal))
+	if errors.Is(err, storage.ErrLarge) {
+		return nil, Damaged(name, "%w", err)
+	}
 	if err != nil {
 		return nil, err
 	}

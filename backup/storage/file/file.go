@@ -143,6 +143,9 @@ func (s *Storage) Get(ctx context.Context, name string, off, n int64) ([]byte, e
 	}
 	defer func() { _ = f.Close() }()
 	if n < 0 {
+		if err := storage.TooLarge(name, size-off, n); err != nil {
+			return nil, err
+		}
 		n = max(0, size-off)
 	}
 	if off < 0 || off+n > size {

@@ -22,6 +22,7 @@ var (
 	errPrecondition = errors.New("the condition does not hold")
 	errUnknown      = errors.New("an answer was lost, and somebody else has written since: it may or may not have been done")
 	errProgress     = errors.New("a part of the list was read")
+	errRange        = errors.New("it answers with another range")
 )
 
 const (
@@ -64,6 +65,12 @@ func described(kind *errs.Error, err error) error {
 
 // judge says what an error of the service means, and whether it may pass.
 func judge(err error) (kind *errs.Error, passing bool) {
+	switch {
+	case errors.Is(err, storage.ErrLarge):
+		return storage.ErrLarge, false
+	case errors.Is(err, errRange):
+		return storage.ErrUnreachable, false
+	}
 	if e := errs.Of(err); e != nil {
 		return e, true
 	}

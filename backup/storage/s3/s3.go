@@ -188,20 +188,18 @@ func (s *Storage) Get(ctx context.Context, name string, off, n int64) (body []by
 		return nil, short(name, off, n)
 	}
 	err = s.retry(ctx, "read "+name, func(ctx context.Context) (err error) {
-		body, err = s.read(ctx, name, opts)
+		body, err = s.read(ctx, name, n, opts)
 		return err
 	})
 	if minio.ToErrorResponse(err).Code == minio.InvalidRange || err == nil && n > 0 && int64(len(body)) < n {
 		return nil, short(name, off, n)
 	}
-	if err == nil && n > 0 && int64(len(body)) > n {
-		return nil, fmt.Errorf("read %s: %w", name, storage.ErrUnreachable.WithCause(errors.New("it answers with another range")))
-	}
 	return body, err
 }
 
-// read makes one attempt. A body that ends before its announced length is an error of the line.
-func (s *Storage) read(ctx context.Context, name string, opts minio.GetObjectOptions) ([]byte, error) {
+// read makes one attempt. A body that ends before its announced length is an error of the line; one that is longer than
+// it may be is not read.
+func (s *Storage) read(ctx context.Context, name string, n int64, opts minio.GetObjectOptions) ([]byte, error) {
 	r, info, _, err := s.core.GetObject(ctx, s.cfg.Bucket, s.prefix+name, opts)
 	if err != nil {
 		return nil, err
@@ -209,6 +207,12 @@ func (s *Storage) read(ctx context.Context, name string, opts minio.GetObjectOpt
 	defer func() { _ = r.Close() }()
 	if info.Size < 0 || info.Size > maxObject {
 		return nil, storage.ErrUnreachable.WithCause(fmt.Errorf("it announces %d bytes", info.Size))
+	}
+	if err = storage.TooLarge(name, info.Size, n); err != nil {
+		return nil, err
+	}
+	if n > 0 && info.Size > n {
+		return nil, errRange
 	}
 	body := make([]byte, info.Size)
 	_, err = io.ReadFull(r, body)

@@ -74,6 +74,12 @@ func readsBack(t *testing.T, st storage.Storage) {
 			t.Errorf("from %d, %d bytes: %v", part[0], part[1], err)
 		}
 	}
+	if got, err := st.Get(ctx, "packs/ab/one", 0, storage.AtMost(len(body))); err != nil || !bytes.Equal(got, body) {
+		t.Errorf("as large as it may be: %d bytes, %v", len(got), err)
+	}
+	if _, err := st.Get(ctx, "packs/ab/one", 0, storage.AtMost(len(body)-1)); !errors.Is(err, storage.ErrLarge) {
+		t.Errorf("larger than it may be: %v", err)
+	}
 	if got, err := st.Get(ctx, "empty", 0, -1); err != nil || len(got) != 0 {
 		t.Errorf("an empty object: %v, %v", got, err)
 	}
