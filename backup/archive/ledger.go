@@ -332,13 +332,14 @@ func Contiguous(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range)
 	return l.Contiguous(rng)
 }
 
-const waitEvery = 100 * time.Millisecond
+// A segment takes a moment to arrive, or long: looks become rarer, so that none is late by more than a quarter of the wait.
+const waitFirst, waitMost = 10 * time.Millisecond, 250 * time.Millisecond
 
 // Wait waits until all of rng is in the repository, whole or in pieces; ErrGap if ctx ends before. It looks for the
 // segments one by one, so it is cheap however long the log is.
 func Wait(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range) error {
 	w := waiter{r: r, system: system, rng: rng, at: rng.From}
-	for {
+	for pause := waitFirst; ; pause = min(pause*5/4, waitMost) {
 		done, err := w.look(ctx)
 		if done {
 			return nil
@@ -346,7 +347,7 @@ func Wait(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range) error
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		if wait.For(ctx, waitEvery) != nil {
+		if wait.For(ctx, pause) != nil {
 			return ErrGap.WithCause(fmt.Errorf("%v did not arrive in time: nothing at %v", rng, w.at)).
 				WithHint("is somebody archiving? see: rootstream wal status")
 		}
