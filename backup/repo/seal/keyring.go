@@ -19,7 +19,8 @@ const keySize = 32
 type keyring struct {
 	id   uuid.UUID
 	root []byte
-	hash []byte // names content
+	mac  cipher.AEAD  // names content,
+	last cipher.Block // with this: see Hash
 
 	mu     sync.RWMutex
 	epochs map[uint16][]byte // data keys; 0 is derived, the others are drawn
@@ -31,12 +32,19 @@ const cachedPacks = 1024
 
 func newKeyring(id uuid.UUID, root []byte) (*keyring, error) {
 	k := &keyring{id: id, root: root, packs: map[[16]byte]cipher.AEAD{}}
+	var keys [3][]byte
+	for i, purpose := range []string{"epoch 0", "hash", "last step of hash"} {
+		var err error
+		if keys[i], err = k.derive(root, nil, purpose); err != nil {
+			return nil, err
+		}
+	}
+	k.epochs = map[uint16][]byte{0: keys[0]}
 	var err error
-	if k.hash, err = k.derive(root, nil, "hash"); err != nil {
+	if k.mac, err = gcm(keys[1]); err != nil {
 		return nil, err
 	}
-	first, err := k.derive(root, nil, "epoch 0")
-	k.epochs = map[uint16][]byte{0: first}
+	k.last, err = aes.NewCipher(keys[2])
 	return k, err
 }
 

@@ -48,7 +48,7 @@ const (
 	rootName   = "repo.json"
 	rootFormat = 1
 	rootCipher = "AES-256-GCM, HKDF-SHA256"
-	rootHash   = "HMAC-SHA256-128"
+	rootHash   = "AES-256 of GMAC-AES-256"
 )
 
 func readRoot(ctx context.Context, st storage.Storage) (*rootObject, error) {
