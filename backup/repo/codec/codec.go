@@ -21,6 +21,9 @@ const (
 	S2                // an extension of Snappy: faster, larger
 )
 
+// Known reports whether it is a codec.
+func (c Codec) Known() bool { return c <= S2 || c == Zstd|Stepped || c == S2|Stepped }
+
 // String returns the codec's name.
 func (c Codec) String() string {
 	switch c {
@@ -30,6 +33,8 @@ func (c Codec) String() string {
 		return "zstd"
 	case S2:
 		return "s2"
+	case Zstd | Stepped, S2 | Stepped:
+		return (c &^ Stepped).String() + " of steps"
 	}
 	return fmt.Sprintf("codec %d", uint8(c))
 }
@@ -50,6 +55,7 @@ type Compressor struct {
 	codec  Codec
 	better bool
 	zstd   *zstd.Encoder
+	steps  []byte // of what is compressed
 }
 
 // NewCompressor returns one that compresses so.
@@ -76,15 +82,20 @@ const (
 // Append appends data to dst in its compressed form, or as it is. dst has room for it as it is.
 func (c *Compressor) Append(dst, data []byte) ([]byte, Codec) {
 	if c.codec != None && promising(data) {
+		codec, in := c.codec, data
+		if stepwise(data) {
+			c.steps = steps(c.steps[:0], data)
+			codec, in = codec|Stepped, c.steps
+		}
 		room := dst[len(dst) : len(dst)+len(data)]
 		var out []byte
 		if c.codec == Zstd {
-			out = c.zstd.EncodeAll(data, dst[len(dst):len(dst):cap(dst)])
+			out = c.zstd.EncodeAll(in, dst[len(dst):len(dst):cap(dst)])
 		} else {
-			out = c.s2(dst[len(dst):cap(dst)], data)
+			out = c.s2(dst[len(dst):cap(dst)], in)
 		}
 		if len(out) < len(room) && &out[0] == &room[0] {
-			return dst[:len(dst)+len(out)], c.codec
+			return dst[:len(dst)+len(out)], codec
 		}
 	}
 	return append(dst, data...), None
@@ -134,7 +145,10 @@ func NewDecompressor() (*Decompressor, error) {
 func (d *Decompressor) Decode(codec Codec, data []byte, raw int, into []byte) ([]byte, error) {
 	start := len(into)
 	var err error
-	switch codec {
+	if !codec.Known() {
+		return into, fmt.Errorf("it has %v, which is unknown", codec)
+	}
+	switch codec &^ Stepped {
 	case None:
 		into = append(into, data...)
 	case Zstd:
@@ -145,11 +159,12 @@ func (d *Decompressor) Decode(codec Codec, data []byte, raw int, into []byte) ([
 			into = append(into, make([]byte, raw)...)
 			_, err = s2.Decode(into[start:], data)
 		}
-	default:
-		err = fmt.Errorf("it has %v, which is unknown", codec)
 	}
 	if err == nil && len(into)-start != raw {
 		err = fmt.Errorf("it has %d bytes instead of %d", len(into)-start, raw)
+	}
+	if err == nil && codec&Stepped != 0 {
+		walk(into[start:])
 	}
 	return into, err
 }

@@ -104,7 +104,7 @@ func (b Blob) Check() error {
 		return fmt.Errorf("blob %d of pack %v has %d bytes, stored in %d", b.Number, b.Pack, b.Raw, b.Stored)
 	case uint64(b.Offset)+uint64(b.Stored) > MaxSize:
 		return fmt.Errorf("blob %d of pack %v lies at %d", b.Number, b.Pack, b.Offset)
-	case b.Codec > codec.S2:
+	case !b.Codec.Known():
 		return fmt.Errorf("blob %d of pack %v has %v", b.Number, b.Pack, b.Codec)
 	}
 	return nil
