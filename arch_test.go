@@ -84,7 +84,7 @@ var oneRoom = map[string]string{
 	"github.com/goccy/go-yaml":             "app",
 	"github.com/oschwald/maxminddb-golang": "session",
 	"github.com/boombuler/barcode":         "mfa",
-	"github.com/minio/minio-go":            "backup/storage/s3",
+	"github.com/minio/minio-go":            "backup/storage/s3 backup/storage/storagetest",
 	"github.com/klauspost/compress":        "event/codec backup/repo/codec",
 	"github.com/netresearch/go-cron":       "backup/schedule",
 }

@@ -276,12 +276,29 @@ func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error)
 		}
 		done, err := r.declare(ctx, in)
 		report.add(done)
-		return errors.Join(err, r.runs.DropTombstones(ctx))
+		return errors.Join(err, r.runs.DropTombstones(ctx), r.dropProbes(ctx))
 	})
 	if err != nil {
 		err = fmt.Errorf("collect garbage: %w", err)
 	}
 	return report, err
+}
+
+// dropProbes removes what was left by those who were killed while they tried the storage.
+func (r *Repo) dropProbes(ctx context.Context) error {
+	now, err := r.st.Now(ctx)
+	if err != nil {
+		return err
+	}
+	for o, err := range r.st.List(ctx, storage.Probes) {
+		if err == nil && now.Sub(o.Modified) > collectAge {
+			err = r.st.Delete(ctx, o.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // planCollect looks for garbage: packs first, then runs, then backups, so that

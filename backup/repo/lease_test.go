@@ -176,25 +176,38 @@ func TestADeletionDoesNotWaitForAKilledRun(t *testing.T) {
 	}
 }
 
-// spoil cuts off the only object below prefix, as if that had happened age ago, and returns its name.
-func spoil(t *testing.T, dir, prefix string, age time.Duration) string {
+// only is the one file in a folder of the repository.
+func only(t *testing.T, dir, prefix string) string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(dir, prefix, "*"))
 	if err != nil || len(found) != 1 {
 		t.Fatalf("%s holds %v, %v", prefix, found, err)
 	}
-	body, err := os.ReadFile(found[0])
+	return found[0]
+}
+
+// age makes the only object below prefix as old.
+func age(t *testing.T, dir, prefix string, old time.Duration) {
+	t.Helper()
+	then := time.Now().Add(-old)
+	if err := os.Chtimes(only(t, dir, prefix), then, then); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// spoil cuts off the only object below prefix, as if that had happened so long ago, and returns its name.
+func spoil(t *testing.T, dir, prefix string, old time.Duration) string {
+	t.Helper()
+	path := only(t, dir, prefix)
+	body, err := os.ReadFile(path)
+	if err == nil {
+		err = os.WriteFile(path, body[:len(body)/2], 0o600)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err = os.WriteFile(found[0], body[:len(body)/2], 0o600); err != nil {
-		t.Fatal(err)
-	}
-	then := time.Now().Add(-age)
-	if err = os.Chtimes(found[0], then, then); err != nil {
-		t.Fatal(err)
-	}
-	return prefix + "/" + filepath.Base(found[0])
+	age(t, dir, prefix, old)
+	return prefix + "/" + filepath.Base(path)
 }
 
 func TestADamagedLeaseBlocksOnlyWhileSomebodyMayHaveIt(t *testing.T) {

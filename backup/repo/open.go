@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,6 +59,19 @@ type Repo struct {
 	safe        *seal.Safe
 	packs       *pack.Store
 	runs        *run.Book
+	proven      atomic.Bool // the storage keeps to its conditions
+}
+
+// prove refuses to write where writes are not what they have to be; the service may be another one than when the repository was made.
+func (r *Repo) prove(ctx context.Context) error {
+	if r.proven.Load() {
+		return nil
+	}
+	if err := storage.Prove(ctx, r.st); err != nil {
+		return err
+	}
+	r.proven.Store(true)
+	return nil
 }
 
 // Open opens the repository in st with any of keys.

@@ -29,6 +29,9 @@ func (r *Repo) Begin(ctx context.Context, info RunInfo) (*Session, context.Conte
 	if err := r.Admit(ctx, info.System); err != nil {
 		return nil, nil, err
 	}
+	if err := r.prove(ctx); err != nil {
+		return nil, nil, fmt.Errorf("begin a %s: %w", info.Kind, err)
+	}
 	s := &Session{r: r, info: info, seen: map[pack.ID]bool{}}
 	entered, ctx, err := r.runs.Begin(ctx, info, s.learn)
 	if err != nil {

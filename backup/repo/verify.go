@@ -265,7 +265,7 @@ func (v *verification) object(ctx context.Context, o storage.Object) error {
 	var err error
 	top, _, _ := strings.Cut(o.Name, "/")
 	switch top {
-	case "repo.json", "keys", "epochs":
+	case "repo.json", "keys", "epochs", "probes":
 	case "packs":
 		if _, ok := pack.ParseName(o.Name); !ok {
 			return seal.Damaged(o.Name, "it does not belong here")

@@ -29,6 +29,7 @@ var (
 	ErrDenied      = errs.New(errs.Forbidden, "storage_denied", "the storage does not let us")
 	ErrLarge       = errs.New(errs.Internal, "object_large", "the object is larger than it may be")
 	ErrShort       = errs.New(errs.Internal, "object_short", "the object is shorter than it has to be")
+	ErrUnfit       = errs.New(errs.Invalid, "storage_unfit", "the storage is not fit for a repository")
 	ErrName        = errs.New(errs.Invalid, "object_name", "not the name of an object")
 )
 

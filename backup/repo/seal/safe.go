@@ -38,7 +38,10 @@ func Open(ctx context.Context, st storage.Storage, keys []Key, create bool, log 
 	}
 	root, err := readRoot(ctx, st)
 	if errors.Is(err, ErrNoRepository) && create {
-		if err = makeRoot(ctx, st, keys); err == nil {
+		if err = storage.Prove(ctx, st); err == nil {
+			err = makeRoot(ctx, st, keys)
+		}
+		if err == nil {
 			root, err = readRoot(ctx, st)
 		}
 	}

@@ -5,11 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -22,89 +17,11 @@ import (
 	"rootstream/tests/harness"
 )
 
-// unreliable is a server in front of the S3 server that answers a share of the
-// requests with an error, hangs up before or after passing them on, or cuts the answer's body.
-// It passes one write on at a time: versitygw judges a condition and writes in two
-// steps, between which another write may pass, what S3 itself rules out.
-type unreliable struct {
-	next   *httputil.ReverseProxy
-	writes sync.Mutex
-
-	mu    sync.Mutex
-	rng   *rand.Rand
-	share float64
-}
-
-func newUnreliable(t *testing.T, address string, share float64) string {
-	t.Helper()
-	target, err := url.Parse("http://" + address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	u := &unreliable{
-		next: &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
-			r.SetURL(target)
-			r.Out.Host = r.In.Host // it is signed
-		}},
-		rng: rand.New(rand.NewPCG(harness.Seed(t), 3)), share: share,
-	}
-	server := httptest.NewServer(u)
-	t.Cleanup(server.Close)
-	return server.Listener.Addr().String()
-}
-
-func (u *unreliable) fault() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.rng.Float64() >= u.share {
-		return 0
-	}
-	return 1 + u.rng.IntN(5)
-}
-
-func (u *unreliable) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodPut {
-		u.writes.Lock()
-		defer u.writes.Unlock()
-	}
-	switch u.fault() {
-	case 1:
-		http.Error(w, "<Error><Code>SlowDown</Code></Error>", http.StatusServiceUnavailable)
-	case 2:
-		http.Error(w, "<Error><Code>InternalError</Code></Error>", http.StatusInternalServerError)
-	case 3:
-		panic(http.ErrAbortHandler) // not passed on
-	case 4:
-		u.next.ServeHTTP(httptest.NewRecorder(), r)
-		panic(http.ErrAbortHandler) // done, and the answer lost
-	case 5:
-		u.next.ServeHTTP(&cutting{ResponseWriter: w, left: 1}, r)
-		panic(http.ErrAbortHandler)
-	default:
-		u.next.ServeHTTP(w, r)
-	}
-}
-
-// cutting passes on the head of an answer and a few bytes of its body.
-type cutting struct {
-	http.ResponseWriter
-	left int
-}
-
-func (c *cutting) Write(b []byte) (int, error) {
-	n := min(c.left, len(b))
-	c.left -= n
-	if _, err := c.ResponseWriter.Write(b[:n]); err != nil || n < len(b) {
-		return n, errors.Join(err, http.ErrAbortHandler)
-	}
-	return n, nil
-}
-
 func TestWhatSucceedsOverAnUnreliableLineIsThereAndWhole(t *testing.T) {
 	t.Parallel()
 	address, _ := storagetest.S3(t)
 	direct := open(t, config(address))
-	cfg := config(newUnreliable(t, address, 0.3))
+	cfg := config(storagetest.Unreliable(t, address, 0.3, harness.Seed(t)))
 	cfg.Patience = time.Minute
 	st := open(t, cfg)
 	for i := range 12 {
@@ -137,7 +54,7 @@ func TestWhatSucceedsOverAnUnreliableLineIsThereAndWhole(t *testing.T) {
 func TestSwapsOverAnUnreliableLineAreMadeOnce(t *testing.T) {
 	t.Parallel()
 	address, _ := storagetest.S3(t)
-	cfg := config(newUnreliable(t, address, 0.25))
+	cfg := config(storagetest.Unreliable(t, address, 0.25, harness.Seed(t)))
 	cfg.Patience = time.Minute
 	st := open(t, cfg)
 	if _, err := st.Swap(t.Context(), "words", []byte("start"), ""); err != nil {

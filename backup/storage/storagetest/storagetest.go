@@ -30,11 +30,22 @@ func Run(t *testing.T, open func(t *testing.T) storage.Storage) {
 		"names that lead elsewhere are refused":      refusesNames,
 		"an ended context ends a call":               endsWithContext,
 		"the clock is the one that dates objects":    dates,
+		"it proves itself and nothing is left of it": proves,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, open(t))
 		})
+	}
+}
+
+func proves(t *testing.T, st storage.Storage) {
+	t.Helper()
+	if err := storage.Prove(t.Context(), st); err != nil {
+		t.Error(err)
+	}
+	for o, err := range st.List(t.Context(), "") {
+		t.Errorf("left is %s, %v", o.Name, err)
 	}
 }
 
