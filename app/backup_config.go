@@ -48,6 +48,9 @@ type BackupS3Config struct {
 	SecretKey secret.Secret `yaml:"secret_key" doc:"The key itself."`
 
 	CredentialsFile string `yaml:"credentials_file" doc:"File in AWS's form, where there is no access_key. Empty: ~/.aws/credentials."`
+
+	Stall    time.Duration `yaml:"stall" default:"30s" doc:"A connection to the service on which nothing moves for so long is given up."`
+	Patience time.Duration `yaml:"patience" default:"2m" doc:"What fails for a reason that may pass is tried again until nothing has succeeded for so long; then it has failed."`
 }
 
 // BackupRetentionConfig says what prune keeps: of each type what is younger, and the newest so many.
@@ -146,6 +149,12 @@ func (c BackupConfig) check(f *errs.Fields, hooks []WebhookConfig) {
 		if bound.value < bound.least || bound.value > bound.most {
 			f.Add(bound.path, fmt.Sprintf("must be between %d and %d", bound.least, bound.most))
 		}
+	}
+	if c.S3.Stall < time.Second || c.S3.Stall > 10*time.Minute {
+		f.Add("backup.s3.stall", "must be between 1s and 10m")
+	}
+	if c.S3.Patience < time.Second || c.S3.Patience > time.Hour {
+		f.Add("backup.s3.patience", "must be between 1s and 1h")
 	}
 	if c.PGData != "" && !filepath.IsAbs(c.PGData) {
 		f.Add("backup.pgdata", "must be an absolute path")

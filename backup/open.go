@@ -53,6 +53,9 @@ type S3 struct {
 	SecretKey secret.Secret
 
 	CredentialsFile string // in AWS's form, where there is no AccessKey
+
+	Stall    time.Duration // a connection on which nothing moves for so long is given up; 0 means 30 s
+	Patience time.Duration // what fails is tried again until nothing has succeeded for so long; 0 means 2 min
 }
 
 // ErrURL is an address that no storage has.
@@ -80,7 +83,7 @@ func OpenStorage(address string, c S3, create bool) (storage.Storage, error) {
 		}
 		return s3.Open(s3.Config{
 			Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle,
-			AccessKey: c.AccessKey, SecretKey: c.SecretKey, CredentialsFile: c.CredentialsFile,
+			AccessKey: c.AccessKey, SecretKey: c.SecretKey, CredentialsFile: c.CredentialsFile, Stall: c.Stall, Patience: c.Patience,
 		})
 	}
 	return nil, ErrURL.WithCause(fmt.Errorf("%q", address))
