@@ -132,7 +132,18 @@ const deletedField = "_deleted"
 // changeField marks the data of events that Update appends under a name of the caller's.
 const changeField = "_change"
 
-func isChange(data json.RawMessage) bool { return strings.Contains(string(data), `"`+changeField+`"`) }
+// isChange reports whether the data of an event have the mark. What is inside of a field is the caller's, and says nothing.
+func isChange(data json.RawMessage) bool {
+	if !strings.Contains(string(data), `"`+changeField+`"`) {
+		return false // most, and cheaply
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(data, &fields) != nil {
+		return false
+	}
+	_, marked := fields[changeField]
+	return marked
+}
 
 // foldChange applies what Update appended: a merge patch, or the whole document.
 func foldChange(state map[string]any, e event.Event) (map[string]any, error) {

@@ -291,6 +291,27 @@ func TestEventsOfARoomChangeItsEntities(t *testing.T) {
 	}
 }
 
+func TestWhatIsPublishedIsNoChangeWhateverItQuotes(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a := start(t, db, nil)
+	r := ref("stream")
+	a.set(t, r, "title", "mine")
+	for _, data := range []map[string]any{
+		{"about": map[string]any{"_change": 1}, "patch": map[string]any{"title": "theirs"}},
+		{"about": "_change", "patch": map[string]any{"title": "theirs"}},
+		{"about": []any{"_change"}, "doc": map[string]any{"title": "theirs"}},
+	} {
+		if _, err := a.Publish(t.Context(), r, "stream.quoted", data, statesync.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		d, err := a.Get(t.Context(), r, statesync.Latest())
+		if err != nil || d.Data["title"] != "mine" {
+			t.Errorf("after %s: %v, %v", asJSON(t, data), d.Data, err)
+		}
+	}
+}
+
 func TestADeletedEntityMayComeBack(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)
