@@ -47,6 +47,12 @@ func privateDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("folder for segments fetched ahead: %w", err)
 	}
+	return isPrivate(dir)
+}
+
+// isPrivate refuses a folder that is not ours alone: whoever can write to it could put a log of their own making there,
+// which no key proves wrong.
+func isPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return fmt.Errorf("folder for segments fetched ahead: %w", err)

@@ -167,7 +167,7 @@ func deliver(dest string, data []byte) error {
 
 // ahead takes a segment that was fetched ahead. Whatever is wrong with it, the repository has it as well.
 func (s Source) ahead(name string) ([]byte, bool) {
-	if s.Dir == "" {
+	if s.Dir == "" || isPrivate(s.Dir) != nil {
 		return nil, false
 	}
 	path := filepath.Join(s.Dir, name)

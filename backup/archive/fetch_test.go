@@ -247,6 +247,18 @@ func TestSegmentsAreFetchedAheadAndCheckedAgain(t *testing.T) {
 	if err := s.Prefetch(t.Context(), name(5), 3); err == nil {
 		t.Error("a folder that everybody may write to is used")
 	}
+	_, forged := segment(1, 9, 99) // sound in itself, and never archived
+	if err := os.WriteFile(filepath.Join(s.Dir, name(9)), forged, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dest := filepath.Join(t.TempDir(), "x")
+	if err := s.Fetch(t.Context(), name(9), dest); err != nil {
+		t.Fatal(err)
+	}
+	have, err := os.ReadFile(dest)
+	if _, data := segment(1, 9, 9); err != nil || !bytes.Equal(have, data) {
+		t.Error("another user's segment is delivered for recovery")
+	}
 }
 
 func names(t *testing.T, dir string) []string {
