@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -64,6 +65,18 @@ func (s *stack) load(ctx context.Context) error {
 	s.data.firstUser, err = s.number(ctx, `select min(id) from users where username like '`+fresh+`%'`)
 	s.say("loaded")
 	return err
+}
+
+// lighten forgets the tokens until back is called: what lives in this process must not collect their garbage.
+func (s *stack) lighten() (back func()) {
+	n, spares := len(s.data.tokens), len(s.data.spare)
+	s.data.tokens, s.data.spare = nil, nil
+	debug.FreeOSMemory()
+	return func() {
+		if n > 0 {
+			s.data.tokens, s.data.spare = tokensFrom(0, n), tokensFrom(n, spares)
+		}
+	}
 }
 
 // number reads one number.

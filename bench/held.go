@@ -43,9 +43,9 @@ func (s *stack) heldRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 	for minute, left := 1, s.hold; left > 0; minute++ {
 		span := min(left, time.Minute)
 		left -= span
-		r, err := s.heldMinute(ctx, in, w, span)
-		if err != nil {
-			return nil, fmt.Errorf("minute %d: %w", minute, err)
+		r, failed := s.heldMinute(ctx, in, w, span)
+		if failed != nil {
+			return nil, fmt.Errorf("minute %d: %w", minute, failed)
 		}
 		r.what = fmt.Sprintf("minute %d, seen by the other process, p99", minute)
 		s.say("%s: %.2f ms, %s", r.what, middle(r.ours), r.detail)

@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	pace   = time.Millisecond // from one commit's start to that of the next that is not full
-	plenty = 64               // events that wait make a commit full
+	pace   = 2 * time.Millisecond // from one commit's start to that of the next that is not full
+	alone  = time.Millisecond     // the same if a single event waits: perhaps for no other
+	plenty = 128                  // events that wait make a commit full
 )
 
 // queue holds the units that wait, oldest first, in lanes that are committed
@@ -48,7 +49,9 @@ func (q *queue) put(u *unit, at int) bool {
 	l := &q.lanes[at]
 	u.lane, u.place = l, l.units.PushBack(u)
 	l.rows += len(u.rows)
-	wait.Wake(q.ready)
+	if l.rows == len(u.rows) || q.waiting() >= plenty { // else it is known when to look
+		wait.Wake(q.ready)
+	}
 	return true
 }
 
@@ -115,7 +118,11 @@ func (q *queue) next(now time.Time) (lanes []*lane, wait time.Duration) {
 			fullest = l
 		}
 	}
-	switch wait = pace - now.Sub(q.began); {
+	wait = pace
+	if total == 1 {
+		wait = alone
+	}
+	switch wait -= now.Sub(q.began); {
 	case total == 0:
 		return nil, 0
 	case total >= plenty:
@@ -162,6 +169,14 @@ func (q *queue) len() int {
 		n += l.units.Len()
 	}
 	return n
+}
+
+// waiting is how many events wait. The caller holds the queue's lock.
+func (q *queue) waiting() (rows int) {
+	for i := range q.lanes {
+		rows += q.lanes[i].rows
+	}
+	return rows
 }
 
 // repeats reports whether one of u's keys is among keys, and adds them.

@@ -45,8 +45,10 @@ func TestFewUnitsAreCommittedTogetherAndNotTooOften(t *testing.T) {
 	waiting(t, q, 1)
 	taken(t, q, now.Add(time.Hour), taking{}) // its lane is busy
 	q.done(b)
-	taken(t, q, now.Add(pace/4), taking{wait: pace * 3 / 4})
-	taken(t, q, now.Add(pace), taking{units: 1, lanes: 1})
+	taken(t, q, now.Add(alone/4), taking{wait: alone * 3 / 4})
+	waiting(t, q, 1)
+	taken(t, q, now.Add(alone), taking{wait: pace - alone})
+	taken(t, q, now.Add(pace), taking{units: 2, lanes: 1})
 	waiting(t, q, 0, 1)
 	taken(t, q, now.Add(2*pace), taking{units: 1, lanes: 1}) // one that takes long holds only its own lanes back
 	if q.len() != 0 {
