@@ -2,28 +2,76 @@ package seal
 
 import (
 	"bytes"
+	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
+
+	"rootstream/secret"
 )
 
+// What has the right checksum, whoever wrote it, is read as it was written, and opens for nobody.
 func FuzzKeyObjects(f *testing.F) {
-	f.Add([]byte(`{"format":1,"repository":"00000000-0000-0000-0000-000000000000","id":"a","kind":"file"}`))
+	key := Key{Secret: secret.FromString("a key of as many bytes as it has to have"), Kind: KeyFile}
+	good, err := wrap(key, uuid.UUID{1}, bytes.Repeat([]byte{7}, keySize), time.Unix(1_800_000_000, 0))
+	if err != nil {
+		f.Fatal(err)
+	}
+	body, err := good.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(body)
+	f.Add([]byte(`{"format":1,"repository":"00000000-0000-0000-0000-000000000000","id":"a","kind":"passphrase","salt":"AAAAAAAAAAAAAAAAAAAAAA==","argon2":{"memory_kib":65536,"passes":3,"threads":4}}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if o, err := parseKeyObject("keys/a", body); err == nil {
-			if again, err := o.encode(); err != nil || !bytes.Equal(again, body) {
-				t.Errorf("%q is read as %q, %v", body, again, err)
+		var o keyObject
+		if json.Unmarshal(body, &o) != nil {
+			return
+		}
+		summed, err := o.encode()
+		if err != nil {
+			return // a time that JSON has not
+		}
+		for _, form := range [][]byte{body, summed} {
+			o, err := parseKeyObject(keyName(o.ID), form)
+			if err != nil {
+				continue
+			}
+			if again, err := o.encode(); err != nil || !bytes.Equal(again, form) {
+				t.Errorf("%q is read as %q, %v", form, again, err)
+			}
+			root, err := o.unwrap(key)
+			if head, same := o.head(); err != nil || same != nil || root != nil && !bytes.Equal(head, must(good.head())) {
+				t.Errorf("%q opens: %x, %v", form, root, err)
 			}
 		}
 	})
 }
 
+func must(b []byte, _ error) []byte { return b }
+
 func FuzzRootObject(f *testing.F) {
+	body, err := (&rootObject{Format: rootFormat, ID: uuid.UUID{1}, Created: time.Unix(1_800_000_000, 0).UTC(), Cipher: rootCipher, Hash: rootHash, MAC: []byte("mac")}).encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(body)
 	f.Add([]byte(`{"format":1,"id":"00000000-0000-0000-0000-000000000000"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		if o, err := parseRoot(body); err == nil {
-			if again, err := o.encode(); err != nil || !bytes.Equal(again, body) {
-				t.Errorf("%q is read as %q, %v", body, again, err)
+		var o rootObject
+		if json.Unmarshal(body, &o) != nil {
+			return
+		}
+		summed, err := o.encode()
+		if err != nil {
+			return // a time that JSON has not
+		}
+		for _, form := range [][]byte{body, summed} {
+			if o, err := parseRoot(form); err == nil {
+				if again, err := o.encode(); err != nil || !bytes.Equal(again, form) {
+					t.Errorf("%q is read as %q, %v", form, again, err)
+				}
 			}
 		}
 	})
