@@ -185,8 +185,11 @@ func (r *Run) update(ctx context.Context, change func(*Record)) error {
 			r.obj, r.tag = next, tag
 			return nil
 		}
-		done, err := r.adopt(ctx, next, err)
-		if done || err != nil || try == 3 {
+		done, fault := r.adopt(ctx, next, err)
+		switch {
+		case done || fault != nil:
+			return fault
+		case try == 3:
 			return err
 		}
 	}
