@@ -109,14 +109,13 @@ func (b *Book) Records(ctx context.Context) ([]*Record, error) {
 
 func (b *Book) bury(ctx context.Context, name string) (alive string, err error) {
 	o, tag, err := b.look(ctx, name)
-	switch {
-	case storage.Gone(err):
+	if storage.Gone(err) {
 		return "", nil
-	case err != nil:
+	}
+	if err != nil || o.Over() {
 		return "", err
-	case o.Over():
-		return "", nil
-	case o.Damage != nil:
+	}
+	if o.Damage != nil {
 		return o.String(), nil
 	}
 	why, err := b.signOfDeath(ctx, o, tag)
