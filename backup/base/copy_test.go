@@ -129,6 +129,18 @@ func TestFilesThatChangeWhileTheyAreCopied(t *testing.T) {
 	}
 }
 
+// It was replaced by a longer one between the walk and the copy.
+func TestAFileOfSettingsIsNeverCut(t *testing.T) {
+	t.Parallel()
+	g := newRig(t)
+	long := bytes.Repeat([]byte("work_mem = '64MB'\n"), 1000)
+	g.write("postgresql.auto.conf", long)
+	g.write("pg_logical/replorigin_checkpoint", long[:40])
+	files, _, _ := g.copied(listed("pg_logical/replorigin_checkpoint", 8, nil), listed("postgresql.auto.conf", 88, nil))
+	g.requireContent(files["postgresql.auto.conf"], long)
+	g.requireContent(files["pg_logical/replorigin_checkpoint"], long[:40])
+}
+
 func TestOnlyChangedPagesAreStoredAgain(t *testing.T) {
 	t.Parallel()
 	g := newRig(t)

@@ -63,6 +63,18 @@ var (
 	Unchanged = unchanged
 )
 
+// Odd says why a look at what was listed does not trust times; at goes on between one entry and the next.
+func Odd(listed iter.Seq[Listed]) (string, error) {
+	s, err := look(func(yield func(pair, error) bool) {
+		for l := range listed {
+			if !yield(pair{l.Entry, l.Parent}, nil) {
+				return
+			}
+		}
+	})
+	return s.odd, err
+}
+
 // Distrust is distrust with its circumstances in a row.
 func Distrust(parent repo.Manifest, source string, timeline wal.TimelineID, checksums bool, now time.Time) string {
 	return distrust(parent, circumstances{source, timeline, checksums, now})

@@ -115,7 +115,7 @@ type survey struct {
 	odd   string // why times are not trusted
 }
 
-func look(pairs iter.Seq2[pair, error], now time.Time) (survey, error) {
+func look(pairs iter.Seq2[pair, error]) (survey, error) {
 	var s survey
 	for p, err := range pairs {
 		if err != nil {
@@ -126,7 +126,7 @@ func look(pairs iter.Seq2[pair, error], now time.Time) (survey, error) {
 		if p.parent == nil {
 			s.fresh += p.entry.Size
 		}
-		if why := anomaly(p.entry, p.parent, now); why != "" && s.odd == "" {
+		if why := anomaly(p.entry, p.parent, time.Now()); why != "" && s.odd == "" {
 			s.odd = p.entry.Path + ": " + why
 		}
 	}

@@ -2,6 +2,7 @@ package base_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -95,5 +96,25 @@ func TestTimesAreTrustedOnlyWhereNothingPlaysTricks(t *testing.T) {
 		if same := base.Unchanged(e, tt.parent); same != tt.same {
 			t.Errorf("%s: unchanged %v", tt.name, same)
 		}
+	}
+}
+
+// A large folder takes a while to look at; what its server writes meanwhile is not from the future.
+func TestWhatIsWrittenDuringTheLookIsNoTrick(t *testing.T) {
+	t.Parallel()
+	why, err := base.Odd(func(yield func(base.Listed) bool) {
+		l := listed("base/1/1001", page, nil)
+		for began := time.Now(); l.Entry.ModTime <= began.UnixNano(); {
+			l = listed("base/1/1001", page, nil)
+		}
+		yield(l)
+	})
+	if err != nil || why != "" {
+		t.Errorf("%q, %v", why, err)
+	}
+	ahead := listed("base/1/1001", page, nil)
+	ahead.Entry.ModTime += int64(time.Hour)
+	if why, err = base.Odd(slices.Values([]base.Listed{ahead})); err != nil || why == "" {
+		t.Errorf("%q, %v: a clock was set back", why, err)
 	}
 }

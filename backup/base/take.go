@@ -273,8 +273,7 @@ func (t *taking) pairs(ctx context.Context) iter.Seq2[pair, error] {
 
 // trusted looks at everything once, without reading it, and decides whether times say what has changed.
 func (t *taking) trusted(ctx context.Context) (bool, error) {
-	now := time.Now()
-	s, err := look(t.pairs(ctx), now)
+	s, err := look(t.pairs(ctx))
 	if err != nil {
 		return false, err
 	}

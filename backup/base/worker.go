@@ -104,6 +104,9 @@ func (w *worker) unit(ctx context.Context, u *unit) error {
 		return err
 	}
 	defer func() { _ = f.Close() }()
+	if err := u.toItsEnd(f); err != nil {
+		return err
+	}
 	if err := w.recall(ctx, u); err != nil {
 		return err
 	}
@@ -123,6 +126,21 @@ func (w *worker) unit(ctx context.Context, u *unit) error {
 		}
 	}
 	return w.hashes(ctx, u)
+}
+
+// toItsEnd lets a small file that is not made of blocks be read to the end that it has now. What was added to a
+// relation is in the log; a file of settings, or one with a checksum at its end, was replaced since the walk saw it, and
+// the beginning of the new one alone would keep the server from starting.
+func (u *unit) toItsEnd(f *os.File) error {
+	if u.item.entry.Blocks || u.first > 0 || !u.last {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	u.size = max(u.size, min(info.Size(), unitPages*pageSize))
+	return nil
 }
 
 // recall fetches the parent's hashes of the unit's pages, if it has a list.

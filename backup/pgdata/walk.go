@@ -203,14 +203,11 @@ func owner(info fs.FileInfo) uint32 {
 	return 0
 }
 
-// settled returns a file's time if a later change cannot show the same one: 0 for a file that was changed within the
-// grain of its file system's clock before we looked. Those that keep only whole seconds may round by two.
+// settled returns a file's time if a later change cannot show the same one: 0 for a file that was changed just before we
+// looked. File systems that keep only whole seconds may round by two. And a file gets its new time when a write to it
+// begins: one that waits, for memory or for the journal of a busy disk, brings its data later under that same time.
 func settled(changed, now time.Time) int64 {
-	const coarse, fine = 2 * time.Second, 100 * time.Millisecond
-	grain := fine
-	if changed.Nanosecond() == 0 {
-		grain = coarse
-	}
+	const grain = 2 * time.Second
 	if changed.Add(grain).After(now) && !changed.After(now.Add(grain)) {
 		return 0
 	}
