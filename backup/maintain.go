@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"rootstream/backup/archive"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/errs"
@@ -40,25 +42,72 @@ func (m *Manager) Verify(ctx context.Context, o VerifyOptions) ([]Finding, error
 	if len(o.IDs) == 0 {
 		asked = nil
 	}
+	note := func(f Finding) {
+		findings = append(findings, f)
+		for _, id := range f.Backups {
+			if bad[id] == "" {
+				bad[id] = f.Object + ": " + f.Problem
+			}
+		}
+		if o.Found != nil {
+			o.Found(f)
+		}
+	}
 	for f, err := range m.repo.Verify(ctx, repo.VerifyOptions{IDs: asked, Quick: o.Quick, Progress: o.Progress}) {
 		if err != nil {
 			return findings, err
 		}
-		found := Finding{Object: f.Object, Backups: strings.FieldsFunc(f.Backup, func(r rune) bool { return r == ',' || r == ' ' }), Problem: f.Err.Error()}
-		findings = append(findings, found)
-		for _, id := range found.Backups {
-			if bad[id] == "" {
-				bad[id] = found.Object + ": " + found.Problem
-			}
-		}
-		if o.Found != nil {
-			o.Found(found)
-		}
+		note(Finding{Object: f.Object, Backups: strings.FieldsFunc(f.Backup, func(r rune) bool { return r == ',' || r == ' ' }), Problem: f.Err.Error()})
+	}
+	gaps, err := m.withoutLog(ctx, ids)
+	if err != nil {
+		return findings, err
+	}
+	for _, g := range gaps {
+		note(g)
 	}
 	if o.Quick {
 		return findings, nil
 	}
 	return findings, m.prove(ctx, ids, bad, time.Since(began))
+}
+
+// withoutLog finds backups of which the repository lacks log that was written while they were taken: without it they
+// are files of many moments, and no cluster.
+func (m *Manager) withoutLog(ctx context.Context, ids []string) ([]Finding, error) {
+	entries, err := m.repo.Catalog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ledgers := map[uint64]archive.Ledger{}
+	var found []Finding
+	for _, e := range entries {
+		if !slices.Contains(ids, e.ID) || e.Err != nil || e.Type == Logical {
+			continue
+		}
+		system := e.Cluster.SystemID
+		l, known := ledgers[system]
+		if !known {
+			l, err = archive.Load(ctx, m.repo, system)
+			if errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrWALConflict) {
+				continue // named as an object
+			}
+			if err != nil {
+				return found, err
+			}
+			ledgers[system] = l
+		}
+		missing := l.Contiguous(wal.Range{Timeline: e.StopTimeline, From: e.StartLSN, To: e.StopLSN})
+		if missing == nil {
+			continue
+		}
+		if _, err = m.repo.Manifest(ctx, e.ID); errors.Is(err, repo.ErrNoBackup) {
+			continue // deleted meanwhile, with its log
+		}
+		object := fmt.Sprintf("clusters/%d/wal/%v", system, e.StopTimeline)
+		found = append(found, Finding{Object: object, Backups: []string{e.ID}, Problem: missing.Error()})
+	}
+	return found, nil
 }
 
 // ids resolves what people name; nothing named is all that is readable.

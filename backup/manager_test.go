@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"rootstream/backup"
 	"rootstream/backup/repo"
+	"rootstream/backup/wal"
 	"rootstream/errs"
 	"rootstream/pgserver"
 	"rootstream/postgres"
@@ -143,6 +145,15 @@ func TestBackupsAreTakenLookedAtAndRemoved(t *testing.T) {
 	must[backup.Removal](t)(w.Delete(t.Context(), []string{incremental.ID}, false))
 	if left := must[[]backup.Backup](t)(w.List(t.Context())); len(left) != 1 || left[0].ID != next.ID {
 		t.Errorf("left: %+v", left)
+	}
+	segment := wal.SegmentName(1, next.StartLSN, wal.DefaultSegmentSize)
+	for _, file := range must[[]string](t)(filepath.Glob(filepath.Join(w.home, "repository/clusters/*/wal/00000001", segment+"-*"))) {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := must[[]backup.Finding](t)(w.Verify(t.Context(), backup.VerifyOptions{})); len(found) != 1 || found[0].Backups[0] != next.ID {
+		t.Errorf("without the log of %s: %+v", next.ID, found)
 	}
 }
 
