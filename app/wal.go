@@ -89,7 +89,7 @@ func walSource(ctx context.Context, cfg Config, f WALFetch) (archive.Source, err
 		return archive.Source{}, err
 	}
 	if f.Dir == "" {
-		f.Dir = archive.PrefetchDir(system)
+		f.Dir = archive.PrefetchDir(r.ID(), system)
 	}
 	return archive.Source{Repo: r, System: system, Dir: f.Dir}, nil
 }

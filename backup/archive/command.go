@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/google/uuid"
 )
 
 // ExitAbsent is the exit code by which a fetch says that the file is proven absent. It is not 1: that is also how a
@@ -36,10 +38,10 @@ func commandLine(argv []string) string {
 	return strings.Join(quoted, " ")
 }
 
-// PrefetchDir is where segments of a cluster are fetched ahead if nobody says where: outside of pg_wal, where pg_rewind
-// would stumble over them.
-func PrefetchDir(system uint64) string {
-	return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-fetch-%d-%d", os.Getuid(), system))
+// PrefetchDir is where segments of a cluster are fetched ahead from a repository if nobody says where: outside of
+// pg_wal, where pg_rewind would stumble over them. Copies of a cluster have its id, and log of their own.
+func PrefetchDir(repository uuid.UUID, system uint64) string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("rootstream-fetch-%d-%d-%.8s", os.Getuid(), system, repository))
 }
 
 // privateDir makes a folder that is ours alone; one that is somebody else's is refused.

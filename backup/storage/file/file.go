@@ -97,8 +97,10 @@ func (s *Storage) Put(ctx context.Context, name string, body []byte) error {
 	}
 	defer func() { _ = s.root.Remove(draft) }()
 	err = s.place(name, func() error { return s.root.Link(draft, name) })
-	if errors.Is(err, fs.ErrExist) {
-		return storage.ErrExists.WithCause(errors.New(name))
+	if errors.Is(err, fs.ErrExist) { // whoever put it there may have been killed before its folder was on disk
+		if err = s.sync(path.Dir(name)); err == nil {
+			return storage.ErrExists.WithCause(errors.New(name))
+		}
 	}
 	return describe("write "+name, err)
 }
