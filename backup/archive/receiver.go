@@ -437,6 +437,8 @@ func (r *Receiver) remedy(ctx context.Context, s *spool, cause error) error {
 	defer again.close(ctx)
 	if slot.Lost() {
 		r.note(ctx, "the server gave up the replication slot", cause)
+	}
+	if slot.Lost() || r.cfg.Temporary { // the error took a temporary one: a new one has what a backup that has begun needs
 		if slot, err = r.renewSlot(ctx, again); err != nil {
 			return errors.Join(cause, err)
 		}

@@ -218,6 +218,38 @@ func TestAReceiverOfAnotherMachineGoesOnWhereTheLostOneEnded(t *testing.T) {
 	}
 }
 
+// TestAReceiverBesideABackupBeginsNoLaterThanItsCheckpoint: what the repository had before is long gone from the server.
+func TestAReceiverBesideABackupBeginsNoLaterThanItsCheckpoint(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, map[string]string{"wal_keep_size": "0", "max_wal_size": "4MB"})
+	r, dir := newRepo(t)
+	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
+	cfg.Temporary = true
+	before := receive(t, cfg)
+	before.streaming()
+	c.write(2)
+	before.uploaded(c.lsn())
+	before.stop()
+	for range 3 {
+		c.write(3)
+		c.query("checkpoint")
+	}
+	redo, err := wal.ParseLSN(c.query("select redo_lsn::text from pg_control_checkpoint()"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.switchSegment()
+	cfg.Spool = folder(t)
+	rc := receive(t, cfg)
+	rc.streaming()
+	c.switchSegment()
+	end := c.lsn().SegmentStart(size)
+	rc.uploaded(end)
+	if err := contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: redo, To: end}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestALostSlotIsAGapThatIsTold(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*cluster){
