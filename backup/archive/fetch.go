@@ -85,7 +85,7 @@ func (s Source) last(ctx context.Context, n wal.Name) ([]byte, error) {
 	if !errors.Is(err, repo.ErrWALAbsent) {
 		return whole, err
 	}
-	if _, err := wal.CheckSegment(n.String(), data, s.System); err == nil {
+	if _, unfit := wal.CheckSegment(n.String(), data, s.System); unfit == nil {
 		return data, nil // its pieces are all of it: who sent them was killed before it could say so
 	}
 	if goesOn {

@@ -408,8 +408,8 @@ func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN,
 	}
 	look, cancel := context.WithTimeout(ctx, longestPause)
 	defer cancel()
-	if rp, err := r.cfg.Open(look); err == nil {
-		if tli, end, err := lastWhole(look, rp, l.system, h, l.size); err == nil && end != 0 {
+	if rp, closed := r.cfg.Open(look); closed == nil {
+		if tli, end, unknown := lastWhole(look, rp, l.system, h, l.size); unknown == nil && end != 0 {
 			return tli, end, nil
 		}
 	}
