@@ -23,6 +23,7 @@ import (
 	"rootstream/backup/restore"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
+	"rootstream/tests/harness"
 )
 
 // order is a restore for another process.
@@ -290,12 +291,10 @@ func TestAKilledRestoreDoesNotStartAndIsFinishedByTheNext(t *testing.T) {
 	t.Parallel()
 	w, outside := banked(t)
 	kills := 7
-	if os.Getenv("ROOTSTREAM_SOAK") != "" {
+	if harness.Soak(t, 0) > 0 {
 		kills = 100
 	}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 9))
+	rng := rand.New(rand.NewPCG(harness.Seed(t), 9))
 	cfg := w.mapped("killed", outside)
 	took := time.Now()
 	whole := w.mapped("whole", outside)

@@ -18,6 +18,7 @@ import (
 	"rootstream/backup/wal"
 	"rootstream/backup/wal/record"
 	"rootstream/pgserver"
+	"rootstream/tests/harness"
 )
 
 // entry is a commit that the server acknowledged.
@@ -86,11 +87,9 @@ func TestRecoveryEndsExactlyAtItsTargetOnEveryTimeline(t *testing.T) {
 
 	ledgers := map[wal.TimelineID][]entry{1: first, 2: append(append([]entry{}, first[:60]...), later...)}
 	commits := map[wal.TimelineID][]record.Record{1: w.commits(1, begin), 2: w.commits(2, begin)}
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	rng := rand.New(rand.NewPCG(seed, 4))
+	rng := rand.New(rand.NewPCG(harness.Seed(t), 4))
 	n := 10
-	if os.Getenv("ROOTSTREAM_SOAK") != "" {
+	if harness.Soak(t, 0) > 0 {
 		n = 100
 	}
 	kinds := []restore.Kind{restore.AtTime, restore.AtLSN, restore.AtXID, restore.AtName}
