@@ -84,8 +84,21 @@ func newWorld(t *testing.T, lease time.Duration) *world {
 		"ROOTSTREAM_BACKUP_RETENTION_DIFFERENTIAL=" + age, fmt.Sprintf("ROOTSTREAM_BACKUP_RETENTION_MINIMUM=%d", keptAtMost),
 		"ROOTSTREAM_BACKUP_RETENTION_UNFINISHED=" + garbageAge.String(),
 	}
+	w.secluded()
 	w.ledger = newLedger(t, w.server)
 	return w
+}
+
+// secluded lets what is restored listen nowhere but in a folder of its own: other tests restore, too.
+func (w *world) secluded() {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), w.server.DSN("postgres"))
+	must(w.t, err)
+	defer func() { _ = conn.Close(context.WithoutCancel(w.t.Context())) }()
+	for name, value := range map[string]string{"listen_addresses": "", "unix_socket_directories": w.home} {
+		_, err = conn.Exec(w.t.Context(), "alter system set "+name+" = '"+value+"'")
+		must(w.t, err)
+	}
 }
 
 // manager is the same repository in this process.
