@@ -55,6 +55,7 @@ func TestBackupScripts(t *testing.T) {
 					e.Setenv("PLACE", serverFolder(t))
 					e.Setenv("HOME", e.WorkDir)
 					e.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
+					e.Setenv("GORACE", os.Getenv("GORACE"))
 					return nil
 				},
 			})

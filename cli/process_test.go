@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"rootstream/cache/cachetest"
+	"rootstream/tests/harness"
 )
 
 // program is the real rootstream as one user of this machine runs it.
@@ -47,7 +48,7 @@ func programs(t *testing.T) map[string]program {
 	return all
 }
 
-// newProgram copies the program to where everybody may run it, with a home of its own.
+// newProgram puts the program where everybody may run it, with a home of its own.
 func newProgram(t *testing.T, as *syscall.Credential) program {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "rs-cli-") //nolint:usetesting // other users cannot enter t.TempDir
@@ -56,15 +57,8 @@ func newProgram(t *testing.T, as *syscall.Credential) program {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	p := program{t: t, path: filepath.Join(dir, "rootstream"), home: filepath.Join(dir, "home"), as: as}
-	source, err := exec.LookPath("rootstream")
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(source)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range []error{os.Chmod(dir, 0o755), os.WriteFile(p.path, raw, 0o755), os.Chmod(p.path, 0o755), os.Mkdir(p.home, 0o700)} {
+	harness.Publish(t, p.path)
+	for _, err := range []error{os.Chmod(dir, 0o755), os.Mkdir(p.home, 0o700)} {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -81,7 +75,7 @@ func newProgram(t *testing.T, as *syscall.Credential) program {
 func (p program) command(env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(p.path, args...)
 	cmd.Dir = p.home
-	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.home}, unhurried(), env)
+	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), "HOME=" + p.home}, unhurried(), env)
 	if p.as == nil { // others may not write there
 		cmd.Env = append(cmd.Env, "GOCOVERDIR="+os.Getenv("GOCOVERDIR"))
 	}

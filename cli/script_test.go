@@ -55,6 +55,7 @@ func TestScripts(t *testing.T) {
 					e.Setenv("ROOTSTREAM_REDIS_URL", redis)
 					e.Setenv("ROOTSTREAM_KEYS_MASTER_KEY_FILE", master)
 					e.Setenv("GOCOVERDIR", os.Getenv("GOCOVERDIR"))
+					e.Setenv("GORACE", os.Getenv("GORACE"))
 					return nil
 				},
 			})

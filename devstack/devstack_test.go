@@ -25,6 +25,7 @@ import (
 	"rootstream/devstack"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
+	"rootstream/tests/harness"
 )
 
 const patience = 30 * time.Second
@@ -141,13 +142,13 @@ func up(t *testing.T, folder string, uid uint32) *stack {
 	binary := os.Args[0]
 	if uid != 0 { // the folder go test builds in is closed to others
 		binary = filepath.Join(filepath.Dir(folder), "devstack.test")
-		copyBinary(t, os.Args[0], binary)
+		harness.Publish(t, binary)
 	}
 	s := &stack{t: t, stderr: &said{}, exited: make(chan error, 1)}
 	s.cmd = exec.Command(binary)
 	s.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), roleVar + "=up", folderVar + "=" + folder, listenVar + "=" + listen, "HOME=" + folder,
-		"GOCOVERDIR=" + os.Getenv("GOCOVERDIR"),
+		"GOCOVERDIR=" + os.Getenv("GOCOVERDIR"), "GORACE=" + os.Getenv("GORACE"),
 	}
 	s.cmd.Stderr = s.stderr
 	if uid != 0 {
@@ -253,17 +254,6 @@ func recorded(l devstack.Layout, name string) (proc.ID, bool) {
 		return proc.ID{}, false
 	}
 	return r.Process, r.Process.Alive()
-}
-
-func copyBinary(t *testing.T, from, to string) {
-	t.Helper()
-	raw, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, raw, 0o755); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // home is a folder all users can enter, gone after the test.

@@ -143,7 +143,7 @@ func (s *Server) tie() syscall.Signal {
 
 func childEnv() []string {
 	env := []string{"LC_ALL=C.UTF-8"}
-	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "TZ", "TMPDIR"} {
+	for _, name := range []string{"PATH", "LD_LIBRARY_PATH", "TZ", "TMPDIR", "GORACE"} { // the last is for a test's archive_command
 		if v, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+v)
 		}

@@ -451,7 +451,7 @@ func TestAServerOfADeadParentEndsWhenTied(t *testing.T) {
 		t.Fatal(err)
 	}
 	var pid int
-	for pid == 0 {
+	for ; pid == 0; <-time.After(5 * time.Millisecond) {
 		raw, _ := os.ReadFile(filepath.Join(dir, "pid"))
 		_, _ = fmt.Sscan(string(raw), &pid)
 	}

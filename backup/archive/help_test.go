@@ -30,6 +30,7 @@ import (
 	"rootstream/internal/wait"
 	"rootstream/pgserver"
 	"rootstream/secret"
+	"rootstream/tests/harness"
 )
 
 const (
@@ -127,18 +128,8 @@ func environ(t *testing.T, program string, s child) []string {
 // self is the test binary, in a place where every user may run it.
 func self(t *testing.T) string {
 	t.Helper()
-	path, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	public := filepath.Join(folder(t), "program")
-	if err := os.WriteFile(public, raw, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	harness.Publish(t, public)
 	return public
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -26,6 +25,7 @@ import (
 	"rootstream/internal/wait"
 	"rootstream/pgserver"
 	"rootstream/secret"
+	"rootstream/tests/harness"
 )
 
 // This binary is also the program that PostgreSQL runs to archive and to fetch its log, and the restore that is killed.
@@ -115,7 +115,7 @@ func newWorld(t *testing.T) *world {
 	must(t, err)
 	must(t, w.owner.Own(w.home))
 	w.self = filepath.Join(w.home, "program")
-	must(t, copyFile(w.self))
+	harness.Publish(t, w.self)
 	w.dir = filepath.Join(w.home, "repository")
 	must(t, w.owner.MkdirAll(w.dir))
 	w.repo, err = openRepo(t.Context(), w.dir)
@@ -157,24 +157,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func copyFile(to string) error {
-	path, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	from, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = from.Close() }()
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, from)
-	return errors.Join(err, f.Close())
 }
 
 // share lets PostgreSQL's user, who archives and fetches, at what root put into the repository.

@@ -34,7 +34,7 @@ type Program struct {
 
 // environ is what every process gets, and env on top.
 func environ(env []string) []string {
-	out := []string{RunAsProgram + "=1", "GORACE=halt_on_error=0 exitcode=66"}
+	out := []string{RunAsProgram + "=1", "GORACE=halt_on_error=0 exitcode=66 " + os.Getenv("GORACE")}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GOCOVERDIR"} {
 		if v, ok := os.LookupEnv(name); ok {
 			out = append(out, name+"="+v)
@@ -53,6 +53,27 @@ func Command(args, env []string) *exec.Cmd {
 	cmd.Env = environ(env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	return cmd
+}
+
+// Publish puts the test binary at a place where every user may run it.
+func Publish(tb testing.TB, path string) {
+	tb.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if os.Link(self, path) != nil { // another file system, or none that has links
+		raw, err := os.ReadFile(self)
+		if err == nil {
+			err = os.WriteFile(path, raw, 0o755) //nolint:gosec // a program
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // a program
+		tb.Fatal(err)
+	}
 }
 
 // Start runs the binary until the test ends. Its log must not tell of data races or panics.
