@@ -75,7 +75,7 @@ func newProgram(t *testing.T, as *syscall.Credential) program {
 func (p program) command(env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(p.path, args...)
 	cmd.Dir = p.home
-	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), "HOME=" + p.home}, unhurried(), env)
+	cmd.Env = slices.Concat([]string{"PATH=" + os.Getenv("PATH"), "GORACE=" + os.Getenv("GORACE"), "TMPDIR=" + os.TempDir(), "HOME=" + p.home}, unhurried(), env)
 	if p.as == nil { // others may not write there
 		cmd.Env = append(cmd.Env, "GOCOVERDIR="+os.Getenv("GOCOVERDIR"))
 	}

@@ -148,7 +148,7 @@ func up(t *testing.T, folder string, uid uint32) *stack {
 	s.cmd = exec.Command(binary)
 	s.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), roleVar + "=up", folderVar + "=" + folder, listenVar + "=" + listen, "HOME=" + folder,
-		"GOCOVERDIR=" + os.Getenv("GOCOVERDIR"), "GORACE=" + os.Getenv("GORACE"),
+		"GOCOVERDIR=" + os.Getenv("GOCOVERDIR"), "GORACE=" + os.Getenv("GORACE"), "TMPDIR=" + os.TempDir(),
 	}
 	s.cmd.Stderr = s.stderr
 	if uid != 0 {

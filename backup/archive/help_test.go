@@ -169,8 +169,9 @@ func newRepo(t *testing.T) (*repo.Repo, string) {
 // cluster is a server with small segments that keeps all of its log, so that what was archived can be compared.
 type cluster struct {
 	*pgserver.Server
-	t   *testing.T
-	dir string
+	t    *testing.T
+	dir  string
+	idle chan *pgx.Conn // between two statements
 }
 
 func newCluster(t *testing.T, params map[string]string) *cluster {
@@ -179,7 +180,8 @@ func newCluster(t *testing.T, params map[string]string) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, dir: folder(t)}
+	c := &cluster{t: t, dir: folder(t), idle: make(chan *pgx.Conn, 1)}
+	t.Cleanup(c.hangUp)
 	c.Server = c.server("data", params)
 	if err := c.Account().Own(c.dir); err != nil {
 		t.Fatal(err)
@@ -270,11 +272,11 @@ func (c *cluster) dsn() string { return c.DSN("postgres") }
 func (c *cluster) try(sql string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), patience)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, c.dsn())
+	conn, err := c.connection(ctx)
 	if err != nil {
 		return "", err
 	}
-	defer func() { _ = conn.Close(ctx) }()
+	defer c.giveBack(ctx, conn)
 	var text *string
 	err = conn.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -284,6 +286,36 @@ func (c *cluster) try(sql string) (string, error) {
 		return "", err
 	}
 	return *text, err
+}
+
+// connection is the idle one, as long as the server has not ended it.
+func (c *cluster) connection(ctx context.Context) (*pgx.Conn, error) {
+	select {
+	case conn := <-c.idle:
+		if conn.Ping(ctx) == nil {
+			return conn, nil
+		}
+		_ = conn.Close(ctx)
+	default:
+	}
+	return pgx.Connect(ctx, c.dsn())
+}
+
+func (c *cluster) giveBack(ctx context.Context, conn *pgx.Conn) {
+	select {
+	case c.idle <- conn:
+	default:
+		_ = conn.Close(ctx)
+	}
+}
+
+// hangUp ends the idle session, if there is one.
+func (c *cluster) hangUp() {
+	select {
+	case conn := <-c.idle:
+		_ = conn.Close(context.WithoutCancel(c.t.Context()))
+	default:
+	}
 }
 
 func (c *cluster) query(sql string) string {

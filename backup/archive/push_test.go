@@ -25,6 +25,7 @@ func TestAServerArchivesThroughPush(t *testing.T) {
 	from := c.lsn().SegmentStart(size)
 	c.write(2)
 	c.query("select pg_backup_start('x', true)::text") // ended by the end of the session, but its mark is archived below
+	c.hangUp()
 	c.switchSegment()
 	end := c.lsn().SegmentStart(size)
 	c.eventually("all is archived", func() bool {

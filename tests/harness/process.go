@@ -2,8 +2,10 @@ package harness
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"runtime"
@@ -62,7 +64,10 @@ func Publish(tb testing.TB, path string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if os.Link(self, path) != nil { // another file system, or none that has links
+	switch err := os.Link(self, path); {
+	case errors.Is(err, fs.ErrExist): // it was put there before
+		return
+	case err != nil: // another file system, or none that has links
 		raw, err := os.ReadFile(self)
 		if err == nil {
 			err = os.WriteFile(path, raw, 0o755) //nolint:gosec // a program
