@@ -2,6 +2,7 @@ package restore_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -104,7 +105,7 @@ func tree(t *testing.T, dir string) map[string]string {
 			if err != nil {
 				return err
 			}
-			what += fmt.Sprintf(" %d %x", len(raw), fnv(raw))
+			what += fmt.Sprintf(" %d %x", len(raw), sha256.Sum256(raw))
 		}
 		all[rel] = what
 		return nil
@@ -119,14 +120,6 @@ func spoilPage(path string) error {
 	}
 	_, err = f.WriteAt([]byte("spoilt"), 3*8192+100)
 	return errors.Join(err, f.Close())
-}
-
-func fnv(b []byte) uint64 {
-	sum := uint64(14695981039346656037)
-	for _, c := range b {
-		sum = (sum ^ uint64(c)) * 1099511628211
-	}
-	return sum
 }
 
 func TestADeltaRestoreEqualsAFullOne(t *testing.T) {
