@@ -26,7 +26,7 @@ how long ago each change was made (both read the clock of the same machine). Upd
 answers take, and go to 2,000 entities in turn; each is acknowledged once PostgreSQL has it on disk. The floor of the
 throughput is pgbench inserting batches of 256 numbered rows in one statement, 20 clients, into a table like that of the log,
 which the instances do not follow. Volatile updates are 2 goroutines setting contributions of 10,000 entities. What earlier
-measurements left is done with before: pages written, tables vacuumed, their tokens gone from the memory of this process.`
+measurements left is done with before: pages written, their tokens gone from the memory of this process.`
 
 const syncEntities = 2000
 
@@ -128,7 +128,7 @@ func (s *stack) propagation(ctx context.Context, in *syncInstance, w *watcher, p
 
 func measureSync(ctx context.Context, s *stack) ([]row, error) {
 	defer s.lighten()()
-	if err := s.exec(ctx, "vacuum analyze", "checkpoint"); err != nil {
+	if err := s.exec(ctx, "checkpoint"); err != nil {
 		return nil, err
 	}
 	in, w, err := s.pairUp(ctx, place{DSN: s.dsn, Redis: s.redisURL, Key: s.key})

@@ -29,7 +29,7 @@ type row struct {
 const (
 	lockShard  = `select pg_advisory_xact_lock($1, $2)`
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
-	planOnce   = `select set_config('plan_cache_mode', 'force_generic_plan', true)`
+	planOnce   = `select set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
 )
 
 // insertEvent is insertEvents for a single one, at a third of the time. A used
