@@ -189,7 +189,7 @@ func (s Source) Prefetch(ctx context.Context, name string, count int) error {
 	if err = privateDir(s.Dir); err != nil {
 		return err
 	}
-	unlock, err := lockFile(filepath.Join(s.Dir, "lock"))
+	unlock, err := lockFile(os.OpenFile(filepath.Join(s.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600))
 	if errors.Is(err, ErrSpool) {
 		return nil
 	}

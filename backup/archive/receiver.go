@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -107,7 +108,8 @@ type State struct {
 // Receiver streams write-ahead log from a server into a repository. There is one for a cluster: PostgreSQL lets nobody
 // else use its slot at the same time.
 type Receiver struct {
-	cfg Config
+	cfg  Config
+	root *os.Root // the folder of the spools, while it runs
 
 	mu         sync.Mutex
 	state      State
@@ -160,14 +162,17 @@ func (r *Receiver) note(ctx context.Context, what string, err error) {
 // Run receives and uploads until ctx ends, over any number of connections. It fails for what a person must decide:
 // a spool that is in use or cannot be read, and a server that sends other content than before.
 func (r *Receiver) Run(ctx context.Context) error {
-	if err := os.MkdirAll(r.cfg.Spool, 0o700); err != nil {
-		return ErrSpool.WithCause(err)
+	root, err := openFolder(r.cfg.Spool)
+	if err != nil {
+		return ErrSpool.WithCause(err).WithHint("name a folder for it: backup.spool")
 	}
-	unlock, err := lockFile(filepath.Join(r.cfg.Spool, "lock"))
+	defer func() { _ = root.Close() }()
+	unlock, err := lockFile(root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600))
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	r.root = root
 	if err := r.findSpools(); err != nil {
 		return err
 	}
@@ -183,21 +188,20 @@ func (r *Receiver) Run(ctx context.Context) error {
 }
 
 // lockFile takes a lock that ends with the process.
-func lockFile(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator's own folder
+func lockFile(f *os.File, err error) (unlock func(), _ error) {
 	if err != nil {
 		return nil, ErrSpool.WithCause(err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, ErrSpool.WithCause(fmt.Errorf("%s: another process uses it", filepath.Dir(path)))
+		return nil, ErrSpool.WithCause(fmt.Errorf("%s: another process uses it", filepath.Dir(f.Name())))
 	}
 	return func() { _ = f.Close() }, nil
 }
 
 // findSpools takes up what was not uploaded, also of a server that is no more.
 func (r *Receiver) findSpools() error {
-	entries, err := os.ReadDir(r.cfg.Spool)
+	entries, err := fs.ReadDir(r.root.FS(), ".")
 	if err != nil {
 		return ErrSpool.WithCause(err)
 	}
@@ -219,11 +223,19 @@ func (r *Receiver) spoolOf(system uint64) (*spool, error) {
 	if s := r.spools[system]; s != nil {
 		return s, nil
 	}
-	s, err := openSpool(filepath.Join(r.cfg.Spool, strconv.FormatUint(system, 10)))
-	if err != nil {
-		return nil, err
+	name := strconv.FormatUint(system, 10)
+	if err := r.root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, ErrSpool.WithCause(err)
 	}
-	if err := syncDir(r.cfg.Spool); err != nil {
+	root, err := r.root.OpenRoot(name)
+	if err != nil {
+		return nil, ErrSpool.WithCause(err)
+	}
+	s, err := openSpool(root)
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	if err := syncDir(r.root); err != nil {
 		return nil, ErrSpool.WithCause(err)
 	}
 	s.wake = r.files

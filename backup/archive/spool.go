@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +29,7 @@ const (
 // spool is the folder in which write-ahead log of one cluster waits for its upload. What it has acknowledged survives
 // any crash: files only grow, and are renamed once they are whole and on disk.
 type spool struct {
-	dir  string
+	root *os.Root      // ours alone, whatever its name leads to by now
 	wake chan struct{} // there is something to upload
 
 	mu      sync.Mutex
@@ -43,13 +45,37 @@ type spool struct {
 	scratch []byte
 }
 
-// openSpool finds what a predecessor left.
-func openSpool(dir string) (*spool, error) {
+// openFolder makes and opens a folder for a spool. Who owns the folder above may put another one, or a link, in its
+// place at any time: root writes to none but its own.
+func openFolder(dir string) (*os.Root, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, ErrSpool.WithCause(err)
+		return nil, err
 	}
-	s := &spool{dir: dir, wake: make(chan struct{}, 1)}
-	entries, err := os.ReadDir(dir)
+	named, err := os.Lstat(dir)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil || os.Geteuid() != 0 {
+		return root, err
+	}
+	info, err := root.Stat(".")
+	if err == nil {
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || !os.SameFile(named, info) || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 {
+			err = fmt.Errorf("%s is a link, or not a folder of root alone", dir)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// openSpool finds what a predecessor left in a folder.
+func openSpool(root *os.Root) (*spool, error) {
+	s := &spool{root: root, wake: make(chan struct{}, 1)}
+	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, ErrSpool.WithCause(err)
 	}
@@ -85,7 +111,7 @@ func (s *spool) reopen(name string) error {
 	if err != nil {
 		return err
 	}
-	if s.file, err = os.OpenFile(s.path(name+isOpen), os.O_RDWR, 0o600); err != nil {
+	if s.file, err = s.root.OpenFile(name+isOpen, os.O_RDWR, 0); err != nil {
 		return err
 	}
 	info, err := s.file.Stat()
@@ -106,8 +132,6 @@ func (s *spool) reopen(name string) error {
 	return nil
 }
 
-func (s *spool) path(name string) string { return filepath.Join(s.dir, name) }
-
 func (s *spool) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +150,7 @@ func (s *spool) resume(size uint32) (wal.TimelineID, wal.LSN, error) {
 		return 0, 0, nil
 	}
 	if s.size != 0 && s.size != size {
-		return 0, 0, ErrDiverged.WithCause(fmt.Errorf("its segments have %d bytes, those in %s %d", size, s.dir, s.size))
+		return 0, 0, ErrDiverged.WithCause(fmt.Errorf("its segments have %d bytes, those in %s %d", size, s.root.Name(), s.size))
 	}
 	n, err := wal.ParseName(strings.TrimSuffix(filepath.Base(s.file.Name()), isOpen))
 	if err != nil {
@@ -163,7 +187,7 @@ func (s *spool) begin(tli wal.TimelineID, at wal.LSN) error {
 		return nil
 	}
 	if had == 0 {
-		return os.Remove(old.Name())
+		return s.root.Remove(filepath.Base(old.Name()))
 	}
 	s.stored += had
 	return s.end(strings.TrimSuffix(filepath.Base(old.Name()), isOpen))
@@ -171,22 +195,22 @@ func (s *spool) begin(tli wal.TimelineID, at wal.LSN) error {
 
 // end keeps what there is of a segment that will not be continued.
 func (s *spool) end(name string) error {
-	if err := os.Rename(s.path(name+isOpen), s.path(name+isEnded)); err != nil {
+	if err := s.root.Rename(name+isOpen, name+isEnded); err != nil {
 		return err
 	}
 	wait.Wake(s.wake)
-	return syncDir(s.dir)
+	return syncDir(s.root)
 }
 
 // create makes the file of a segment that is to be received. From then on it says where to go on.
 func (s *spool) create(tli wal.TimelineID, start wal.LSN) error {
-	f, err := os.OpenFile(s.path(wal.SegmentName(tli, start, s.size)+isOpen), os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := s.root.OpenFile(wal.SegmentName(tli, start, s.size)+isOpen, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	info, err := f.Stat()
 	if err == nil {
-		err = syncDir(s.dir)
+		err = syncDir(s.root)
 	}
 	if err != nil {
 		return errors.Join(err, f.Close())
@@ -269,7 +293,8 @@ func (s *spool) complete() error {
 	}
 	s.stored += int64(s.size)
 	s.durable = s.start
-	if err := errors.Join(os.Rename(old.Name(), strings.TrimSuffix(old.Name(), isOpen)), old.Close(), syncDir(s.dir)); err != nil {
+	name := filepath.Base(old.Name())
+	if err := errors.Join(s.root.Rename(name, strings.TrimSuffix(name, isOpen)), old.Close(), syncDir(s.root)); err != nil {
 		return ErrSpool.WithCause(err)
 	}
 	wait.Wake(s.wake)
@@ -323,7 +348,7 @@ func (s *spool) bytes() int64 {
 
 // waiting returns the names of the files that are to be uploaded, histories first.
 func (s *spool) waiting() ([]string, error) {
-	entries, err := os.ReadDir(s.dir)
+	entries, err := fs.ReadDir(s.root.FS(), ".")
 	if err != nil {
 		return nil, ErrSpool.WithCause(err)
 	}
@@ -343,23 +368,23 @@ func (s *spool) waiting() ([]string, error) {
 
 // keepHistory puts a timeline's history into the spool.
 func (s *spool) keepHistory(tli wal.TimelineID, text []byte) error {
-	temp := s.path("history.new")
-	if err := writeSynced(temp, text); err != nil {
+	const temp = "history.new"
+	if err := writeSynced(s.root, temp, text); err != nil {
 		return err
 	}
-	if err := os.Rename(temp, s.path(wal.HistoryName(tli))); err != nil {
+	if err := s.root.Rename(temp, wal.HistoryName(tli)); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	s.stored += int64(len(text))
 	s.mu.Unlock()
 	wait.Wake(s.wake)
-	return syncDir(s.dir)
+	return syncDir(s.root)
 }
 
 // drop removes a file that the repository has.
 func (s *spool) drop(name string, size int) error {
-	if err := os.Remove(s.path(name)); err != nil {
+	if err := s.root.Remove(name); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -369,10 +394,10 @@ func (s *spool) drop(name string, size int) error {
 }
 
 // aside keeps a file that the repository does not take out of the way.
-func (s *spool) aside(name string) error { return os.Rename(s.path(name), s.path(name+isAside)) }
+func (s *spool) aside(name string) error { return s.root.Rename(name, name+isAside) }
 
-func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:gosec // the operator's own folder
+func writeSynced(root *os.Root, name string, data []byte) error {
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -383,8 +408,8 @@ func writeSynced(path string, data []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-func syncDir(dir string) error {
-	f, err := os.Open(dir) //nolint:gosec // the operator's own folder
+func syncDir(root *os.Root) error {
+	f, err := root.Open(".")
 	if err != nil {
 		return err
 	}

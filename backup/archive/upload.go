@@ -133,7 +133,7 @@ func (u *uploader) empty(ctx context.Context, system uint64, s *spool) error {
 func (u *uploader) whole(ctx context.Context, system uint64, s *spool, file string) error {
 	ctx, cancel := context.WithTimeout(ctx, uploadTimeout)
 	defer cancel()
-	data, err := os.ReadFile(s.path(file))
+	data, err := s.root.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -216,11 +216,11 @@ func (u *uploader) tail(ctx context.Context, system uint64, s *spool, t tail) er
 		return err
 	}
 	u.tails[system] = p
-	if _, err := os.Stat(s.path(t.name + isOpen)); errors.Is(err, os.ErrNotExist) {
+	if _, err := s.root.Stat(t.name + isOpen); errors.Is(err, os.ErrNotExist) {
 		return nil // it is whole now, or has ended
 	}
 	if from := p.end(); from < t.synced {
-		data, err := readPart(s.path(t.name+isOpen), from, t.synced-from)
+		data, err := readPart(s.root, t.name+isOpen, from, t.synced-from)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil // it is whole now
 		}
@@ -246,7 +246,7 @@ func (u *uploader) merge(ctx context.Context, system uint64, s *spool, p *pieces
 		}
 		first := p.parts[n-mergeAt]
 		one := part{repo.Piece{Off: first.Off, Size: p.end() - first.Off}, first.level + 1}
-		data, err := readPart(s.path(p.name+isOpen), one.Off, one.Size)
+		data, err := readPart(s.root, p.name+isOpen, one.Off, one.Size)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
@@ -286,8 +286,8 @@ func (u *uploader) uploaded(system uint64, tli wal.TimelineID, end wal.LSN) {
 	}
 }
 
-func readPart(path string, off, n int64) ([]byte, error) {
-	f, err := os.Open(path) //nolint:gosec // our own folder
+func readPart(root *os.Root, name string, off, n int64) ([]byte, error) {
+	f, err := root.Open(name)
 	if err != nil {
 		return nil, err
 	}
