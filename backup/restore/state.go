@@ -198,20 +198,26 @@ func rename(from, to string) error {
 	return errors.Join(syncParent(from), syncParent(to))
 }
 
-// Rollback removes what a restore in place made of dir, and puts back what was there before.
-func Rollback(dir string) error {
+// kept returns what a restore in place of dir kept aside.
+func kept(dir string) (journal, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
-		return ErrTarget.WithCause(err)
+		return journal{}, ErrTarget.WithCause(err)
 	}
 	j, found, err := readJournal(dir)
+	if err == nil && !found {
+		err = ErrNothingKept.WithCause(errors.New(dir))
+	}
+	return j, err
+}
+
+// Rollback removes what a restore in place made of dir, and puts back what was there before.
+func Rollback(dir string) error {
+	j, err := kept(dir)
 	if err != nil {
 		return err
 	}
-	if !found || len(j.Moves) == 0 {
-		return ErrNothingKept.WithCause(errors.New(dir))
-	}
-	if err := pgserver.InUse(dir); err != nil {
+	if err := pgserver.InUse(j.Dir); err != nil {
 		return err
 	}
 	for _, m := range slices.Backward(j.Moves) {
@@ -227,23 +233,16 @@ func Rollback(dir string) error {
 			return ErrTarget.WithCause(err)
 		}
 	}
-	return forget(dir)
+	return forget(j.Dir)
 }
 
 // Confirm removes what a restore in place kept aside.
 func Confirm(dir string) error {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return ErrTarget.WithCause(err)
-	}
-	j, found, err := readJournal(dir)
+	j, err := kept(dir)
 	if err != nil {
 		return err
 	}
-	if !found || len(j.Moves) == 0 {
-		return ErrNothingKept.WithCause(errors.New(dir))
-	}
-	if _, unfinished, err := readState(dir); err != nil || unfinished {
+	if _, unfinished, err := readState(j.Dir); err != nil || unfinished {
 		return errors.Join(err, ErrTarget.WithCause(errors.New("the restore is not complete")))
 	}
 	for _, m := range j.Moves {
@@ -251,7 +250,7 @@ func Confirm(dir string) error {
 			return ErrTarget.WithCause(err)
 		}
 	}
-	return forget(dir)
+	return forget(j.Dir)
 }
 
 func forget(dir string) error {
