@@ -93,9 +93,10 @@ func (r *relay) close() {
 	}
 }
 
-// command is the restore_command. Without us it ends with 255, which stops recovery; only proven absence ends it well.
+// command is the restore_command. Without us it ends with 255, which stops recovery; only proven absence ends it well. A
+// redirection that fails ends a shell with 2, which would be the end of the log for PostgreSQL: so that is one of its own.
 func (r *relay) command() string {
-	return fmt.Sprintf(`d=%s; n="%%f.$$"; : >"$d/want.$n" || exit 255; while [ -d /proc/%d ]; do `+
+	return fmt.Sprintf(`d=%s; n="%%f.$$"; ( : >"$d/want.$n" ) || exit 255; while [ -d "$d" ] && [ -d /proc/%d ]; do `+
 		`if [ -e "$d/have.$n" ]; then cp "$d/have.$n" "%%p" && rm -f "$d/have.$n" && exit 0; exit 255; `+
 		`elif [ -e "$d/none.$n" ]; then rm -f "$d/none.$n"; exit 1; elif [ -e "$d/fail.$n" ]; then rm -f "$d/fail.$n"; exit 255; fi; `+
 		`sleep 0.03; done; exit 255`, archive.Quote(r.dir), os.Getpid())
