@@ -281,3 +281,42 @@ func TestARecoveryStopsWhenTheBucketDoesNotAnswer(t *testing.T) {
 		}
 	}
 }
+
+// TestTheServerHearsThatLogIsSafeWhenItIsWhereTheConfigurationSays looks at what runs in rootstream node and in backup schedule run.
+func TestTheServerHearsThatLogIsSafeWhenItIsWhereTheConfigurationSays(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"repository", "spool"} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			address, _ := storagetest.S3(t)
+			proxy := faultproxy.New(t, address)
+			s := newBucketSite(t, proxy.Addr(), "ROOTSTREAM_BACKUP_ACKNOWLEDGE="+where)
+			s.exec("create table words (word text)")
+			node := s.background("backup", "schedule", "run")
+			said := func(what string) bool {
+				return s.sql("select coalesce(bool_or("+what+"), false)::text from pg_stat_replication where application_name = 'rootstream_wal'") == "true"
+			}
+			s.add("safe")
+			s.exec("checkpoint")
+			safe := s.sql("select pg_current_wal_flush_lsn()::text")
+			within(t, "what was written is safe", func() bool { return said("flush_lsn >= '" + safe + "'") })
+			proxy.BlackHole(faultproxy.Both)
+			s.add("in doubt")
+			s.exec("checkpoint") // everything is flushed, and so sent
+			doubt := s.sql("select pg_current_wal_flush_lsn()::text")
+			within(t, "it is received", func() bool { return said("write_lsn >= '" + doubt + "'") })
+			if where == "spool" {
+				within(t, "it is safe in the spool", func() bool { return said("flush_lsn >= '" + doubt + "'") })
+			} else {
+				at := s.sql("select max(reply_time)::text from pg_stat_replication where application_name = 'rootstream_wal'")
+				within(t, "the server has heard since", func() bool { return said("reply_time > '" + at + "' and write_lsn >= '" + doubt + "'") })
+				if said("flush_lsn >= '" + doubt + "'") {
+					t.Error("what no repository has is said to be safe")
+				}
+			}
+			proxy.Heal()
+			within(t, "it is safe once the bucket answers", func() bool { return said("flush_lsn >= '" + doubt + "'") })
+			stop(t, node, syscall.SIGTERM)
+		})
+	}
+}

@@ -77,9 +77,9 @@ func (s *walSite) exec(t *testing.T, sql string) string {
 
 func within(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); <-time.After(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within a minute: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
