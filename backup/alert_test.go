@@ -60,15 +60,21 @@ func TestAnAlertIsMailedPostedAndLogged(t *testing.T) {
 	}{
 		{
 			schedule.Alert{Problem: schedule.Failed, Job: "full", Planned: planned, Error: "the storage is full"},
-			"Backup: full failed", []string{"28 November 2026, 02:30 UTC", "Last success: never", "Error: the storage is full", "backup schedule list"}, "ERROR",
+			"Backup: full failed",
+			[]string{"28 November 2026, 02:30 UTC", "Last success: never", "Error: the storage is full", "backup schedule list"},
+			"ERROR",
 		},
 		{
 			schedule.Alert{Problem: schedule.Overdue, Job: "verify", Planned: planned, Success: planned.Add(-48 * time.Hour)},
-			"Backup: verify has not succeeded in time", []string{"Last success: 26 November 2026, 02:30 UTC", "s3://backups/main"}, "ERROR",
+			"Backup: verify has not succeeded in time",
+			[]string{"Last success: 26 November 2026, 02:30 UTC", "s3://backups/main"},
+			"ERROR",
 		},
 		{
 			schedule.Alert{Problem: schedule.Recovered, Job: "full", Planned: planned, Success: planned},
-			"Backup: full works again", []string{"Last success: 28 November 2026"}, "INFO",
+			"Backup: full works again",
+			[]string{"Last success: 28 November 2026"},
+			"INFO",
 		},
 	} {
 		var log bytes.Buffer

@@ -16,7 +16,7 @@ import (
 type careless struct{ storage.Storage }
 
 func (c careless) Put(ctx context.Context, name string, body []byte) error {
-	return errors.Join(c.Storage.Delete(ctx, name), c.Storage.Put(ctx, name, body))
+	return errors.Join(c.Delete(ctx, name), c.Storage.Put(ctx, name, body))
 }
 
 func TestAStorageThatOverwritesIsRefusedBeforeAnythingIsWritten(t *testing.T) {

@@ -23,9 +23,9 @@ func Prove(ctx context.Context, st Storage) (err error) {
 		if err != nil {
 			err = fmt.Errorf("try the storage: %w", err)
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proving)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), proving)
 		defer cancel()
-		err = errors.Join(err, st.Delete(ctx, name))
+		err = errors.Join(err, st.Delete(last, name))
 	}()
 	if err = st.Put(ctx, name, []byte("first")); err != nil {
 		return err
