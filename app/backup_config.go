@@ -136,6 +136,24 @@ func (c BackupConfig) check(f *errs.Fields, hooks []WebhookConfig) {
 	if c.Acknowledge != "spool" && c.Acknowledge != "repository" {
 		f.Add("backup.acknowledge", "must be spool or repository")
 	}
+	c.checkBounds(f)
+	if c.PGData != "" && !filepath.IsAbs(c.PGData) {
+		f.Add("backup.pgdata", "must be an absolute path")
+	}
+	if c.Retention.Unfinished < time.Second {
+		f.Add("backup.retention.unfinished", "must be 1s or more")
+	}
+	if strings.Trim(c.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || c.Slot == "" || len(c.Slot) > 63 {
+		f.Add("backup.slot", "must be lower-case letters, digits and underscores")
+	}
+	_, err := c.jobs()
+	for _, fault := range errs.FieldsOf(err) {
+		f.Add("backup."+fault.Field, fault.Message)
+	}
+	c.checkAlerts(f, hooks)
+}
+
+func (c BackupConfig) checkBounds(f *errs.Fields) {
 	for _, bound := range []struct {
 		path        string
 		value       int
@@ -150,29 +168,19 @@ func (c BackupConfig) check(f *errs.Fields, hooks []WebhookConfig) {
 			f.Add(bound.path, fmt.Sprintf("must be between %d and %d", bound.least, bound.most))
 		}
 	}
-	if c.S3.Stall < time.Second || c.S3.Stall > 10*time.Minute {
-		f.Add("backup.s3.stall", "must be between 1s and 10m")
+	for _, bound := range []struct {
+		path        string
+		value, most time.Duration
+		says        string
+	}{
+		{"backup.s3.stall", c.S3.Stall, 10 * time.Minute, "10m"},
+		{"backup.s3.patience", c.S3.Patience, time.Hour, "1h"},
+		{"backup.lease", c.Lease, time.Hour, "1h"},
+	} {
+		if bound.value < time.Second || bound.value > bound.most {
+			f.Add(bound.path, "must be between 1s and "+bound.says)
+		}
 	}
-	if c.S3.Patience < time.Second || c.S3.Patience > time.Hour {
-		f.Add("backup.s3.patience", "must be between 1s and 1h")
-	}
-	if c.PGData != "" && !filepath.IsAbs(c.PGData) {
-		f.Add("backup.pgdata", "must be an absolute path")
-	}
-	if c.Lease < time.Second || c.Lease > time.Hour {
-		f.Add("backup.lease", "must be between 1s and 1h")
-	}
-	if c.Retention.Unfinished < time.Second {
-		f.Add("backup.retention.unfinished", "must be 1s or more")
-	}
-	if strings.Trim(c.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" || c.Slot == "" || len(c.Slot) > 63 {
-		f.Add("backup.slot", "must be lower-case letters, digits and underscores")
-	}
-	_, err := c.jobs()
-	for _, fault := range errs.FieldsOf(err) {
-		f.Add("backup."+fault.Field, fault.Message)
-	}
-	c.checkAlerts(f, hooks)
 }
 
 func (c BackupConfig) checkAlerts(f *errs.Fields, hooks []WebhookConfig) {

@@ -115,7 +115,7 @@ func (b *Book) bury(ctx context.Context, name string) (alive string, err error) 
 	if err != nil || o.Over() {
 		return "", err
 	}
-	if o.Damage != nil {
+	if o.damaged() {
 		return o.String(), nil
 	}
 	why, err := b.signOfDeath(ctx, o, tag)
@@ -183,7 +183,7 @@ func (b *Book) DropTombstones(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if o.Damage != nil || o.State == Dead && now.Sub(info.Modified) < tombstoneAge {
+		if o.damaged() || o.State == Dead && now.Sub(info.Modified) < tombstoneAge {
 			continue
 		}
 		if o.State == Dead && o.Manifest != "" {

@@ -72,7 +72,7 @@ func (b *Book) holder(ctx context.Context, lease string, session uuid.UUID) (str
 		return "", err
 	}
 	for _, o := range all {
-		if o.ID == session || o.Over() || o.Lease != lease && o.Damage == nil {
+		if o.ID == session || o.Over() || o.Lease != lease && !o.damaged() {
 			continue
 		}
 		if alive, err := b.bury(ctx, o.name()); err != nil || alive != "" {

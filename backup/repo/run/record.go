@@ -53,9 +53,11 @@ func (o *Record) Mark() [4]byte { return [4]byte(o.ID[:4]) }
 // Over reports that it commits nothing any more.
 func (o *Record) Over() bool { return o.State == Committed || o.State == Dead }
 
+func (o Record) damaged() bool { return o.Damage != nil }
+
 // String tells people who it is.
 func (o *Record) String() string {
-	if o.Damage != nil {
+	if o.damaged() {
 		return o.Damage.Error()
 	}
 	return fmt.Sprintf("%s on %s (pid %d) since %s", o.Kind, o.Host, o.Process.PID, o.Started.Format(time.RFC3339))
