@@ -33,6 +33,7 @@ var (
 	ErrPortTaken   = errs.New(errs.Conflict, "port_taken", "the address is already in use")
 	ErrBadListen   = errs.New(errs.Invalid, "listen_address", "the address cannot be listened on")
 	ErrChildFailed = errs.New(errs.Unavailable, "child_failed", "a part did not start")
+	ErrClusterGone = errs.New(errs.Precondition, "cluster_gone", "the database cluster that ran here is gone")
 	ErrNotReady    = errs.New(errs.Unavailable, "not_ready", "a part did not become ready in time")
 )
 

@@ -66,7 +66,7 @@ type node struct {
 }
 
 // RunNode is PostgreSQL's parent until ctx ends: it makes the cluster if there
-// is none, attaches to a live postmaster, restarts one that died, and on a
+// never was one, attaches to a live postmaster, restarts one that died, and on a
 // wanted stop shuts down fast. Told by SIGUSR1, it ends and leaves the postmaster running.
 func RunNode(ctx context.Context, cfg NodeConfig) error {
 	if cfg.Logger == nil {
@@ -182,6 +182,9 @@ func (n *node) up(ctx context.Context) (attached bool, err error) {
 		return false, err
 	}
 	if !done {
+		if err = n.lost(); err != nil {
+			return false, err
+		}
 		n.report(StateStarting, false, nil)
 		n.cfg.Logger.InfoContext(ctx, "making a new database cluster", "folder", n.server.DataDir())
 		if err = n.server.Init(ctx); err != nil {
@@ -200,6 +203,26 @@ func (n *node) up(ctx context.Context) (attached bool, err error) {
 		return false, err
 	}
 	return attached, n.ensureDatabase(ctx)
+}
+
+// lost tells a cluster that is gone from one that never was: an empty one in its place would look as if all were well.
+func (n *node) lost() error {
+	if !n.began {
+		if n.cfg.DSNFile == "" {
+			return nil
+		}
+		if _, err := os.Stat(n.cfg.DSNFile); errors.Is(err, os.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("look whether a cluster ran here: %w", err)
+		}
+	}
+	dir := n.server.DataDir()
+	hint := "stop the stack, then: rootstream backup restore latest --to " + dir + " --start --yes"
+	if n.cfg.DSNFile != "" {
+		hint += "; or begin with an empty one: rm " + n.cfg.DSNFile
+	}
+	return ErrClusterGone.WithCause(errors.New(dir + " holds no data any more")).WithHint(hint)
 }
 
 func (n *node) ensureDatabase(ctx context.Context) error {

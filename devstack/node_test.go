@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rootstream/devstack"
+	"rootstream/errs"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
 )
@@ -165,5 +166,42 @@ func TestANodeRunsAloneInANewFolder(t *testing.T) {
 	eventually(t, "the node is ready", func() bool { return status(t, cfg).State == devstack.StateReady })
 	if err := stop(); err != nil {
 		t.Error(err)
+	}
+}
+
+// What is gone must be restored: an empty cluster in its place would look as if all were well.
+func TestANodePutsNoEmptyClusterInThePlaceOfOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	cfg := nodeConfig(t)
+	stop := runNode(t, cfg)
+	eventually(t, "the node is ready", func() bool { return status(t, cfg).State == devstack.StateReady })
+	id := postmasterOf(t, cfg)
+	aside := cfg.Server.DataDir + ".aside"
+	if err := os.Rename(cfg.Server.DataDir, aside); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(id.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the node says what is wrong", func() bool {
+		return strings.Contains(status(t, cfg).Error, devstack.ErrClusterGone.Message)
+	})
+	if err := stop(); err != nil {
+		t.Errorf("stopping: %v", err)
+	}
+	err := devstack.RunNode(t.Context(), cfg)
+	if !errors.Is(err, devstack.ErrClusterGone) || !strings.Contains(errs.Of(err).Hint, "backup restore latest --to "+cfg.Server.DataDir) {
+		t.Errorf("the next node = %v", err)
+	}
+	if _, err = os.Stat(cfg.Server.DataDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the data folder was made anew: %v", err)
+	}
+	if err = os.Rename(aside, cfg.Server.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	again := runNode(t, cfg)
+	eventually(t, "the node is ready with what came back", func() bool { return status(t, cfg).State == devstack.StateReady })
+	if err = again(); err != nil {
+		t.Errorf("stopping: %v", err)
 	}
 }
