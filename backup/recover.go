@@ -43,6 +43,7 @@ type RestoreOptions struct {
 	Mode        restore.Mode      // zero means Fresh
 	Tablespaces map[string]string // old folder → new folder
 	Owner       string            // user; empty means the owner of To's parent
+	Settings    map[string]string // of PostgreSQL, for the restored cluster; they go to its postgresql.auto.conf
 	System      uint64            // whose backups; 0 means the only cluster of the repository
 	Start       bool              // start the server and wait for the target
 	Workers     int               // 0 means 4
@@ -75,7 +76,7 @@ func (r Recovery) Restore(ctx context.Context, o RestoreOptions) (Restored, erro
 	}
 	cfg := restore.Config{
 		Dir: o.To, Target: target, System: system, Mode: o.Mode, Tablespaces: o.Tablespaces, Owner: o.Owner,
-		Start: o.Start, Workers: o.Workers, Progress: o.Progress, Logger: r.m.cfg.Logger,
+		Settings: o.Settings, Start: o.Start, Workers: o.Workers, Progress: o.Progress, Logger: r.m.cfg.Logger,
 	}
 	run := func(ctx context.Context, command string) (res Restored, err error) {
 		cfg.RestoreCommand = command

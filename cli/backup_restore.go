@@ -14,10 +14,12 @@ import (
 func backupRestore(env *environment, f *repoFlags) *cobra.Command {
 	var o app.RestoreBackup
 	var delta, inPlace, rollback, confirmed bool
+	var sets []string
 	c := &cobra.Command{
 		Use: "restore [ID|latest]", Short: "Restore the cluster, as it is or as it was at a point in time", Args: cobra.MaximumNArgs(1),
 		Example: `  rootstream backup restore latest --to /var/lib/postgresql/15/restored --start --yes
   rootstream backup restore --to /srv/pg --target-time 2026-11-28T20:14:00Z --yes
+  rootstream backup restore --to /srv/pg --start --set port=5433 --yes   # beside a server that runs
   rootstream backup restore --to /srv/pg --in-place --yes
   rootstream backup restore --to /srv/pg --rollback --yes`,
 		Long: `Restore the cluster into a data folder, as it is (all the write-ahead log there is) or
@@ -28,7 +30,8 @@ and what can be is said.
 The folder must be empty, unless --delta reuses what is the same in it, or --in-place
 keeps it aside; --rollback then puts it back, --confirm removes it. A restore that was
 killed goes on where it was when it is run again. With --start, the server is started,
-and the command waits until it is at its target. Without it, the user that starts the
+and the command waits until it is at its target; where another server has its address,
+or its folder for sockets is not yours, --set gives it another. Without --start, the user that starts the
 server must be able to run this program and to read the repository and its key.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.To == "" {
@@ -38,6 +41,10 @@ server must be able to run this program and to read the repository and its key.`
 				return usage("--delta, --in-place, --rollback and --confirm exclude each other")
 			}
 			o.Spec.Backup = idOr(args)
+			var err error
+			if o.Settings, err = settingsOf(sets); err != nil {
+				return err
+			}
 			abs, err := filepath.Abs(o.To)
 			if err != nil {
 				return usageError{err}
@@ -70,10 +77,24 @@ server must be able to run this program and to read the repository and its key.`
 	flags.BoolVar(&confirmed, "confirm", false, "end a restore in place: remove what was kept aside")
 	flags.StringToStringVar(&o.Tablespaces, "tablespace-map", nil, "`OLD=NEW` folder of a tablespace; repeat for each")
 	flags.StringVar(&o.Owner, "owner", "", "`user` that the files belong to (default the owner of the folder above)")
+	flags.StringArrayVar(&sets, "set", nil, "`NAME=VALUE` setting of PostgreSQL for the restored cluster, such as port=5433; repeat for each")
 	flags.Uint64Var(&o.System, "system-id", 0, "`number` of the cluster, where the repository holds several")
 	flags.BoolVar(&o.Start, "start", false, "start the server and wait for the target")
 	flags.IntVar(&o.Workers, "workers", 0, "`number` of pieces fetched at once (default 4)")
 	return c
+}
+
+// settingsOf reads settings of PostgreSQL. A value may hold commas and further equals signs.
+func settingsOf(sets []string) (map[string]string, error) {
+	settings := make(map[string]string, len(sets))
+	for _, s := range sets {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok {
+			return nil, usage("--set must be NAME=VALUE, such as --set port=5433, not %q", s)
+		}
+		settings[name] = value
+	}
+	return settings, nil
 }
 
 func (env *environment) restore(cmd *cobra.Command, f *repoFlags, o app.RestoreBackup) error {

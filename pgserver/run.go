@@ -209,7 +209,8 @@ func (s *Server) live() (proc.ID, Status, error) { return live(s.cfg.DataDir) }
 func InUse(dataDir string) error {
 	switch id, _, err := live(dataDir); {
 	case err == nil:
-		return ErrRunning.WithCause(fmt.Errorf("process %d on %s", id.PID, dataDir))
+		return ErrRunning.WithCause(fmt.Errorf("process %d on %s", id.PID, dataDir)).
+			WithHint("stop it first, or use another folder")
 	case !errors.Is(err, ErrNotRunning):
 		return err
 	}

@@ -42,6 +42,7 @@ var (
 	ErrOwner    = errs.New(errs.Forbidden, "restore_owner", "files cannot be given to that user")
 	ErrVersion  = errs.New(errs.Precondition, "restore_version", "the PostgreSQL found is of another version than the backup")
 	ErrReach    = errs.New(errs.Precondition, "restore_unreached", "recovery did not reach its target")
+	ErrAddress  = errs.New(errs.Conflict, "restore_address", "the files are restored, but the server cannot have the address it is configured for")
 	ErrRecovery = errs.New(errs.Internal, "restore_recovery", "PostgreSQL did not recover from the backup")
 )
 
@@ -117,6 +118,7 @@ func (cfg *Config) check() error {
 			faults.Add("tablespace_map", "maps one absolute path to another: "+old+"="+place)
 		}
 	}
+	checkSettings(cfg.Settings, &faults)
 	cfg.Dir = filepath.Clean(cfg.Dir)
 	cfg.Workers = cmp.Or(cfg.Workers, 4)
 	cfg.Target.Kind = cmp.Or(cfg.Target.Kind, Latest)

@@ -3,9 +3,14 @@ package restore
 import (
 	"bytes"
 	"cmp"
+	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"rootstream/errs"
 )
 
 // setting is one line of a PostgreSQL configuration.
@@ -50,6 +55,23 @@ func isRecovery(name string) bool {
 	return strings.HasPrefix(name, "recovery_target") || slices.Contains([]string{
 		"restore_command", "recovery_min_apply_delay", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file",
 	}, name)
+}
+
+// settingName is what PostgreSQL takes for the name of a setting, also one of an extension.
+var settingName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$`)
+
+// checkSettings refuses what would be no line of a configuration, or would contradict the target.
+func checkSettings(settings map[string]string, faults *errs.Fields) {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		switch {
+		case !settingName.MatchString(name):
+			faults.Add("set", fmt.Sprintf("must be the name of a setting in small letters, such as port=5433, not %q", name))
+		case isRecovery(name):
+			faults.Add("set", "cannot be "+name+": the target says it")
+		case name == "data_directory":
+			faults.Add("set", "cannot be data_directory: --to says it")
+		}
+	}
 }
 
 const (

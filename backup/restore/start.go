@@ -98,7 +98,11 @@ func verdict(err error) error {
 			return ErrReach.WithCause(err)
 		}
 	}
-	return ErrRecovery.WithCause(err)
+	if errors.Is(err, pgserver.ErrPortTaken) {
+		return ErrAddress.WithCause(err).
+			WithHint("run the same with --delta and an address of its own: --set port=5433 --set unix_socket_directories=/tmp")
+	}
+	return ErrRecovery.WithCause(err).WithHint("mend what PostgreSQL says above, then run the same with --delta; --set NAME=VALUE changes a setting")
 }
 
 // forgetRecovery takes the target out of the configuration again: a standby made of this folder would obey it too.
