@@ -209,7 +209,7 @@ func (b *Backups) alerts() (backup.Alerts, error) {
 type ScheduledJob struct {
 	Name        string        `json:"name"`
 	Kind        schedule.Kind `json:"kind"`
-	Next        time.Time     `json:"next"`
+	Next        time.Time     `json:"next,omitzero"` // zero: it runs when it is asked for again
 	LastSuccess *time.Time    `json:"last_success"`
 	LastRun     *time.Time    `json:"last_run"`
 	Error       string        `json:"error,omitempty"` // of the last run
@@ -229,18 +229,32 @@ func (b *Backups) Schedule(ctx context.Context) ([]ScheduledJob, error) {
 	}
 	rows := make([]ScheduledJob, 0, len(jobs))
 	for _, j := range jobs {
-		r := ledger.Jobs[j.Name()]
-		row := ScheduledJob{
-			Name: j.Name(), Kind: j.Kind, Next: j.Cron.Next(now), Error: r.Error, Problem: string(r.Told.Problem),
-			Running: ledger.Claim != nil && ledger.Claim.Job == j.Name(),
-		}
-		if !r.Success.IsZero() {
-			row.LastSuccess = &r.Success
-		}
-		if !r.Ended.IsZero() {
-			row.LastRun = &r.Ended
-		}
+		row := scheduled(ledger, j)
+		row.Next = j.Cron.Next(now)
 		rows = append(rows, row)
 	}
+	for _, kind := range schedule.Kinds() { // what people asked for between the planned runs
+		row := scheduled(ledger, schedule.Job{Kind: kind})
+		ask, waits := ledger.Asked[kind]
+		if row.Next = ask.At; waits || row.Running || row.LastRun != nil {
+			rows = append(rows, row)
+		}
+	}
 	return rows, nil
+}
+
+// scheduled is what the ledger knows of a job.
+func scheduled(l schedule.Ledger, j schedule.Job) ScheduledJob {
+	r := l.Jobs[j.Name()]
+	row := ScheduledJob{
+		Name: j.Name(), Kind: j.Kind, Error: r.Error, Problem: string(r.Told.Problem),
+		Running: l.Claim != nil && l.Claim.Job == j.Name(),
+	}
+	if !r.Success.IsZero() {
+		row.LastSuccess = &r.Success
+	}
+	if !r.Ended.IsZero() {
+		row.LastRun = &r.Ended
+	}
+	return row
 }

@@ -117,7 +117,7 @@ func (m *Manager) look(ctx context.Context) (source, error) {
 	defer cancel()
 	db, err := postgres.Open(ctx, postgres.Config{DSN: m.cfg.DSN.Reveal(), MaxConns: 1, Logger: m.cfg.Logger})
 	if err != nil {
-		return source{}, fmt.Errorf("look at the server: %w", err)
+		return source{}, fmt.Errorf("look at the server that is to be backed up (--dsn, backup.dsn): %w", err)
 	}
 	defer db.Close()
 	var system, mode, command string
@@ -127,7 +127,7 @@ func (m *Manager) look(ctx context.Context) (source, error) {
 		coalesce((select setting from pg_settings where name = 'archive_mode'), 'off'),
 		coalesce((select setting from pg_settings where name = 'archive_command'), '')`, m.cfg.Slot).Scan(&system, &streaming, &mode, &command)
 	if err != nil {
-		return source{}, fmt.Errorf("look at the server: %w", err)
+		return source{}, fmt.Errorf("look at the server that is to be backed up (--dsn, backup.dsn): %w", err)
 	}
 	s := source{archived: streaming || mode != "off" && strings.Contains(command, "wal push")}
 	s.system, err = parseSystem(system)

@@ -47,13 +47,18 @@ func (f *repoFlags) settings() map[string]string {
 
 // config resolves the configuration of a command that works with backups; more are its own flags by key.
 func (f *repoFlags) config(env *environment, more map[string]string) (app.Config, error) {
-	settings := f.settings()
-	maps.Copy(settings, more)
-	cfg, err := app.FindBackups(env.source(settings), env.dataDir)
+	cfg, err := f.service(env, more)
 	if cfg.Log.Level == "info" {
 		cfg.Log.Level = "warn" // a command's own output says what it did
 	}
 	return cfg, err
+}
+
+// service is the configuration of a command that runs until it is stopped: its log is its output.
+func (f *repoFlags) service(env *environment, more map[string]string) (app.Config, error) {
+	settings := f.settings()
+	maps.Copy(settings, more)
+	return app.FindBackups(env.source(settings), env.dataDir)
 }
 
 // with opens the repository, runs fn and closes it.

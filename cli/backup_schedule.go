@@ -49,7 +49,7 @@ func backupScheduleRun(env *environment, f *repoFlags) *cobra.Command {
 		Long: `Run what is due, and stream the write-ahead log into the repository (backup.receive), until
 stopped. With --once, run only what is due now, as a timer does.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := f.config(env, nil)
+			cfg, err := f.service(env, nil)
 			if err != nil {
 				return err
 			}

@@ -157,7 +157,7 @@ is on disk in the spool folder it counts as received; what there is of the segme
 being written is in the repository within a second. Name the slot in the server's
 synchronous_standby_names, and no commit that was acknowledged can be lost.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := f.config(env, map[string]string{"backup.slot": slot, "backup.spool": spool, "backup.acknowledge": acknowledge})
+			cfg, err := f.service(env, map[string]string{"backup.slot": slot, "backup.spool": spool, "backup.acknowledge": acknowledge})
 			if err != nil {
 				return err
 			}

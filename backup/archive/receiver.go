@@ -194,7 +194,8 @@ func lockFile(f *os.File, err error) (unlock func(), _ error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, ErrSpool.WithCause(fmt.Errorf("%s: another process uses it", filepath.Dir(f.Name())))
+		return nil, ErrSpool.WithCause(fmt.Errorf("%s: another process uses it", filepath.Dir(f.Name()))).
+			WithHint("one process receives the log on this machine already; another needs a folder of its own: backup.spool")
 	}
 	return func() { _ = f.Close() }, nil
 }
@@ -304,6 +305,7 @@ func (r *Receiver) connection(ctx context.Context) error {
 	end, err := l.start(ctx, r.cfg.Slot, tli, at)
 	if err == nil && end == nil {
 		r.attach(l, s, tli)
+		r.cfg.Logger.InfoContext(ctx, "receiving write-ahead log", "slot", r.cfg.Slot, "timeline", tli, "from", at.String())
 		end, err = r.stream(ctx, l, s)
 	}
 	if err != nil {
