@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -35,10 +36,46 @@ func Push(ctx context.Context, r *repo.Repo, system uint64, file string) error {
 	if system, err = owner(n, data, system, file); err != nil {
 		return fmt.Errorf("archive %s: %w", name, err)
 	}
+	if n.Kind == wal.Segment {
+		if err := pushHistories(ctx, r, system, n.Timeline, filepath.Dir(file)); err != nil {
+			return fmt.Errorf("archive the history that %s needs: %w", name, err)
+		}
+	}
 	if err := r.PutWAL(ctx, system, name, data); err != nil {
 		return fmt.Errorf("archive %s: %w", name, err)
 	}
 	return nil
+}
+
+// pushHistories brings the history of a timeline, and of those it descends from, if the repository lacks it. PostgreSQL
+// has it archived only when the timeline begins, so an archive that was set up later would never get it.
+func pushHistories(ctx context.Context, r *repo.Repo, system uint64, tli wal.TimelineID, dir string) error {
+	if tli == 1 {
+		return nil // has none
+	}
+	if _, err := r.GetWAL(ctx, system, wal.HistoryName(tli)); !errors.Is(err, repo.ErrWALAbsent) {
+		return err
+	}
+	text, err := readFile(filepath.Join(dir, wal.HistoryName(tli)), maxNote)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // an old one may be gone
+	}
+	if err != nil {
+		return err
+	}
+	h, err := wal.ParseHistory(tli, text)
+	if err != nil {
+		return err
+	}
+	for _, b := range h {
+		if b.Timeline == tli {
+			continue
+		}
+		if err := pushHistories(ctx, r, system, b.Timeline, dir); err != nil {
+			return err
+		}
+	}
+	return r.PutWAL(ctx, system, wal.HistoryName(tli), text)
 }
 
 // owner checks the file and says which cluster it belongs to.

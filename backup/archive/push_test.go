@@ -117,3 +117,43 @@ func TestOtherContentThanWasPushedIsRefused(t *testing.T) {
 		t.Errorf("a name that is none: %v", err)
 	}
 }
+
+// PostgreSQL has a history archived when its timeline begins, and never again.
+func TestASegmentBringsTheHistoriesThatTheRepositoryLacks(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t)
+	dir := t.TempDir()
+	name, data := segment(3, 7, 7)
+	second, third := []byte("1\t0/550000\tx\n"), []byte("1\t0/550000\tx\n\n2\t0/650000\ty\n")
+	for file, content := range map[string][]byte{name: data, "00000002.history": second, "00000003.history": third} {
+		if err := os.WriteFile(filepath.Join(dir, file), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := archive.Push(t.Context(), r, 0, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, want := range map[string][]byte{name: data, "00000002.history": second, "00000003.history": third} {
+		if have, err := r.GetWAL(t.Context(), someSystem, file); err != nil || !slices.Equal(have, want) {
+			t.Errorf("%s: %d bytes, %v", file, len(have), err)
+		}
+	}
+}
+
+func TestASegmentIsArchivedWithoutAHistoryThatIsGone(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t)
+	name, data := segment(2, 7, 7)
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Push(t.Context(), r, 0, path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.GetWAL(t.Context(), someSystem, name); err != nil {
+		t.Error(err)
+	}
+}
