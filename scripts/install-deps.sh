@@ -62,7 +62,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 if ! has go; then
-	echo "Go $need_go or newer is needed: https://go.dev/doc/install" >&2
+	if [ -x /usr/local/go/bin/go ]; then
+		echo "Go is not in the path: export PATH=\$PATH:/usr/local/go/bin" >&2
+	else
+		echo "Go $need_go or newer is needed: https://go.dev/doc/install" >&2
+	fi
 	exit 2
 fi
 have_go=$(go env GOVERSION | sed 's/^go//')
