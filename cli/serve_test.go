@@ -188,7 +188,10 @@ func TestServeFinishesRequestsInFlightBeforeItStops(t *testing.T) {
 	if a := <-done; a.status != http.StatusCreated {
 		t.Errorf("the request that was in flight got %d %v; stderr:\n%s", a.status, a.body, s.Stderr)
 	}
-	stop(t, s, syscall.SIGTERM)
+	<-s.done
+	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
+		t.Errorf("it ended with %d; stderr:\n%s", code, s.Stderr)
+	}
 }
 
 func TestAKilledServeLosesNothingItAcknowledged(t *testing.T) {

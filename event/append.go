@@ -13,7 +13,19 @@ import (
 type pendingKey struct{}
 
 // pending is what a transaction has collected, and what of it is written.
-type pending struct{ events, written []*row }
+type pending struct {
+	events, written []*row
+	last            []func(context.Context) error // run before, while nobody else can append
+}
+
+func pendingOf(tx *postgres.Tx) *pending {
+	p, ok := tx.Value(pendingKey{}).(*pending)
+	if !ok {
+		p = &pending{}
+		tx.SetValue(pendingKey{}, p)
+	}
+	return p
+}
 
 // Append makes e part of tx's last statements. A version that does not match
 // fails the transaction with a [VersionError], a key that was used before with
@@ -23,11 +35,7 @@ func Append(tx *postgres.Tx, e New) error {
 	if err != nil {
 		return err
 	}
-	p, ok := tx.Value(pendingKey{}).(*pending)
-	if !ok {
-		p = &pending{}
-		tx.SetValue(pendingKey{}, p)
-	}
+	p := pendingOf(tx)
 	if len(p.events)+len(p.written) == maxEvents {
 		return errs.NewInvalid("events", fmt.Sprintf("at most %d in one transaction", maxEvents))
 	}
@@ -55,6 +63,9 @@ func Appended(tx *postgres.Tx) []Event {
 
 // write locks, numbers and inserts what was collected in one round trip, in which it is committed too if it can be.
 func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
+	if err := p.alone(ctx, tx); err != nil {
+		return err
+	}
 	b := &pgx.Batch{}
 	insert(b, p.events, nil)
 	var err error
@@ -73,6 +84,23 @@ func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
 		return settle([][]*row{p.events})[0]
 	}
 	p.written, p.events = append(p.written, p.events...), nil
+	return nil
+}
+
+// alone runs what has to be last. All that was appended before is committed then, and nobody appends until tx ends.
+func (p *pending) alone(ctx context.Context, tx *postgres.Tx) error {
+	if len(p.last) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, lockAll, lockSpace, Shards); err != nil {
+		return fmt.Errorf("wait for appends to end: %w", err)
+	}
+	for _, do := range p.last {
+		if err := do(ctx); err != nil {
+			return err
+		}
+	}
+	p.last = nil
 	return nil
 }
 

@@ -29,6 +29,7 @@ type row struct {
 const (
 	lockShard  = `select pg_advisory_xact_lock($1, $2)`
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
+	lockAll    = `select pg_advisory_xact_lock($1, s) from generate_series(0, $2::int - 1) s`
 	planOnce   = `select set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
 )
 

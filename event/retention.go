@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/postgres"
@@ -121,26 +120,46 @@ const eraseLegacy = `with known as (
 // appends an event named erased to r, which starts with an empty state there,
 // and to other entities whose state cannot be told without what is gone. It
 // returns how many events lost their values.
-func Erase(ctx context.Context, tx *postgres.Tx, r Ref) (int, error) {
+//
+// At the end of tx it looks once more, when nobody else can append: an event
+// that was on its way meanwhile loses its values too. also, unless nil, is
+// called then.
+func Erase(ctx context.Context, tx *postgres.Tx, r Ref, also func(context.Context) error) (int, error) {
 	if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock($1, $2)", lockSpace, eraseLock); err != nil {
 		return 0, fmt.Errorf("erase %s: %w", r, err)
 	}
 	if _, err := tx.Exec(ctx, eraseLegacy, r.Type, r.ID); err != nil {
 		return 0, fmt.Errorf("erase what 24.2 kept of %s: %w", r, err)
 	}
+	p := pendingOf(tx)
+	p.last = append(p.last, func(ctx context.Context) error {
+		if _, err := wipe(ctx, tx, r); err != nil || also == nil {
+			return err
+		}
+		return also(ctx)
+	})
+	if err := Append(tx, New{Aggregate: r, Name: r.Type + erasedName, Expect: Any}); err != nil {
+		return 0, err
+	}
+	return wipe(ctx, tx, r)
+}
+
+const erasedName = ".erased"
+
+// wipe erases what is committed.
+func wipe(ctx context.Context, tx *postgres.Tx, r Ref) (total int, err error) {
 	rows, err := tx.Query(ctx, erase, r.Type, r.ID)
 	if err != nil {
 		return 0, fmt.Errorf("erase %s: %w", r, err)
 	}
-	total, anew := 0, []Ref{r}
-	var kind string
-	var id uuid.UUID
+	var anew []Ref
+	var one Ref
 	var events int
 	var pruned bool
-	_, err = pgx.ForEachRow(rows, []any{&kind, &id, &events, &pruned}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&one.Type, &one.ID, &events, &pruned}, func() error {
 		total += events
-		if other := (Ref{kind, id}); pruned && other != r {
-			anew = append(anew, other)
+		if pruned && one != r {
+			anew = append(anew, one)
 		}
 		return nil
 	})
@@ -148,7 +167,7 @@ func Erase(ctx context.Context, tx *postgres.Tx, r Ref) (int, error) {
 		return 0, fmt.Errorf("erase %s: %w", r, err)
 	}
 	for _, entity := range anew {
-		if err := Append(tx, New{Aggregate: entity, Name: entity.Type + ".erased", Expect: Any}); err != nil {
+		if err := Append(tx, New{Aggregate: entity, Name: entity.Type + erasedName, Expect: Any}); err != nil {
 			return 0, err
 		}
 	}

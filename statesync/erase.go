@@ -20,21 +20,19 @@ import (
 // user's audit trail ([event.Erase]), and those in the conflict log. Snapshots of all state are rewritten without them
 // within about a minute. It returns how many events lost their values.
 func Erase(ctx context.Context, tx *postgres.Tx, ref event.Ref) (int, error) {
-	n, err := event.Erase(ctx, tx, ref) // first: its lock makes the numbers of erasures come in the order of commits
-	if err != nil {
-		return 0, err
-	}
-	b := &pgx.Batch{}
-	for _, statement := range []string{
-		`insert into sync_erasures (aggregate_type, aggregate_id)` + concerned,
-		`delete from sync_conflicts where (aggregate_type, aggregate_id) in (` + concerned + `) or $1 = 'user' and stamps ->> 'user' = $2::text`,
-	} {
-		b.Queue(statement, ref.Type, ref.ID)
-	}
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return 0, fmt.Errorf("erase state of %s: %w", ref, err)
-	}
-	return n, nil
+	return event.Erase(ctx, tx, ref, func(ctx context.Context) error { // its lock makes the numbers of erasures come in the order of commits
+		b := &pgx.Batch{}
+		for _, statement := range []string{
+			`insert into sync_erasures (aggregate_type, aggregate_id)` + concerned,
+			`delete from sync_conflicts where (aggregate_type, aggregate_id) in (` + concerned + `) or $1 = 'user' and stamps ->> 'user' = $2::text`,
+		} {
+			b.Queue(statement, ref.Type, ref.ID)
+		}
+		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+			return fmt.Errorf("erase state of %s: %w", ref, err)
+		}
+		return nil
+	})
 }
 
 // concerned are the entities that values of an entity may be in.

@@ -17,7 +17,18 @@ const proving = time.Minute // for removing the probe
 
 // Prove finds out whether a storage keeps to the conditions of Put and Swap. Everything that many writers do at once rests
 // on them, and a service that does not know them overwrites without a word: ErrUnfit. It leaves nothing behind.
-func Prove(ctx context.Context, st Storage) (err error) {
+func Prove(ctx context.Context, st Storage) error {
+	for range attempts {
+		if err := prove(ctx, st); !errors.Is(err, ErrInDoubt) {
+			return err
+		}
+	}
+	return prove(ctx, st)
+}
+
+const attempts = 4 // where answers are lost on the way
+
+func prove(ctx context.Context, st Storage) (err error) {
 	name := Probes + rand.Text()
 	defer func() {
 		if err != nil {

@@ -33,6 +33,9 @@ var (
 	ErrName        = errs.New(errs.Invalid, "object_name", "not the name of an object")
 )
 
+// ErrInDoubt is why a Swap ended with ErrUnreachable although the storage answers again.
+var ErrInDoubt = errors.New("an answer was lost, and somebody else has written since: it may or may not have been done")
+
 // Gone reports that a storage has proven an object absent.
 func Gone(err error) bool { return errors.Is(err, ErrNotFound) }
 

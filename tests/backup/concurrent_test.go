@@ -43,7 +43,7 @@ func TestNothingThatIsNeededIsDeletedBesideEverythingElse(t *testing.T) {
 	receiver := harness.Start(t, "receiver", []string{"wal", "receive"}, w.env)
 	w.create()
 	begun := time.Now()
-	ctx, cancel := context.WithTimeout(t.Context(), max(2*length, 2*time.Minute))
+	ctx, cancel := context.WithTimeout(t.Context(), max(2*length, 4*time.Minute))
 	defer cancel()
 	c := &crowd{world: w, manager: w.manager(), packs: map[string][]repo.PackID{}}
 	c.learn(ctx)
@@ -188,12 +188,22 @@ func (c *crowd) deleted(ctx context.Context, by string, ids []string) {
 	}
 }
 
+// kind is what there was none of yet, half of the time.
+func (c *crowd) kind(rng *rand.Rand) backup.Type {
+	for _, kind := range []backup.Type{backup.Full, backup.Differential, backup.Incremental} {
+		if len(c.missing([]string{string(kind) + " backups"})) > 0 && rng.IntN(2) == 0 {
+			return kind
+		}
+	}
+	return kindOf(rng)
+}
+
 func kindOf(rng *rand.Rand) backup.Type {
 	return []backup.Type{backup.Full, backup.Incremental, backup.Incremental, backup.Differential}[rng.IntN(4)]
 }
 
 func (c *crowd) createAndKill(ctx context.Context, rng *rand.Rand) {
-	least, kind, doomed := c.ledger.acknowledged(), kindOf(rng), rng.IntN(3) == 0
+	least, kind, doomed := c.ledger.acknowledged(), c.kind(rng), rng.IntN(3) == 0
 	args := []string{"backup", "create", "--type", string(kind)}
 	if kind == backup.Full && rng.IntN(2) == 0 {
 		args = append(args, "--reuse")
@@ -223,7 +233,7 @@ func (c *crowd) createAndKill(ctx context.Context, rng *rand.Rand) {
 
 func (c *crowd) createHere(ctx context.Context, rng *rand.Rand) {
 	least := c.ledger.acknowledged()
-	b, err := c.manager.Create(ctx, backup.CreateOptions{Type: kindOf(rng)})
+	b, err := c.manager.Create(ctx, backup.CreateOptions{Type: c.kind(rng)})
 	switch {
 	case err == nil:
 		c.remember(b.ID, span{least, c.ledger.begun()})

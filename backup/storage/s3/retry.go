@@ -20,7 +20,6 @@ import (
 
 var (
 	errPrecondition = errors.New("the condition does not hold")
-	errUnknown      = errors.New("an answer was lost, and somebody else has written since: it may or may not have been done")
 	errProgress     = errors.New("a part of the list was read")
 	errRange        = errors.New("it answers with another range")
 )

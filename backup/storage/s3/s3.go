@@ -111,7 +111,7 @@ func (s *Storage) Put(ctx context.Context, name string, body []byte) error {
 	opts := options()
 	opts.SetMatchETagExcept("*")
 	_, err := s.put(ctx, name, body, opts)
-	if errors.Is(err, errPrecondition) || errors.Is(err, errUnknown) {
+	if errors.Is(err, errPrecondition) || errors.Is(err, storage.ErrInDoubt) {
 		err = storage.ErrExists.WithCause(errors.New(name))
 	}
 	return err
@@ -126,7 +126,7 @@ func (s *Storage) Swap(ctx context.Context, name string, body []byte, tag string
 		opts.SetMatchETag(tag)
 	}
 	etag, err := s.put(ctx, name, body, opts)
-	if errors.Is(err, errUnknown) {
+	if errors.Is(err, storage.ErrInDoubt) {
 		return "", storage.ErrUnreachable.WithCause(fmt.Errorf("%s: %w", name, err))
 	}
 	if errors.Is(err, errPrecondition) || tag != "" && errors.Is(err, storage.ErrNotFound) {
@@ -160,7 +160,7 @@ func (s *Storage) put(ctx context.Context, name string, body []byte, opts minio.
 		return "", fault
 	}
 	if !bytes.Equal(found, body) {
-		return "", errUnknown
+		return "", storage.ErrInDoubt
 	}
 	return there.Tag, nil
 }
