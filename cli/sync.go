@@ -319,6 +319,11 @@ func (env *environment) restoreSnapshot(cmd *cobra.Command, p *app.Parts, id app
 	if env.output == "json" {
 		return env.json(map[string]any{"restored": n, "dry_run": dry})
 	}
+	if dry {
+		env.say("entities that differ from the snapshot, and would be brought back:")
+	} else {
+		env.say("entities that differed from the snapshot, and were brought back:")
+	}
 	_, err = fmt.Fprintln(env.stdout, n)
 	return err
 }

@@ -163,6 +163,7 @@ func (k *keeper) rescue(ctx context.Context, moment time.Time) (err error) {
 	}
 	done, err := k.backups.Recovery(self, "fetch", k.url, k.key).Restore(ctx, backup.RestoreOptions{
 		Spec: backup.RestoreSpec{Time: moment.Format(time.RFC3339Nano)}, To: filepath.Join(k.home, "restored"), Start: true,
+		Settings: map[string]string{"listen_addresses": "", "unix_socket_directories": k.server.SocketDir()}, // ours, whoever we are
 	})
 	if err != nil {
 		return err
