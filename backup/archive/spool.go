@@ -43,6 +43,8 @@ type spool struct {
 	durable wal.LSN // how far this connection has come on disk
 	stored  int64   // bytes of all other files
 	scratch []byte
+
+	datasync func(fd int) error
 }
 
 // openFolder makes and opens a folder for a spool. Who owns the folder above may put another one, or a link, in its
@@ -74,7 +76,7 @@ func openFolder(dir string) (*os.Root, error) {
 
 // openSpool finds what a predecessor left in a folder.
 func openSpool(root *os.Root) (*spool, error) {
-	s := &spool{root: root, wake: make(chan struct{}, 1)}
+	s := &spool{root: root, wake: make(chan struct{}, 1), datasync: unix.Fdatasync}
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
 		return nil, ErrSpool.WithCause(err)
@@ -284,8 +286,8 @@ func differs(old, data []byte) int {
 
 // complete puts the whole segment on disk under its own name; the next one is there before.
 func (s *spool) complete() error {
-	if err := unix.Fdatasync(int(s.file.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", s.file.Name(), err)
+	if err := s.flush(); err != nil {
+		return err
 	}
 	old := s.file
 	if err := s.create(s.tli, s.start+wal.LSN(s.size)); err != nil {
@@ -306,13 +308,24 @@ func (s *spool) sync() (wal.LSN, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.synced < s.pos {
-		if err := unix.Fdatasync(int(s.file.Fd())); err != nil {
-			return 0, fmt.Errorf("sync %s: %w", s.file.Name(), err)
+		if err := s.flush(); err != nil {
+			return 0, err
 		}
-		s.synced = s.have
 	}
 	s.durable = max(s.durable, s.start+wal.LSN(s.pos)) //nolint:gosec // not negative
 	return s.durable, nil
+}
+
+// flush puts the open segment on disk. What the kernel could not write it may take for written from then on, so that a
+// second try succeeds: all that was not on disk before has to come from the server again.
+func (s *spool) flush() error {
+	if err := s.datasync(int(s.file.Fd())); err != nil {
+		s.have = s.synced
+		fault := fmt.Errorf("sync %s: %v", s.file.Name(), err) //nolint:errorlint // no full disk that is waited for: the connection has to end
+		return errors.Join(fault, s.file.Truncate(s.synced))
+	}
+	s.synced = s.have
+	return nil
 }
 
 // onDisk is how far any connection of this process has come on disk.

@@ -1,52 +1,69 @@
-package archive_test
+package archive
 
 import (
-	"errors"
+	"bytes"
 	"os"
-	"path/filepath"
+	"syscall"
 	"testing"
 
-	"rootstream/backup/archive"
-	"rootstream/internal/proc"
+	"golang.org/x/sys/unix"
+
+	"rootstream/backup/wal"
 )
 
-func TestRootSpoolsIntoNoFolderThatSomebodyElsePutThere(t *testing.T) {
+// The kernel reports a failed write once; a second sync of the same file would succeed.
+func TestWhatAFailedSyncMayHaveLostIsReceivedAgain(t *testing.T) {
 	t.Parallel()
-	t.Logf("as user %d", os.Geteuid())
-	if os.Geteuid() != 0 {
-		return // others write to nothing that their folder's owner could not
-	}
-	_, dir := newRepo(t)
-	server, err := proc.Lookup("postgres")
+	root, err := os.OpenRoot(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	above := folder(t) // as /var/lib/postgresql/15 is
-	for name, plant := range map[string]func(spool, machine string) error{
-		"a link":                  func(spool, machine string) error { return os.Symlink(machine, spool) },
-		"a folder of its own":     func(spool, _ string) error { return server.MkdirAll(spool) },
-		"one everybody writes to": func(spool, _ string) error { return errors.Join(os.Mkdir(spool, 0o700), os.Chmod(spool, 0o777)) },
-	} {
-		spool, machine := filepath.Join(above, "spool"), filepath.Join(above, "machine")
-		if err := errors.Join(os.RemoveAll(spool), os.RemoveAll(machine), os.Mkdir(machine, 0o755), plant(spool, machine)); err != nil {
-			t.Fatal(err)
-		}
-		cfg := config(child{Repo: dir, DSN: "host=/nonexistent user=postgres"})
-		cfg.Spool = spool
-		r, err := archive.NewReceiver(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, stop := contextOf(t)
-		err = r.Run(ctx)
-		stop()
-		if !errors.Is(err, archive.ErrSpool) {
-			t.Errorf("%s: %v, want ErrSpool", name, err)
-		}
-		for _, dir := range []string{spool, machine} {
-			if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
-				t.Errorf("%s: %v was put into %s, %v", name, left, dir, err)
-			}
-		}
+	defer func() { _ = root.Close() }()
+	s, err := openSpool(root)
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer s.close()
+	s.size = wal.DefaultSegmentSize
+	const start = wal.LSN(wal.DefaultSegmentSize)
+	data := bytes.Repeat([]byte("log "), 100)
+	receive := func(upTo int) (wal.LSN, error) {
+		t.Helper()
+		if _, err := s.write(start+wal.LSN(s.pos), data[s.pos:upTo]); err != nil {
+			t.Fatal(err)
+		}
+		return s.sync()
+	}
+	if err := s.begin(1, start); err != nil {
+		t.Fatal(err)
+	}
+	if on, err := receive(100); err != nil || on != start+100 {
+		t.Fatalf("on disk up to %v, %v", on, err)
+	}
+	s.datasync = func(int) error { return syscall.EIO }
+	if on, err := receive(200); err == nil {
+		t.Fatalf("a failed sync is no error: on disk up to %v", on)
+	}
+	s.datasync = unix.Fdatasync
+	if left := size(t, s); left != 100 {
+		t.Errorf("%d bytes are kept, want those that were on disk, 100", left)
+	}
+	if _, at, err := s.resume(s.size); err != nil || at != start {
+		t.Fatalf("it resumes at %v, %v", at, err)
+	}
+	if on, err := receive(400); err != nil || on != start+400 || size(t, s) != 400 {
+		t.Errorf("on disk up to %v, %v", on, err)
+	}
+	if found, err := root.ReadFile(wal.SegmentName(1, start, s.size) + isOpen); err != nil || !bytes.Equal(found, data) {
+		t.Errorf("the file holds something else, %v", err)
+	}
+}
+
+func size(t *testing.T, s *spool) int64 {
+	t.Helper()
+	info, err := s.file.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
 }
