@@ -225,6 +225,10 @@ func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
 
 // dropWAL removes write-ahead log that no backup needs but those of done.
 func (m *Manager) dropWAL(ctx context.Context, done *Removal) error {
+	since, err := m.repo.InUseSince(ctx) // before the catalog: a backup that is committed in between is in one of both
+	if err != nil {
+		return err
+	}
 	entries, err := m.repo.Catalog(ctx)
 	if err != nil {
 		return err
@@ -250,7 +254,7 @@ func (m *Manager) dropWAL(ctx context.Context, done *Removal) error {
 		if all || segment[system] == 0 {
 			continue
 		}
-		report, err := m.repo.DropWAL(ctx, system, segment[system], needed, done.DryRun)
+		report, err := m.repo.DropWAL(ctx, system, segment[system], needed, since, done.DryRun)
 		if err != nil {
 			return fmt.Errorf("drop the write-ahead log of system %s: %w", strconv.FormatUint(system, 10), err)
 		}

@@ -352,14 +352,11 @@ func marksInUse(sessions []*run.Record) map[[4]byte]bool {
 }
 
 // DropWAL removes the files of a cluster's log that lie outside what is to be
-// kept. Histories stay, and so does what was stored since a run that is not over
-// began: its backup needs it. Segments have size bytes.
-func (r *Repo) DropWAL(ctx context.Context, system uint64, size uint32, keep []wal.Range, dry bool) (Report, error) {
+// kept. Histories stay, and so does what was stored since what [Repo.InUseSince]
+// said before the catalog was read from which follows what to keep. Segments
+// have size bytes.
+func (r *Repo) DropWAL(ctx context.Context, system uint64, size uint32, keep []wal.Range, since time.Time, dry bool) (Report, error) {
 	var report Report
-	since, err := r.oldestRun(ctx)
-	if err != nil {
-		return report, fmt.Errorf("drop WAL: %w", err)
-	}
 	outside, err := r.WALOutside(ctx, system, size, keep, since)
 	if err != nil {
 		return report, fmt.Errorf("drop WAL: %w", err)
@@ -376,11 +373,16 @@ func (r *Repo) DropWAL(ctx context.Context, system uint64, size uint32, keep []w
 	return report, storage.DeleteAll(ctx, r.st, names)
 }
 
-// oldestRun is when the oldest run began that is not over; zero if there is none.
-func (r *Repo) oldestRun(ctx context.Context) (oldest time.Time, _ error) {
+// InUseSince is when the oldest run began that is not over, or else now: what is stored from then on, a backup may need
+// that is in no catalog yet.
+func (r *Repo) InUseSince(ctx context.Context) (time.Time, error) {
+	oldest, err := r.Now(ctx)
+	if err != nil {
+		return oldest, err
+	}
 	sessions, err := r.runs.Records(ctx)
 	for _, o := range sessions {
-		if !o.Over() && o.Lease != maintenance && (oldest.IsZero() || o.Started.Before(oldest)) {
+		if !o.Over() && o.Lease != maintenance && o.Started.Before(oldest) {
 			oldest = o.Started
 		}
 	}
