@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
@@ -278,6 +279,22 @@ func TestAFolderThatIsCompleteIsNotTakenForHalfAClusterLater(t *testing.T) {
 	if diff := cmp.Diff(before, tree(t, cfg.Dir)); diff != "" {
 		t.Errorf("(-before +after):\n%s", diff)
 	}
+}
+
+func TestTwoRestoresDoNotShareAFolder(t *testing.T) {
+	t.Parallel()
+	w, outside := banked(t)
+	cfg := w.mapped("shared", outside)
+	must(t, os.Mkdir(cfg.Dir, 0o700))
+	other, err := os.Open(cfg.Dir)
+	must(t, err)
+	must(t, unix.Flock(int(other.Fd()), unix.LOCK_EX))
+	if _, err := restore.Run(t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) || !strings.Contains(err.Error(), "another restore") {
+		t.Errorf("beside another: %v", err)
+	}
+	must(t, other.Close())
+	_, err = restore.Run(t.Context(), cfg, w.repo)
+	must(t, err)
 }
 
 func TestAKilledRestoreDoesNotStartAndIsFinishedByTheNext(t *testing.T) {

@@ -24,6 +24,7 @@ type tree struct {
 	account proc.Account
 	dir     string
 	data    *os.Root
+	lock    *os.File // the folder itself: one restore at a time
 	spaces  []space
 	group   bool // the owner's group may read it, as initdb --allow-group-access has it
 }
@@ -44,6 +45,9 @@ func openTree(dir string, account proc.Account, spaces []space, group bool) (*tr
 	if t.data, err = t.openRoot(dir, true); err != nil {
 		return nil, err
 	}
+	if t.lock, err = alone(t.data); err != nil {
+		return nil, errors.Join(err, t.close())
+	}
 	for _, s := range spaces {
 		if s.root, err = t.openRoot(s.location, s.asked); err != nil {
 			return nil, errors.Join(err, t.close())
@@ -51,6 +55,18 @@ func openTree(dir string, account proc.Account, spaces []space, group bool) (*tr
 		t.spaces = append(t.spaces, s)
 	}
 	return t, nil
+}
+
+// alone locks a folder against other restores.
+func alone(root *os.Root) (*os.File, error) {
+	f, err := root.Open(".")
+	if err != nil {
+		return nil, ErrTarget.WithCause(err)
+	}
+	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, ErrTarget.WithCause(errors.Join(fmt.Errorf("another restore writes to %s: %w", root.Name(), err), f.Close()))
+	}
+	return f, nil
 }
 
 // openRoot opens a folder. One that nobody asked for has to be the account's already.
@@ -126,6 +142,9 @@ func names(info fs.FileInfo) uint64 {
 
 func (t *tree) close() error {
 	err := t.data.Close()
+	if t.lock != nil {
+		err = errors.Join(err, t.lock.Close())
+	}
 	for _, s := range t.spaces {
 		err = errors.Join(err, s.root.Close())
 	}
