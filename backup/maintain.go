@@ -254,7 +254,7 @@ func (m *Manager) dropWAL(ctx context.Context, done *Removal) error {
 		if all || segment[system] == 0 {
 			continue
 		}
-		report, err := m.repo.DropWAL(ctx, system, segment[system], needed, since, done.DryRun)
+		report, err := m.repo.DropWAL(ctx, system, repo.NeededWAL{Ranges: needed, Since: since, SegmentSize: segment[system]}, done.DryRun)
 		if err != nil {
 			return fmt.Errorf("drop the write-ahead log of system %s: %w", strconv.FormatUint(system, 10), err)
 		}

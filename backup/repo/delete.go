@@ -351,13 +351,19 @@ func marksInUse(sessions []*run.Record) map[[4]byte]bool {
 	return marks
 }
 
-// DropWAL removes the files of a cluster's log that lie outside what is to be
-// kept. Histories stay, and so does what was stored since what [Repo.InUseSince]
-// said before the catalog was read from which follows what to keep. Segments
-// have size bytes.
-func (r *Repo) DropWAL(ctx context.Context, system uint64, size uint32, keep []wal.Range, since time.Time, dry bool) (Report, error) {
+// NeededWAL is what is to be kept of a cluster's log: Ranges, and what was
+// stored since what [Repo.InUseSince] said before the catalog was read from which
+// they follow. Segments have SegmentSize bytes.
+type NeededWAL struct {
+	Ranges      []wal.Range
+	Since       time.Time
+	SegmentSize uint32
+}
+
+// DropWAL removes the files of a cluster's log that are not needed. Histories stay.
+func (r *Repo) DropWAL(ctx context.Context, system uint64, needed NeededWAL, dry bool) (Report, error) {
 	var report Report
-	outside, err := r.WALOutside(ctx, system, size, keep, since)
+	outside, err := r.WALOutside(ctx, system, needed.SegmentSize, needed.Ranges, needed.Since)
 	if err != nil {
 		return report, fmt.Errorf("drop WAL: %w", err)
 	}

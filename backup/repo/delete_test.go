@@ -233,11 +233,12 @@ func TestWALOutsideWhatIsKeptIsDropped(t *testing.T) {
 	if err = r.PutWAL(run, system, wal.SegmentName(2, 0x10*size, size), []byte{9}); err != nil { // what a backup needs that is not committed yet
 		t.Fatal(err)
 	}
-	dry, err := r.DropWAL(ctx, system, size, keep, since, true)
+	needed := repo.NeededWAL{Ranges: keep, Since: since, SegmentSize: size}
+	dry, err := r.DropWAL(ctx, system, needed, true)
 	if err != nil {
 		t.Fatal(err)
 	}
-	done, err := r.DropWAL(ctx, system, size, keep, since, false)
+	done, err := r.DropWAL(ctx, system, needed, false)
 	if err != nil || done.Objects != 4 || dry.Objects != 4 || done.Bytes != dry.Bytes {
 		t.Errorf("dropped %+v, foreseen %+v, %v; want segments 0, 3, 4 and a piece", done, dry, err)
 	}

@@ -289,7 +289,7 @@ func TestTwoRestoresDoNotShareAFolder(t *testing.T) {
 	other, err := os.Open(cfg.Dir)
 	must(t, err)
 	must(t, unix.Flock(int(other.Fd()), unix.LOCK_EX))
-	if _, err := restore.Run(t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) || !strings.Contains(err.Error(), "another restore") {
+	if _, err = restore.Run(t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) || !strings.Contains(err.Error(), "another restore") {
 		t.Errorf("beside another: %v", err)
 	}
 	must(t, other.Close())
