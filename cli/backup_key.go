@@ -15,8 +15,8 @@ func backupKey(env *environment, f *repoFlags) *cobra.Command {
 		Long: `Look at, add, rotate and remove the keys that open the repository.
 
 Any one of its keys opens a repository. Adding and rotating rewrites a small object,
-never a backup. Whoever had a key may have kept what it opened: rotate also lets
-everything stored from then on be sealed by a new inner key.`,
+never a backup. Whoever had a key may have kept what it opened, which no rotation
+changes: after a leak begin a new repository, and keep the old one from them.`,
 	}
 	c.AddCommand(backupKeyList(env, f), backupKeyAdd(env, f), backupKeyRotate(env, f), backupKeyRemove(env, f))
 	return c
