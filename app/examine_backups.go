@@ -135,12 +135,14 @@ func (h *heldBackups) status(now time.Time) PartStatus {
 // age writes how long ago something was.
 func age(now, then time.Time) string {
 	const day, days = 24 * time.Hour, 48 * time.Hour
-	if d := max(0, now.Sub(then)); d >= days {
+	switch d := max(0, now.Sub(then)); {
+	case d >= days:
 		return fmt.Sprintf("%d days", d/day)
-	} else if d >= time.Hour {
+	case d >= time.Hour:
 		return fmt.Sprintf("%d h", d/time.Hour)
+	default:
+		return fmt.Sprintf("%d min", d/time.Minute)
 	}
-	return fmt.Sprintf("%d min", max(0, now.Sub(then))/time.Minute)
 }
 
 const (

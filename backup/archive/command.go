@@ -3,6 +3,7 @@ package archive
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,9 +60,14 @@ func isPrivate(dir string) error {
 	if err != nil {
 		return fmt.Errorf("folder for segments fetched ahead: %w", err)
 	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || info.Mode().Perm()&0o022 != 0 || !ok || int(st.Uid) != os.Geteuid() {
+	if !oursAlone(info) {
 		return fmt.Errorf("folder for segments fetched ahead: %s is not a private folder of ours", dir)
 	}
 	return nil
+}
+
+// oursAlone reports whether it is a folder of the user we run as, in which nobody else can write.
+func oursAlone(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.IsDir() && info.Mode().Perm()&0o022 == 0 && int(st.Uid) == os.Geteuid()
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -62,11 +61,8 @@ func openFolder(dir string) (*os.Root, error) {
 		return root, err
 	}
 	info, err := root.Stat(".")
-	if err == nil {
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || !os.SameFile(named, info) || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 {
-			err = fmt.Errorf("%s is a link, or not a folder of root alone", dir)
-		}
+	if err == nil && (!os.SameFile(named, info) || !oursAlone(info)) {
+		err = fmt.Errorf("%s is a link, or not a folder of root alone", dir)
 	}
 	if err != nil {
 		return nil, errors.Join(err, root.Close())

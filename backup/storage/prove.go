@@ -18,15 +18,16 @@ const proving = time.Minute // for removing the probe
 // Prove finds out whether a storage keeps to the conditions of Put and Swap. Everything that many writers do at once rests
 // on them, and a service that does not know them overwrites without a word: ErrUnfit. It leaves nothing behind.
 func Prove(ctx context.Context, st Storage) error {
+	var err error
 	for range attempts {
-		if err := prove(ctx, st); !errors.Is(err, ErrInDoubt) {
-			return err
+		if err = prove(ctx, st); !errors.Is(err, ErrInDoubt) {
+			break
 		}
 	}
-	return prove(ctx, st)
+	return err
 }
 
-const attempts = 4 // where answers are lost on the way
+const attempts = 5 // where answers are lost on the way
 
 func prove(ctx context.Context, st Storage) (err error) {
 	name := Probes + rand.Text()

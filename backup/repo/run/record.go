@@ -53,7 +53,7 @@ func (o *Record) Mark() [4]byte { return [4]byte(o.ID[:4]) }
 // Over reports that it commits nothing any more.
 func (o *Record) Over() bool { return o.State == Committed || o.State == Dead }
 
-func (o Record) damaged() bool { return o.Damage != nil }
+func (o *Record) damaged() bool { return o.Damage != nil }
 
 // String tells people who it is.
 func (o *Record) String() string {
