@@ -24,7 +24,7 @@ const (
 // copier copies a data folder. One goroutine walks, workers read and store pieces of files (units), one writes down
 // what has become of each file, in the order of the walk.
 type copier struct {
-	dir     string
+	source  source
 	r       *repo.Repo
 	s       *repo.Session
 	control pgdata.Control

@@ -32,7 +32,7 @@ func CopyListed(ctx context.Context, r *repo.Repo, s *repo.Session, f Folder) (r
 	list := r.NewFileWriter(lane)
 	var known reuse
 	c := &copier{
-		dir: f.Dir, r: r, s: s, control: f.Control, workers: 2, trust: true, find: known.find, pace: &pace{}, done: &progress{},
+		source: &folder{dir: f.Dir}, r: r, s: s, control: f.Control, workers: 2, trust: true, find: known.find, pace: &pace{}, done: &progress{},
 	}
 	m := repo.Manifest{ID: "test-1", Type: repo.Full}
 	m.PageErrors, err = c.run(ctx, pairsOf(f.Listed), list)

@@ -172,7 +172,7 @@ func (t *taking) begin(ctx context.Context) error {
 		BlockSize: t.control.BlockSize, DataChecksums: t.control.PageChecksums,
 	}
 	t.m.Checksums, t.m.Settings, t.m.Databases = t.control.PageChecksums, t.server.settings, t.server.databases
-	t.m.Source, err = source(t.cfg.PGData)
+	t.m.Source, err = identity(t.cfg.PGData)
 	return err
 }
 
@@ -185,8 +185,8 @@ func newID(at time.Time, kind repo.Type) (string, error) {
 	return fmt.Sprintf("%s-%c-%s", at.UTC().Format("20060102T150405Z"), kind[0], hex.EncodeToString(random[:])), nil
 }
 
-// source tells one data folder from another, also from one that took its place.
-func source(dir string) (string, error) {
+// identity tells one data folder from another, also from one that took its place.
+func identity(dir string) (string, error) {
 	info, err := os.Stat(filepath.Join(dir, "PG_VERSION"))
 	if err != nil {
 		return "", err
@@ -311,7 +311,7 @@ func (t *taking) copy(ctx context.Context) error {
 	}
 	t.list = t.r.NewFileWriter(t.listLane)
 	c := &copier{
-		dir: t.cfg.PGData, r: t.r, s: t.s, control: t.control, workers: t.cfg.Workers, lanes: t.cfg.Compression,
+		source: &folder{dir: t.cfg.PGData}, r: t.r, s: t.s, control: t.control, workers: t.cfg.Workers, lanes: t.cfg.Compression,
 		trust: trust, find: t.known.find, pace: &pace{rate: t.cfg.Rate}, done: &t.progress,
 	}
 	stop := make(chan struct{})

@@ -5,16 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
-	"os"
 	"slices"
-	"time"
 
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
-	"rootstream/internal/wait"
 )
 
 // worker reads units and stores what is new in them. Pages that are new among old ones, of whatever files, share blobs.
@@ -28,7 +24,6 @@ type worker struct {
 	waiting []pending
 	marks   [chunkPages]mark
 	known   []byte // the parent's hashes of a unit's pages
-	patient int    // pages still worth waiting for whether somebody is writing them
 }
 
 // pending is an extent whose blob is not yet stored.
@@ -54,8 +49,7 @@ func (c *copier) work(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	const suspects = 16
-	w := &worker{c: c, lane: lane, hasher: c.r.NewHasher(), buf: make([]byte, chunkBytes), patient: suspects}
+	w := &worker{c: c, lane: lane, hasher: c.r.NewHasher(), buf: make([]byte, chunkBytes)}
 	for {
 		u, err := w.next(ctx)
 		if err != nil {
@@ -95,7 +89,7 @@ func (w *worker) next(ctx context.Context) (*unit, error) {
 // unit reads a unit; a file that is gone is one that recovery drops.
 func (w *worker) unit(ctx context.Context, u *unit) error {
 	defer u.release()
-	f, err := pgdata.Open(w.c.dir, u.item.entry.Path)
+	from, err := w.c.source.open(u)
 	if errors.Is(err, fs.ErrNotExist) {
 		u.gone = true
 		return nil
@@ -103,44 +97,31 @@ func (w *worker) unit(ctx context.Context, u *unit) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }()
-	if err := u.toItsEnd(f); err != nil {
-		return err
-	}
+	defer from.close()
 	if err := w.recall(ctx, u); err != nil {
 		return err
 	}
 	for at := int64(0); at < u.size; at += chunkBytes {
-		n, err := w.read(ctx, f, u, at)
+		want := min(chunkBytes, u.size-at)
+		if err := w.c.pace.wait(ctx, int(want)); err != nil {
+			return err
+		}
+		data, err := from.next(ctx, w.buf[:want])
 		if err != nil {
 			return err
 		}
-		if n > 0 {
-			err = w.chunk(ctx, f, u, w.buf[:n])
+		w.c.done.bytes.Add(want)
+		if len(data) > 0 {
+			err = w.chunk(ctx, from, u, data)
 		}
 		if err != nil {
 			return err
 		}
-		if n < chunkBytes {
+		if len(data) < chunkBytes {
 			break // the end; what is added from now on is in the log
 		}
 	}
 	return w.hashes(ctx, u)
-}
-
-// toItsEnd lets a small file that is not made of blocks be read to the end that it has now. What was added to a
-// relation is in the log; a file of settings, or one with a checksum at its end, was replaced since the walk saw it, and
-// the beginning of the new one alone would keep the server from starting.
-func (u *unit) toItsEnd(f *os.File) error {
-	if u.item.entry.Blocks || u.first > 0 || !u.last {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	u.size = max(u.size, min(info.Size(), unitPages*pageSize))
-	return nil
 }
 
 // recall fetches the parent's hashes of the unit's pages, if it has a list.
@@ -154,27 +135,8 @@ func (w *worker) recall(ctx context.Context, u *unit) (err error) {
 	return err
 }
 
-// read fills the buffer with the bytes that are at of u's, and returns how many. A file that became shorter while
-// others read its end is filled up with zeros as pg_basebackup does: recovery shortens it again.
-func (w *worker) read(ctx context.Context, f *os.File, u *unit, at int64) (int, error) {
-	want := int(min(chunkBytes, u.size-at))
-	if err := w.c.pace.wait(ctx, want); err != nil {
-		return 0, err
-	}
-	n, err := f.ReadAt(w.buf[:want], int64(u.first)*pageSize+at)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return 0, err
-	}
-	if n < want && !u.last {
-		clear(w.buf[n:want])
-		n = want
-	}
-	w.c.done.bytes.Add(int64(want))
-	return n, nil
-}
-
 // chunk hashes, compares and stores up to 32 pages.
-func (w *worker) chunk(ctx context.Context, f *os.File, u *unit, data []byte) error {
+func (w *worker) chunk(ctx context.Context, from content, u *unit, data []byte) error {
 	first := u.first + uint32(u.got/pageSize) //nolint:gosec // no file has 2^32 pages
 	begin := len(u.hashes)
 	for i, page := range pages(data) {
@@ -182,7 +144,7 @@ func (w *worker) chunk(ctx context.Context, f *os.File, u *unit, data []byte) er
 		hash, w.marks[i] = w.judge(u, first+uint32(i), page) //nolint:gosec // at most 31
 		u.hashes = append(u.hashes, hash[:]...)
 	}
-	if err := w.verify(ctx, f, u, data, first); err != nil {
+	if err := w.verify(ctx, from, u, data, first); err != nil {
 		return err
 	}
 	u.got += int64(len(data))
@@ -326,9 +288,8 @@ func (w *worker) hashes(ctx context.Context, u *unit) (err error) {
 }
 
 // verify checks the checksums of a relation's new pages; what is known of those that the parent has still holds. A page
-// may be half written when it is read; then it soon reads otherwise, and recovery replaces it whatever it holds. What
-// stays wrong is damage on disk.
-func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, first uint32) error {
+// may be half written when it is read; recovery replaces it whatever it holds. Any other is damage on disk.
+func (w *worker) verify(ctx context.Context, from content, u *unit, data []byte, first uint32) error {
 	c, e := w.c.control, u.item.entry
 	if !c.PageChecksums || !e.Blocks {
 		return nil
@@ -336,10 +297,10 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 	size := int(c.BlockSize)
 	base := e.Relation.Segment*c.BlocksPerSegment + uint32(int64(first)*pageSize/int64(size)) //nolint:gosec // block numbers have 32 bits
 	for i := 0; (i+1)*size <= len(data); i++ {
-		from, to := i*size/pageSize, ((i+1)*size-1)/pageSize+1 // its pages
-		page := first + uint32(from)                           //nolint:gosec // page numbers have 32 bits
-		if !slices.Contains(w.marks[from:to], fresh) {
-			if p := u.item.parent; w.marks[from] == same && slices.Contains(p.BadPages, page) {
+		at, to := i*size/pageSize, ((i+1)*size-1)/pageSize+1 // its pages
+		page := first + uint32(at)                           //nolint:gosec // page numbers have 32 bits
+		if !slices.Contains(w.marks[at:to], fresh) {
+			if p := u.item.parent; w.marks[at] == same && slices.Contains(p.BadPages, page) {
 				u.bad = append(u.bad, page)
 			}
 			continue
@@ -348,7 +309,7 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 		if pgdata.CheckPage(block, base+uint32(i)) != pgdata.Torn {
 			continue
 		}
-		ok, err := w.again(ctx, f, block, int64(first)*pageSize+int64(i*size))
+		ok, err := from.excused(ctx, block, int64(first)*pageSize+int64(i*size))
 		if err != nil {
 			return err
 		}
@@ -356,7 +317,7 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 			u.bad = append(u.bad, page)
 			continue
 		}
-		for n := from; n < to; n++ { // it has been read again
+		for n := at; n < to; n++ { // it may have been read again
 			var hash repo.Hash
 			number := first + uint32(n) //nolint:gosec // page numbers have 32 bits
 			hash, w.marks[n] = w.judge(u, number, data[n*pageSize:min((n+1)*pageSize, len(data))])
@@ -364,31 +325,4 @@ func (w *worker) verify(ctx context.Context, f *os.File, u *unit, data []byte, f
 		}
 	}
 	return nil
-}
-
-// again reads a suspect block until it reads otherwise. A writer can be interrupted in the middle of a block, so the
-// first few are given time.
-func (w *worker) again(ctx context.Context, f *os.File, block []byte, at int64) (bool, error) {
-	tries := 1
-	if w.patient > 0 {
-		w.patient--
-		tries = 10 // half a second
-	}
-	second := make([]byte, len(block))
-	for try := range tries {
-		if try > 0 {
-			if err := wait.For(ctx, time.Millisecond<<try); err != nil {
-				return false, err
-			}
-		}
-		n, err := f.ReadAt(second, at)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return false, err
-		}
-		if n < len(block) || !bytes.Equal(block, second) {
-			copy(block, second[:n])
-			return true, nil
-		}
-	}
-	return false, nil
 }
