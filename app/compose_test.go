@@ -12,7 +12,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"rootstream/app"
+	"rootstream/app/config"
 )
 
 // composeFile is what we use of Docker's compose format.
@@ -124,7 +124,7 @@ func checkService(t *testing.T, dir string, c composeFile, name string, s compos
 }
 
 func knownVariable(name string) bool {
-	return slices.ContainsFunc(app.Keys(), func(k app.Key) bool {
+	return slices.ContainsFunc(config.Settings(), func(k config.Setting) bool {
 		return name == k.Env || (k.Type == "secret" && name == k.Env+"_FILE")
 	})
 }

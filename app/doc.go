@@ -1,7 +1,7 @@
 // Package app puts the rooms together.
 //
-// [Load] reads the configuration, [Resolve] adds what a data folder of
-// `rootstream up` knows, [Open] builds every part from it and [Parts.Run] runs
-// their loops in one group. [Serve], [Up] and [Node] are the processes;
-// [Doctor] and [Demo] look at them from outside. Only cli imports this package.
+// [Open] builds every part from a configuration and [Parts.Run] runs their loops
+// in one group; the methods of [Parts] are what operators do. [Serve], [Up] and
+// [Node] are the processes. What can be set is app/config, backups are app/backups,
+// what looks at a system from outside is app/doctor and app/demo.
 package app

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"rootstream/app/config"
 	"rootstream/event"
 	"rootstream/postgres"
 )
@@ -12,9 +13,9 @@ import (
 type Migration = postgres.Migration
 
 // Migrate brings the schema up to date and imports what 24.2's event_log holds.
-func Migrate(ctx context.Context, cfg Config, rolling bool) ([]Migration, error) {
+func Migrate(ctx context.Context, cfg config.Config, rolling bool) ([]Migration, error) {
 	if cfg.Postgres.DSN.IsZero() {
-		return nil, ErrNoDatabase
+		return nil, config.ErrNoDatabase
 	}
 	steps, err := postgres.Migrate(ctx, cfg.Postgres.DSN.Reveal(),
 		postgres.MigrateOptions{Rolling: rolling, LegacyTimezone: cfg.Postgres.LegacyTimezone})
@@ -33,9 +34,9 @@ func Migrate(ctx context.Context, cfg Config, rolling bool) ([]Migration, error)
 }
 
 // MigrationStatus lists all steps of the schema, applied or not.
-func MigrationStatus(ctx context.Context, cfg Config) ([]Migration, error) {
+func MigrationStatus(ctx context.Context, cfg config.Config) ([]Migration, error) {
 	if cfg.Postgres.DSN.IsZero() {
-		return nil, ErrNoDatabase
+		return nil, config.ErrNoDatabase
 	}
 	return postgres.MigrationStatus(ctx, cfg.Postgres.DSN.Reveal())
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -16,9 +15,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"rootstream/app/config"
 	"rootstream/auth"
 	"rootstream/cache"
-	"rootstream/errs"
 	"rootstream/event"
 	"rootstream/mfa"
 	"rootstream/notify"
@@ -32,7 +31,7 @@ import (
 
 // Parts are the rooms, built from one configuration and connected.
 type Parts struct {
-	Config   Config
+	Config   config.Config
 	Log      *slog.Logger
 	Registry *prometheus.Registry
 	DB       *postgres.DB
@@ -65,14 +64,14 @@ type Options struct {
 const oneShotConns = 4
 
 // Open builds the parts. PostgreSQL need not answer, except to open the keyset.
-func Open(ctx context.Context, cfg Config, opt Options) (*Parts, error) {
+func Open(ctx context.Context, cfg config.Config, opt Options) (*Parts, error) {
 	if cfg.Postgres.DSN.IsZero() {
-		return nil, ErrNoDatabase
+		return nil, config.ErrNoDatabase
 	}
 	if opt.OneShot && cfg.Log.Level == "info" {
 		cfg.Log.Level = "warn" // a command's own output says what it did
 	}
-	p := &Parts{Config: cfg, Log: newLogger(cfg.Log, opt.Stderr), Registry: prometheus.NewRegistry()}
+	p := &Parts{Config: cfg, Log: cfg.Log.Logger(opt.Stderr), Registry: prometheus.NewRegistry()}
 	if cfg.Backup.Repo != "" && !opt.OneShot {
 		p.served = &servedBackups{p: p}
 	}
@@ -112,15 +111,12 @@ func (p *Parts) openDatabase(ctx context.Context) (err error) {
 }
 
 // openPostgres opens a pool as the configuration says.
-func openPostgres(ctx context.Context, cfg Config, reg prometheus.Registerer, committed func(*postgres.Tx)) (*postgres.DB, error) {
+func openPostgres(ctx context.Context, cfg config.Config, reg prometheus.Registerer, committed func(*postgres.Tx)) (*postgres.DB, error) {
 	return postgres.Open(ctx, postgres.Config{
 		DSN: cfg.Postgres.DSN.Reveal(), MaxConns: cfg.Postgres.MaxConns, AcquireTimeout: cfg.Postgres.AcquireTimeout,
 		StatementTimeout: cfg.Postgres.StatementTimeout, Registerer: reg, OnCommit: committed,
 	})
 }
-
-// keysetName is the row of the one keyset there is.
-const keysetName = "main"
 
 func (p *Parts) openKeys(ctx context.Context) error {
 	file := p.Config.Keys.MasterKeyFile
@@ -136,7 +132,7 @@ func (p *Parts) openKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.Keys, err = secret.Open(ctx, p.DB, master, keysetName)
+	p.Keys, err = secret.Open(ctx, p.DB, master, config.KeysetName)
 	if err != nil {
 		return fmt.Errorf("open the keyset: %w", err)
 	}
@@ -173,8 +169,8 @@ func (p *Parts) openCacheAndSessions(ctx context.Context) (err error) {
 }
 
 // policies maps the configured lifetimes to the classes of sessions.
-func policies(c SessionConfig) map[string]session.Policy {
-	idle := func(l SessionLifetimeConfig) time.Duration {
+func policies(c config.Session) map[string]session.Policy {
+	idle := func(l config.SessionLifetime) time.Duration {
 		if l.Idle == l.Absolute {
 			return 0
 		}
@@ -192,27 +188,15 @@ func policies(c SessionConfig) map[string]session.Policy {
 
 // openCache connects to Redis as configured; nil without any.
 func (p *Parts) openCache(ctx context.Context, invalidate func([]string)) (*cache.Client, error) {
-	r := p.Config.Redis
-	if r.URL.IsZero() && r.SentinelMaster == "" && len(r.ClusterAddrs) == 0 {
+	if !p.Config.Redis.Configured() {
 		p.Log.WarnContext(ctx, "no Redis is configured: everything is read from PostgreSQL", "setting", "redis.url")
 		return nil, nil //nolint:nilnil // no Redis is a legal state that every part knows
 	}
-	cfg := cache.Config{CommandTimeout: r.CommandTimeout, OnInvalidate: invalidate, Registerer: p.Registry, Logger: p.Log}
-	switch {
-	case r.SentinelMaster != "" || len(r.ClusterAddrs) > 0:
-		if !r.URL.IsZero() { // gives the account, the addresses come from elsewhere
-			u, err := url.Parse(r.URL.Reveal())
-			if err != nil {
-				return nil, errs.NewInvalid("redis.url", "is not a URL")
-			}
-			cfg.Username = u.User.Username()
-			cfg.Password, _ = u.User.Password()
-		}
-		cfg.Cluster, cfg.Addrs = len(r.ClusterAddrs) > 0, r.ClusterAddrs
-		cfg.Sentinel = cache.SentinelConfig{Master: r.SentinelMaster, Addrs: r.SentinelAddrs, Password: r.SentinelPassword.Reveal()}
-	default:
-		cfg.URL = r.URL.Reveal()
+	cfg, err := p.Config.Redis.Client()
+	if err != nil {
+		return nil, err
 	}
+	cfg.OnInvalidate, cfg.Registerer, cfg.Logger = invalidate, p.Registry, p.Log
 	return cache.Open(ctx, cfg)
 }
 
@@ -292,24 +276,9 @@ func (p *Parts) limiter() *cache.Limiter {
 }
 
 func (p *Parts) openSender() (*notify.Sender, error) {
-	m := p.Config.Mail
-	hooks := map[string]notify.Endpoint{}
-	for _, w := range p.Config.Webhooks {
-		e := notify.Endpoint{URL: w.URL}
-		for _, s := range w.Secrets {
-			e.Secrets = append(e.Secrets, s.Reveal)
-		}
-		hooks[w.URL] = e
-	}
-	cfg := notify.Config{
-		Mail: notify.MailConfig{
-			From: m.From, Dir: m.Dir,
-			SMTP: notify.SMTPConfig{Host: m.SMTPHost, Port: m.SMTPPort, Username: m.SMTPUser, Password: m.SMTPPass.Reveal, TLS: notify.TLSMode(m.SMTPTLS)},
-		},
-		Webhooks:  notify.WebhookConfig{Endpoints: hooks},
-		Renderers: auth.Renderers(p.Users, auth.MailConfig{PublicURL: p.Config.PublicURL()}),
-		Logger:    p.Log, Registerer: p.Registry,
-	}
+	cfg := p.Config.Notify()
+	cfg.Renderers = auth.Renderers(p.Users, auth.MailConfig{PublicURL: p.Config.PublicURL()})
+	cfg.Logger, cfg.Registerer = p.Log, p.Registry
 	return notify.New(p.DB, cfg)
 }
 
@@ -353,20 +322,6 @@ func (p *Parts) Close() {
 	if p.geo != nil {
 		_ = p.geo.Close()
 	}
-}
-
-// newLogger writes the log as configured.
-func newLogger(c LogConfig, w io.Writer) *slog.Logger {
-	if w == nil {
-		w = io.Discard
-	}
-	var level slog.Level
-	_ = level.UnmarshalText([]byte(c.Level)) // validated when it was loaded
-	opts := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opts))
-	}
-	return slog.New(slog.NewTextHandler(w, opts))
 }
 
 func prefixes(networks []string) []netip.Prefix {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"runtime/debug"
 	"time"
@@ -17,22 +16,19 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/api"
+	"rootstream/app/config"
 	"rootstream/errs"
 	"rootstream/postgres"
 )
 
-// ErrPlainHTTP keeps passwords from crossing a network in the clear.
-var ErrPlainHTTP = errs.New(errs.Invalid, "plain_http", "plain HTTP is served on loopback only").
-	WithHint("give --tls-cert and --tls-key, or name the proxies that end TLS in http.trusted_proxies")
-
 // Serve runs the API until ctx ends. It waits for PostgreSQL, expands the
 // schema, and writes the ready line to stdout once requests can be answered.
-func Serve(ctx context.Context, cfg Config, stdout, stderr io.Writer) error {
-	logger := newLogger(cfg.Log, stderr)
+func Serve(ctx context.Context, cfg config.Config, stdout, stderr io.Writer) error {
+	logger := cfg.Log.Logger(stderr)
 	if cfg.Postgres.DSN.IsZero() {
-		return ErrNoDatabase
+		return config.ErrNoDatabase
 	}
-	if err := cfg.mayListen(); err != nil {
+	if err := cfg.MayListen(); err != nil {
 		return err
 	}
 	if err := prepareSchema(ctx, cfg, logger); err != nil {
@@ -71,48 +67,10 @@ func boundMemory(nearCapacity int) {
 	}
 }
 
-// mayListen refuses an address beyond this machine without TLS of our own or a proxy's.
-func (c Config) mayListen() error {
-	if c.HTTP.TLSCert != "" || len(c.HTTP.TrustedProxies) > 0 {
-		return nil
-	}
-	host, _, err := net.SplitHostPort(c.HTTP.Listen)
-	if err != nil {
-		return errs.NewInvalid("http.listen", "must be host:port")
-	}
-	if addr, err := netip.ParseAddr(host); host == "localhost" || (err == nil && addr.IsLoopback()) {
-		return nil
-	}
-	return ErrPlainHTTP
-}
-
-// PublicURL is where people reach the API; links begin with it.
-func (c Config) PublicURL() string {
-	if c.HTTP.PublicURL != "" {
-		return c.HTTP.PublicURL
-	}
-	return urlOf(c.HTTP.Listen, c.HTTP.TLSCert != "")
-}
-
-func urlOf(listen string, tls bool) string {
-	scheme := "http"
-	if tls {
-		scheme = "https"
-	}
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return scheme + "://" + listen
-	}
-	if addr, err := netip.ParseAddr(host); host == "" || (err == nil && addr.IsUnspecified()) {
-		host = "127.0.0.1"
-	}
-	return scheme + "://" + net.JoinHostPort(host, port)
-}
-
 const retryEvery = time.Second
 
 // prepareSchema waits for PostgreSQL to answer and applies what only expands.
-func prepareSchema(ctx context.Context, cfg Config, logger *slog.Logger) error {
+func prepareSchema(ctx context.Context, cfg config.Config, logger *slog.Logger) error {
 	for said := false; ; {
 		steps, err := postgres.Migrate(ctx, cfg.Postgres.DSN.Reveal(),
 			postgres.MigrateOptions{Rolling: true, LegacyTimezone: cfg.Postgres.LegacyTimezone})
@@ -148,7 +106,7 @@ func (p *Parts) api() *api.Server {
 		Auth: p.Auth, Sessions: p.Sessions, Factors: p.MFA, Users: p.Users, Streams: p.Streams, Events: p.Events,
 		State: p.Sync, StateTypes: p.Sync.apiTypes(), Checks: p.checks(), Backups: p.backups(), MinPassword: p.Config.Auth.PasswordMinLength,
 	}, api.Config{
-		Version: Version(), TrustedProxies: prefixes(p.Config.HTTP.TrustedProxies), ServiceTokens: tokens,
+		Version: config.Version(), TrustedProxies: prefixes(p.Config.HTTP.TrustedProxies), ServiceTokens: tokens,
 		RequestTimeout: p.Config.HTTP.Timeout, Registerer: p.Registry,
 		MaxWatches: p.Config.Sync.Watches, MaxWatchesPerAccount: p.Config.Sync.WatchesPerAccount,
 		Metrics: promhttp.HandlerFor(p.Registry, promhttp.HandlerOpts{}), Logger: p.Log,
@@ -233,6 +191,6 @@ func (p *Parts) announce(ctx context.Context, at net.Addr, stdout, stderr io.Wri
 			_, _ = fmt.Fprintf(stderr, "rootstream: %s does not answer: everything works, more slowly\n", c.Name)
 		}
 	}
-	_, err := fmt.Fprintf(stdout, "rootstream is ready: %s\n", urlOf(at.String(), p.Config.HTTP.TLSCert != ""))
+	_, err := fmt.Fprintf(stdout, "rootstream is ready: %s\n", config.URLOf(at.String(), p.Config.HTTP.TLSCert != ""))
 	return err
 }

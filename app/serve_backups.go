@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rootstream/api"
+	"rootstream/app/backups"
 	"rootstream/backup"
 	"rootstream/internal/wait"
 )
@@ -16,7 +17,7 @@ type servedBackups struct {
 	p *Parts
 
 	mu   sync.Mutex
-	open *Backups
+	open *backups.Operator
 }
 
 // backups returns what the API shows of backups; nil where none are configured.
@@ -27,13 +28,13 @@ func (p *Parts) backups() api.Backups {
 	return p.served
 }
 
-func (s *servedBackups) get(ctx context.Context) (*Backups, error) {
+func (s *servedBackups) get(ctx context.Context) (*backups.Operator, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open != nil {
 		return s.open, nil
 	}
-	b, err := OpenBackups(ctx, s.p.Config, BackupOptions{Registerer: s.p.Registry})
+	b, err := backups.Open(ctx, s.p.Config, backups.Options{Registerer: s.p.Registry})
 	if err == nil {
 		s.open = b
 	}

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"rootstream/app"
-	"rootstream/cache/cachetest"
+	"rootstream/app/apptest"
+	"rootstream/app/config"
+	"rootstream/app/demo"
 	"rootstream/errs"
 	"rootstream/postgres/postgrestest"
 )
@@ -50,16 +52,16 @@ type instance struct {
 	done           chan error
 }
 
-func serve(t *testing.T, flags settings) *instance {
+func serve(t *testing.T, flags apptest.Settings) *instance {
 	t.Helper()
-	cfg, err := app.Load(app.Source{Flags: flags})
+	cfg, err := config.Load(config.Source{Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return serveConfig(t, cfg)
 }
 
-func serveConfig(t *testing.T, cfg app.Config) *instance {
+func serveConfig(t *testing.T, cfg config.Config) *instance {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	i := &instance{end: cancel, done: make(chan error, 1)}
@@ -85,16 +87,16 @@ func (i *instance) stop(t *testing.T) {
 
 func TestServeAnswersTheWholeDemo(t *testing.T) {
 	t.Parallel()
-	flags := system(t)
+	flags := apptest.System(t)
 	flags["http.timeout"], flags["auth.hash_queue"] = "100s", "60s"
 	i := serve(t, flags)
 	i.stdout.await(t, "rootstream is ready: http://"+flags["http.listen"]+"\n")
-	var steps []app.DemoStep
-	cfg, err := app.Load(app.Source{Flags: flags})
+	var steps []demo.Step
+	cfg, err := config.Load(config.Source{Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = app.Demo(t.Context(), "http://"+flags["http.listen"]+"/", &cfg, func(s app.DemoStep) error {
+	err = demo.Run(t.Context(), "http://"+flags["http.listen"]+"/", &cfg, func(s demo.Step) error {
 		steps = append(steps, s)
 		return nil
 	})
@@ -107,19 +109,19 @@ func TestServeAnswersTheWholeDemo(t *testing.T) {
 		}
 	}
 	i.stop(t)
-	if err := app.Demo(t.Context(), "http://"+flags["http.listen"], nil, func(app.DemoStep) error { return nil }); errs.KindOf(err) != errs.Unavailable {
+	if err := demo.Run(t.Context(), "http://"+flags["http.listen"], nil, func(demo.Step) error { return nil }); errs.KindOf(err) != errs.Unavailable {
 		t.Errorf("the demo of a server that is gone: %v", err)
 	}
 }
 
 func TestTheDemoEndsAtTheFirstStepThatFails(t *testing.T) {
 	t.Parallel()
-	flags := system(t)
+	flags := apptest.System(t)
 	delete(flags, "keys.master_key_file") // then nothing can be enrolled
 	flags["http.timeout"], flags["auth.hash_queue"] = "100s", "60s"
 	serve(t, flags).stdout.await(t, "rootstream is ready")
-	var last app.DemoStep
-	err := app.Demo(t.Context(), "http://"+flags["http.listen"], nil, func(s app.DemoStep) error {
+	var last demo.Step
+	err := demo.Run(t.Context(), "http://"+flags["http.listen"], nil, func(s demo.Step) error {
 		last = s
 		return nil
 	})
@@ -132,7 +134,7 @@ func TestServeWaitsForPostgreSQL(t *testing.T) {
 	t.Parallel()
 	server := postgrestest.Server(t)
 	server.Kill()
-	i := serve(t, settings{"postgres.dsn": server.DSN(), "http.listen": freeAddress(t)})
+	i := serve(t, apptest.Settings{"postgres.dsn": server.DSN(), "http.listen": apptest.FreeAddress(t)})
 	i.stderr.await(t, "waiting for PostgreSQL")
 	if i.stdout.String() != "" {
 		t.Errorf("ready before PostgreSQL: %s", &i.stdout)
@@ -143,7 +145,7 @@ func TestServeWaitsForPostgreSQL(t *testing.T) {
 
 func TestServeEndsWhileItWaitsForPostgreSQL(t *testing.T) {
 	t.Parallel()
-	i := serve(t, settings{"postgres.dsn": "postgres://ada@" + freeAddress(t) + "/rs", "http.listen": freeAddress(t)})
+	i := serve(t, apptest.Settings{"postgres.dsn": "postgres://ada@" + apptest.FreeAddress(t) + "/rs", "http.listen": apptest.FreeAddress(t)})
 	i.stderr.await(t, "waiting for PostgreSQL")
 	i.stop(t)
 }
@@ -156,23 +158,23 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = taken.Close() })
 	newer := postgrestest.DSN(t)
-	run(t, newer, "insert into goose_db_version (version_id, is_applied) values (9000, true)")
-	other := system(t)
+	apptest.Exec(t, newer, "insert into goose_db_version (version_id, is_applied) values (9000, true)")
+	other := apptest.System(t)
 	for _, tt := range []struct {
 		name, code string
-		flags      settings
+		flags      apptest.Settings
 	}{
-		{"no database", "no_database", settings{}},
-		{"an address beyond this machine", "plain_http", settings{"postgres.dsn": newer, "http.listen": "0.0.0.0:0"}},
-		{"an address that is taken", "listen", settings{"postgres.dsn": postgrestest.DSN(t), "http.listen": taken.Addr().String()}},
-		{"a schema of a newer program", "schema_newer", settings{"postgres.dsn": newer, "http.listen": freeAddress(t)}},
-		{"another master key", "wrong_master_key", with(other, settings{"keys.master_key_file": write(t, "other.key", strings.Repeat("o", 40))})},
-		{"a Redis address that is none", "invalid", with(other, settings{"redis.url": "http://x"})},
-		{"a file of places that is none", "internal", with(other, settings{"session.geoip_file": write(t, "x.mmdb", "x")})},
+		{"no database", "no_database", apptest.Settings{}},
+		{"an address beyond this machine", "plain_http", apptest.Settings{"postgres.dsn": newer, "http.listen": "0.0.0.0:0"}},
+		{"an address that is taken", "listen", apptest.Settings{"postgres.dsn": postgrestest.DSN(t), "http.listen": taken.Addr().String()}},
+		{"a schema of a newer program", "schema_newer", apptest.Settings{"postgres.dsn": newer, "http.listen": apptest.FreeAddress(t)}},
+		{"another master key", "wrong_master_key", apptest.With(other, apptest.Settings{"keys.master_key_file": apptest.File(t, "other.key", strings.Repeat("o", 40))})},
+		{"a Redis address that is none", "invalid", apptest.With(other, apptest.Settings{"redis.url": "http://x"})},
+		{"a file of places that is none", "internal", apptest.With(other, apptest.Settings{"session.geoip_file": apptest.File(t, "x.mmdb", "x")})},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			cfg, err := app.Load(app.Source{Flags: tt.flags})
+			cfg, err := config.Load(config.Source{Flags: tt.flags})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -183,24 +185,5 @@ func TestServeRefusesWhatCannotWork(t *testing.T) {
 				t.Errorf("%v (%s), want code %s", err, errs.CodeOf(err), tt.code)
 			}
 		})
-	}
-}
-
-func TestSentinelAndClusterAreReachedByConfiguration(t *testing.T) {
-	t.Parallel()
-	good := system(t)
-	set, nodes := cachetest.Sentinel(t), cachetest.Cluster(t)
-	sentinels, cluster := set.Config(), nodes.Config()
-	for name, more := range map[string]settings{
-		"sentinel": {
-			"redis.sentinel_master": sentinels.Sentinel.Master, "redis.sentinel_addrs": strings.Join(sentinels.Sentinel.Addrs, ","),
-			"redis.sentinel_password": sentinels.Sentinel.Password, "redis.url": "redis://:" + sentinels.Password + "@ignored:1",
-		},
-		"cluster": {"redis.cluster_addrs": strings.Join(cluster.Addrs, ","), "redis.url": "redis://:" + cluster.Password + "@ignored:1"},
-	} {
-		flags := with(good, more)
-		if d := diagnose(t, flags); !d["redis"].OK || !strings.Contains(d["redis"].Detail, name) {
-			t.Errorf("%s: %+v", name, d["redis"])
-		}
 	}
 }

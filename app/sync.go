@@ -3,16 +3,13 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"regexp"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/api"
+	"rootstream/app/config"
 	"rootstream/errs"
 	"rootstream/event"
 	"rootstream/postgres"
@@ -27,7 +24,7 @@ type Sync struct {
 	*statesync.Manager
 	mu    sync.Mutex
 	lent  map[event.Ref]time.Time // volatile state set over HTTP, until when
-	types []SyncTypeConfig
+	types []config.SyncType
 }
 
 // committed tells the log what a transaction appended.
@@ -75,7 +72,7 @@ func (p *Parts) syncTypes() []statesync.Type {
 	}
 	for _, c := range p.Config.Sync.Types {
 		t := statesync.Type{Name: c.Name, MaxBytes: c.MaxBytes}
-		if c.volatile() {
+		if c.Volatile() {
 			t.Class, t.Join = statesync.Volatile, joins()[c.Merge]
 		} else {
 			t.Rebase = rebases()[c.Merge]
@@ -116,47 +113,11 @@ func joins() map[string]merge.Docs {
 	}
 }
 
-func (c SyncTypeConfig) volatile() bool { return c.Class == "volatile" }
-
-var syncTypeName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,49}$`)
-
-const maxSyncBytes = 60_000
-
-func (c SyncConfig) check(f *errs.Fields) {
-	taken := []string{"stream", "user", "session", "factor", "viewer", "recording"}
-	for i, t := range c.Types {
-		at := fmt.Sprintf("sync.types[%d]", i)
-		if !syncTypeName.MatchString(t.Name) {
-			f.Add(at+".name", "must be lower-case letters, digits and _, and begin with a letter")
-		} else if slices.Contains(taken, t.Name) {
-			f.Add(at+".name", "is taken")
-		}
-		taken = append(taken, t.Name)
-		oneOf(f, at+".class", t.Class, "durable", "volatile")
-		if t.volatile() {
-			oneOf(f, at+".merge", t.Merge, "latest", "per_field", "max", "sum")
-		} else {
-			oneOf(f, at+".merge", t.Merge, "reject", "per_field", "mine", "theirs")
-		}
-		oneOf(f, at+".write", t.Write, "user", "operator", "admin")
-		if t.MaxBytes > maxSyncBytes {
-			f.Add(at+".max_bytes", fmt.Sprintf("must be at most %d", maxSyncBytes))
-		}
-	}
-}
-
-// oneOf demands one of several words, or nothing.
-func oneOf(f *errs.Fields, at, value string, allowed ...string) {
-	if value != "" && !slices.Contains(allowed, value) {
-		f.Add(at, "must be one of "+strings.Join(allowed, ", "))
-	}
-}
-
-// APITypes says who may change state of the configured types.
+// apiTypes says who may change state of the configured types.
 func (s *Sync) apiTypes() map[string]api.StateType {
 	types := map[string]api.StateType{}
 	for _, c := range s.types {
-		t := api.StateType{Volatile: c.volatile(), Write: session.RoleOperator}
+		t := api.StateType{Volatile: c.Volatile(), Write: session.RoleOperator}
 		switch c.Write {
 		case "user":
 			t.Write = session.RoleUser

@@ -12,19 +12,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
-	"rootstream/app"
+	"rootstream/app/apptest"
+	"rootstream/app/config"
 	"rootstream/cache/cachetest"
-	"rootstream/errs"
 	"rootstream/postgres/postgrestest"
 )
 
 // pair are two instances of one system, and somebody signed in.
 type pair struct {
 	t     *testing.T
-	flags settings
+	flags apptest.Settings
 	a, b  string // URLs
 	one   *instance
 	token string
@@ -32,11 +31,11 @@ type pair struct {
 
 func newPair(t *testing.T, redis *cachetest.Redis) *pair {
 	t.Helper()
-	flags := settings{
+	flags := apptest.Settings{
 		"postgres.dsn": postgrestest.DSN(t), "redis.url": redis.URL(), "http.timeout": "100s", "auth.hash_queue": "60s",
-		"keys.master_key_file": write(t, "master.key", strings.Repeat("k", 40)),
+		"keys.master_key_file": apptest.File(t, "master.key", strings.Repeat("k", 40)),
 	}
-	makeKeyset(t, flags)
+	apptest.MakeKeyset(t, flags)
 	p := &pair{t: t, flags: flags}
 	p.one, p.a = p.start()
 	_, p.b = p.start()
@@ -49,9 +48,9 @@ func newPair(t *testing.T, redis *cachetest.Redis) *pair {
 // start runs one more instance.
 func (p *pair) start() (*instance, string) {
 	p.t.Helper()
-	listen := freeAddress(p.t)
-	file := write(p.t, "types.yaml", "sync:\n  types:\n    - {name: note, write: user}\n    - {name: mood, class: volatile, merge: sum, write: user}\n")
-	cfg, err := app.Load(app.Source{File: file, Flags: with(p.flags, settings{"http.listen": listen})})
+	listen := apptest.FreeAddress(p.t)
+	file := apptest.File(p.t, "types.yaml", "sync:\n  types:\n    - {name: note, write: user}\n    - {name: mood, class: volatile, merge: sum, write: user}\n")
+	cfg, err := config.Load(config.Source{File: file, Flags: apptest.With(p.flags, apptest.Settings{"http.listen": listen})})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -270,41 +269,5 @@ func TestAStopEndsWatches(t *testing.T) {
 	p.one.stop(t)
 	if e, open := <-events; open {
 		t.Errorf("%+v", e)
-	}
-}
-
-func TestFaultsOfTypesOfState(t *testing.T) {
-	t.Parallel()
-	file := write(t, "c.yaml", `sync:
-  watches: 0
-  types:
-    - {name: Note}
-    - {name: user}
-    - {name: note, class: solid, merge: somehow, write: nobody, max_bytes: 100000}
-    - {name: note, class: volatile, merge: reject}
-`)
-	_, err := app.Load(app.Source{File: file})
-	want := []string{
-		"F:2:12: sync.watches must be between 1 and 1048576",
-		"sync.types[0].name must be lower-case letters, digits and _, and begin with a letter",
-		"sync.types[1].name is taken",
-		"sync.types[2].class must be one of durable, volatile",
-		"sync.types[2].merge must be one of reject, per_field, mine, theirs",
-		"sync.types[2].write must be one of user, operator, admin",
-		"sync.types[2].max_bytes must be at most 60000",
-		"sync.types[3].name is taken",
-		"sync.types[3].merge must be one of latest, per_field, max, sum",
-	}
-	have := faultsOf(err, file)
-	for i := range have {
-		if _, after, ok := strings.Cut(have[i], ": sync.types"); ok {
-			have[i] = "sync.types" + after
-		}
-	}
-	if diff := cmp.Diff(want, have); diff != "" {
-		t.Error(diff)
-	}
-	if errs.KindOf(err) != errs.Invalid {
-		t.Errorf("kind %v", errs.KindOf(err))
 	}
 }

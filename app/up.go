@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"rootstream/app/config"
 	"rootstream/auth"
 	"rootstream/devstack"
 )
@@ -18,8 +19,8 @@ import (
 type UpOptions struct {
 	DataDir    string
 	Listen     string
-	ConfigFile string // settings of serve beyond what the stack itself decides
-	Config     Config // the same, read
+	ConfigFile string        // settings of serve beyond what the stack itself decides
+	Config     config.Config // the same, read
 	Stdout     io.Writer
 	Stderr     io.Writer
 }
@@ -39,7 +40,7 @@ func Up(ctx context.Context, o UpOptions) error {
 		return devstack.Command{Path: self, Args: append(args, "--data", l.DataDir), Env: stackEnv(os.Environ(), l)}
 	}
 	cfg := devstack.Config{
-		DataDir: o.DataDir, Listen: o.Listen, TLS: o.Config.HTTP.TLSCert != "", Logger: newLogger(o.Config.Log, o.Stderr),
+		DataDir: o.DataDir, Listen: o.Listen, TLS: o.Config.HTTP.TLSCert != "", Logger: o.Config.Log.Logger(o.Stderr),
 		Node: func(l devstack.Layout) devstack.Command {
 			if o.ConfigFile != "" {
 				return child(l, "node", "--config", o.ConfigFile)
@@ -62,13 +63,13 @@ func stackEnv(env []string, l devstack.Layout) []string {
 	mine := []string{"POSTGRES_DSN", "REDIS_URL", "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_ADDRS", "REDIS_SENTINEL_PASSWORD", "REDIS_CLUSTER_ADDRS", "CONFIG", "DATA"}
 	env = slices.DeleteFunc(slices.Clone(env), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
-		name, ours := strings.CutPrefix(name, envPrefix)
+		name, ours := strings.CutPrefix(name, config.EnvPrefix)
 		return ours && slices.Contains(mine, strings.TrimSuffix(name, "_FILE"))
 	})
 	if _, err := os.Stat(l.PostgresDSNFile); err != nil {
 		return env // the node is about to write it; what comes after the node finds it
 	}
-	return append(env, envPrefix+"POSTGRES_DSN_FILE="+l.PostgresDSNFile, envPrefix+"REDIS_URL_FILE="+l.RedisURLFile)
+	return append(env, config.EnvPrefix+"POSTGRES_DSN_FILE="+l.PostgresDSNFile, config.EnvPrefix+"REDIS_URL_FILE="+l.RedisURLFile)
 }
 
 // welcome says where everything is, and how to get in the first time.
@@ -83,14 +84,14 @@ func welcome(ctx context.Context, l devstack.Layout, o UpOptions) {
 		say("rootstream: no link for the first administrator: %v", err)
 	}
 	say("data, logs and mail: %s", l.DataDir)
-	if b := o.Config.ofStack(l).Backup; b.KeyFile != "" {
+	if b := ofStack(o.Config, l).Backup; b.KeyFile != "" {
 		say("backups: %s, which nothing but %s opens: keep a copy of that key on another machine", b.Repo, b.KeyFile)
 	}
 	say("try: rootstream demo --url %s    stop: Ctrl-C", l.URL)
 }
 
 func setupLink(ctx context.Context, l devstack.Layout, o UpOptions) (string, error) {
-	cfg, err := Resolve(Source{File: o.ConfigFile, Env: stackEnv(os.Environ(), l)}, l.DataDir)
+	cfg, err := config.Resolve(config.Source{File: o.ConfigFile, Env: stackEnv(os.Environ(), l)}, l.DataDir)
 	if err != nil {
 		return "", err
 	}

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 
+	"rootstream/app/config"
 	"rootstream/event"
 	"rootstream/notify"
 	"rootstream/postgres"
@@ -17,7 +18,7 @@ func (p *Parts) webhookRelay() event.Consumer {
 	return event.Consumer{DB: p.DB, Name: "webhook", Logger: p.Log, Handle: func(ctx context.Context, tx *postgres.Tx, events []event.Event) error {
 		for _, e := range events {
 			for _, w := range p.Config.Webhooks {
-				if !w.wants(e.Name) {
+				if !wants(w, e.Name) {
 					continue
 				}
 				m := notify.Message{Channel: notify.ChannelWebhook, Topic: e.Name, Payload: e, Target: w.URL}
@@ -37,7 +38,7 @@ func (p *Parts) webhookRelay() event.Consumer {
 }
 
 // wants reports whether a receiver asked for events of this name.
-func (w WebhookConfig) wants(name string) bool {
+func wants(w config.Webhook, name string) bool {
 	return len(w.Topics) == 0 || slices.ContainsFunc(w.Topics, func(pattern string) bool {
 		ok, err := path.Match(pattern, name)
 		return err == nil && ok

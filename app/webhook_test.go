@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"rootstream/app"
+	"rootstream/app/config"
 	"rootstream/postgres/postgrestest"
 	"rootstream/secret"
 )
@@ -15,12 +16,12 @@ import (
 func TestAnEventThatCannotBeSentHoldsNoOtherUp(t *testing.T) {
 	t.Parallel()
 	var logged bytes.Buffer
-	cfg, err := app.Load(app.Source{})
+	cfg, err := config.Load(config.Source{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Postgres.DSN = secret.FromString(postgrestest.DSN(t))
-	cfg.Webhooks = []app.WebhookConfig{{
+	cfg.Webhooks = []config.Webhook{{
 		URL: "https://hooks.example.org/in", Secrets: []secret.Secret{secret.FromString("whsec_" + strings.Repeat("QUJD", 8))},
 	}}
 	p, err := app.Open(t.Context(), cfg, app.Options{Stderr: &logged, OneShot: true})

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
 )
 
 func backupCommand(env *environment) *cobra.Command {
@@ -34,26 +34,26 @@ restored.`,
 	return c
 }
 
-func backupColumns() []column[app.Backup] {
-	return []column[app.Backup]{
-		{"ID", func(b app.Backup) any { return b.ID }},
-		{"TYPE", func(b app.Backup) any { return b.Type }},
-		{"COMPLETED", func(b app.Backup) any { return b.CompletedAt }},
-		{"TOOK", func(b app.Backup) any { return took(b) }},
-		{"SIZE", func(b app.Backup) any { return bytesText(b.SizeBytes) }},
-		{"STORED", func(b app.Backup) any { return bytesText(b.StoredBytes) }},
-		{"STATUS", func(b app.Backup) any { return b.Status }},
-		{"PROVEN", func(b app.Backup) any { return proofText(b) }},
+func backupColumns() []column[backups.Backup] {
+	return []column[backups.Backup]{
+		{"ID", func(b backups.Backup) any { return b.ID }},
+		{"TYPE", func(b backups.Backup) any { return b.Type }},
+		{"COMPLETED", func(b backups.Backup) any { return b.CompletedAt }},
+		{"TOOK", func(b backups.Backup) any { return took(b) }},
+		{"SIZE", func(b backups.Backup) any { return bytesText(b.SizeBytes) }},
+		{"STORED", func(b backups.Backup) any { return bytesText(b.StoredBytes) }},
+		{"STATUS", func(b backups.Backup) any { return b.Status }},
+		{"PROVEN", func(b backups.Backup) any { return proofText(b) }},
 	}
 }
 
 // took is how long a backup took.
-func took(b app.Backup) time.Duration {
+func took(b backups.Backup) time.Duration {
 	return b.CompletedAt.Sub(b.StartedAt).Round(100 * time.Millisecond)
 }
 
 // proofText says what is known of a backup's being restorable.
-func proofText(b app.Backup) string {
+func proofText(b backups.Backup) string {
 	switch p := b.Proof; {
 	case p == nil:
 		return ""
@@ -83,7 +83,7 @@ func backupList(env *environment, f *repoFlags) *cobra.Command {
 		Use: "list", Short: "List all backups, newest first", Args: cobra.NoArgs,
 		Example: "  rootstream backup list\n  rootstream backup list -o json --repo s3://backups/main --key-file /etc/rootstream/backup.key",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				all, err := b.List(cmd.Context())
 				if err != nil {
 					return err
@@ -99,7 +99,7 @@ func backupShow(env *environment, f *repoFlags) *cobra.Command {
 		Use: "show [ID|latest]", Short: "Show all that is known of a backup", Args: cobra.MaximumNArgs(1),
 		Example: "  rootstream backup show\n  rootstream backup show 20261128T011032Z-f-3a9c -o json",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				d, err := b.Show(cmd.Context(), idOr(args))
 				if err != nil {
 					return err
@@ -118,8 +118,8 @@ func idOr(args []string) string {
 	return args[0]
 }
 
-func detailColumns() []column[app.BackupDetails] {
-	type d = app.BackupDetails
+func detailColumns() []column[backups.Details] {
+	type d = backups.Details
 	var all []column[d]
 	for _, c := range backupColumns() {
 		all = append(all, column[d]{c.title, func(b d) any { return c.cell(b.Backup) }})
@@ -162,7 +162,7 @@ func backupUnpin(env *environment, f *repoFlags) *cobra.Command {
 }
 
 func pin(ctx context.Context, env *environment, f *repoFlags, id string, pinned bool) error {
-	return f.with(ctx, env, func(b *app.Backups) error {
+	return f.with(ctx, env, func(b *backups.Operator) error {
 		if err := b.Pin(ctx, id, pinned); err != nil {
 			return err
 		}

@@ -8,11 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
 )
 
 func backupCreate(env *environment, f *repoFlags) *cobra.Command {
-	var o app.CreateBackup
+	var o backups.CreateOptions
 	var kind, compression string
 	var rate, workers int
 	var newCluster bool
@@ -31,14 +31,14 @@ The repository is made on first use. Where nothing else brings the write-ahead l
 into it, what the backup needs is brought. Exit code 7: the backup was taken, but
 pages of the cluster have a wrong checksum.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Type = app.BackupType(kind)
+			o.Type = backups.Type(kind)
 			cfg, err := f.config(env, map[string]string{
 				"backup.compression": compression, "backup.rate_mib": number(rate), "backup.workers": number(workers),
 			})
 			if err != nil {
 				return err
 			}
-			b, err := app.OpenBackups(cmd.Context(), cfg, app.BackupOptions{Create: true, NewCluster: newCluster, Stderr: env.stderr})
+			b, err := backups.Open(cmd.Context(), cfg, backups.Options{Create: true, NewCluster: newCluster, Stderr: env.stderr})
 			if err != nil {
 				return err
 			}
@@ -68,9 +68,9 @@ func number(n int) string {
 	return strconv.Itoa(n)
 }
 
-func (env *environment) createBackup(ctx context.Context, b *app.Backups, o app.CreateBackup) error {
+func (env *environment) createBackup(ctx context.Context, b *backups.Operator, o backups.CreateOptions) error {
 	bar := env.progress("backup")
-	o.Progress = func(p app.BackupProgress) { bar.show(p.Bytes, p.Total, string(p.Phase)) }
+	o.Progress = func(p backups.Progress) { bar.show(p.Bytes, p.Total, string(p.Phase)) }
 	made, err := b.Create(ctx, o)
 	bar.end()
 	if err != nil {
@@ -96,9 +96,9 @@ func backupVerify(env *environment, f *repoFlags) *cobra.Command {
 swapped. Without an id, everything in the repository. What is found is kept with each
 backup. Whether PostgreSQL starts from it is shown by test-restore.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				bar := env.progress("verify")
-				findings, err := b.Verify(cmd.Context(), app.VerifyBackups{
+				findings, err := b.Verify(cmd.Context(), backups.VerifyOptions{
 					IDs: args, Quick: quick, Progress: func(done, total int64) { bar.show(done, total, "") },
 				})
 				bar.end()
@@ -113,18 +113,18 @@ backup. Whether PostgreSQL starts from it is shown by test-restore.`,
 	return c
 }
 
-func (env *environment) backupFindings(findings []app.BackupFinding) error {
+func (env *environment) backupFindings(findings []backups.Finding) error {
 	if len(findings) == 0 {
 		env.say("nothing is wrong")
 		if env.output == "json" {
-			return env.json([]app.BackupFinding{})
+			return env.json([]backups.Finding{})
 		}
 		return nil
 	}
 	err := list(env, findings,
-		column[app.BackupFinding]{"OBJECT", func(f app.BackupFinding) any { return f.Object }},
-		column[app.BackupFinding]{"BACKUPS", func(f app.BackupFinding) any { return strings.Join(f.Backups, ", ") }},
-		column[app.BackupFinding]{"PROBLEM", func(f app.BackupFinding) any { return f.Problem }})
+		column[backups.Finding]{"OBJECT", func(f backups.Finding) any { return f.Object }},
+		column[backups.Finding]{"BACKUPS", func(f backups.Finding) any { return strings.Join(f.Backups, ", ") }},
+		column[backups.Finding]{"PROBLEM", func(f backups.Finding) any { return f.Problem }})
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ share with them stay whole. One that is pinned must be unpinned first.`,
 					return err
 				}
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				done, err := b.Delete(cmd.Context(), args, dry)
 				if err != nil {
 					return err
@@ -172,7 +172,7 @@ by a test restore.`,
 					return err
 				}
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				done, err := b.Prune(cmd.Context(), dry)
 				if err != nil {
 					return err
@@ -186,7 +186,7 @@ by a test restore.`,
 }
 
 // removal prints what was deleted, or would be.
-func (env *environment) removal(done app.BackupRemoval) error {
+func (env *environment) removal(done backups.Removal) error {
 	did := "deleted"
 	if done.DryRun {
 		did = "would be deleted"
@@ -207,12 +207,12 @@ func (env *environment) removal(done app.BackupRemoval) error {
 		return nil
 	}
 	return list(env, done.Verdicts,
-		column[app.BackupVerdict]{"BACKUP", func(v app.BackupVerdict) any { return v.ID }},
-		column[app.BackupVerdict]{"FATE", func(v app.BackupVerdict) any {
+		column[backups.Verdict]{"BACKUP", func(v backups.Verdict) any { return v.ID }},
+		column[backups.Verdict]{"FATE", func(v backups.Verdict) any {
 			if v.Delete {
 				return did
 			}
 			return "kept"
 		}},
-		column[app.BackupVerdict]{"REASON", func(v app.BackupVerdict) any { return v.Reason }})
+		column[backups.Verdict]{"REASON", func(v backups.Verdict) any { return v.Reason }})
 }

@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"rootstream/app"
+	"rootstream/app/backups"
+	"rootstream/app/config"
 )
 
 // repoFlags are the flags that name a repository of backups and the server they are of; each is also a setting.
@@ -46,7 +47,7 @@ func (f *repoFlags) settings() map[string]string {
 }
 
 // config resolves the configuration of a command that works with backups; more are its own flags by key.
-func (f *repoFlags) config(env *environment, more map[string]string) (app.Config, error) {
+func (f *repoFlags) config(env *environment, more map[string]string) (config.Config, error) {
 	cfg, err := f.service(env, more)
 	if cfg.Log.Level == "info" {
 		cfg.Log.Level = "warn" // a command's own output says what it did
@@ -55,19 +56,19 @@ func (f *repoFlags) config(env *environment, more map[string]string) (app.Config
 }
 
 // service is the configuration of a command that runs until it is stopped: its log is its output.
-func (f *repoFlags) service(env *environment, more map[string]string) (app.Config, error) {
+func (f *repoFlags) service(env *environment, more map[string]string) (config.Config, error) {
 	settings := f.settings()
 	maps.Copy(settings, more)
-	return app.FindBackups(env.source(settings), env.dataDir)
+	return backups.Find(env.source(settings), env.dataDir)
 }
 
 // with opens the repository, runs fn and closes it.
-func (f *repoFlags) with(ctx context.Context, env *environment, fn func(b *app.Backups) error) error {
+func (f *repoFlags) with(ctx context.Context, env *environment, fn func(b *backups.Operator) error) error {
 	cfg, err := f.config(env, nil)
 	if err != nil {
 		return err
 	}
-	b, err := app.OpenBackups(ctx, cfg, app.BackupOptions{Stderr: env.stderr})
+	b, err := backups.Open(ctx, cfg, backups.Options{Stderr: env.stderr})
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
 )
 
 func backupKey(env *environment, f *repoFlags) *cobra.Command {
@@ -26,21 +26,21 @@ func backupKeyList(env *environment, f *repoFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the keys of the repository", Args: cobra.NoArgs, Example: "  rootstream backup key list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error { return env.backupKeys(cmd.Context(), b) })
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error { return env.backupKeys(cmd.Context(), b) })
 		},
 	}
 }
 
-func (env *environment) backupKeys(ctx context.Context, b *app.Backups) error {
+func (env *environment) backupKeys(ctx context.Context, b *backups.Operator) error {
 	keys, err := b.Keys(ctx)
 	if err != nil {
 		return err
 	}
 	return list(env, keys,
-		column[app.BackupKey]{"KEY", func(k app.BackupKey) any { return k.ID }},
-		column[app.BackupKey]{"KIND", func(k app.BackupKey) any { return k.Kind }},
-		column[app.BackupKey]{"ADDED", func(k app.BackupKey) any { return k.Created }},
-		column[app.BackupKey]{"THE ONE GIVEN", func(k app.BackupKey) any { return k.Opens }})
+		column[backups.Key]{"KEY", func(k backups.Key) any { return k.ID }},
+		column[backups.Key]{"KIND", func(k backups.Key) any { return k.Kind }},
+		column[backups.Key]{"ADDED", func(k backups.Key) any { return k.Created }},
+		column[backups.Key]{"THE ONE GIVEN", func(k backups.Key) any { return k.Opens }})
 }
 
 // newKeyFlags name a key that is to be added.
@@ -56,11 +56,11 @@ func backupKeyAdd(env *environment, f *repoFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "add", Short: "Let one more key open the repository", Args: cobra.NoArgs, Example: "  rootstream backup key add --new-passphrase-file /run/passphrase",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			key, err := app.ReadBackupKey(n.file, n.passphrase)
+			key, err := backups.ReadKey(n.file, n.passphrase)
 			if err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				id, err := b.AddKey(cmd.Context(), key)
 				if err != nil {
 					return err
@@ -79,14 +79,14 @@ func backupKeyRotate(env *environment, f *repoFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "rotate", Short: "Put a new key in the place of the one given", Args: cobra.NoArgs, Example: "  rootstream backup key rotate --new-key-file /etc/rootstream/backup-2027.key --yes",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			key, err := app.ReadBackupKey(n.file, n.passphrase)
+			key, err := backups.ReadKey(n.file, n.passphrase)
 			if err != nil {
 				return err
 			}
 			if err := env.confirm("keep the old key from opening the repository", "rotate"); err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				id, err := b.RotateKey(cmd.Context(), key)
 				if err != nil {
 					return err
@@ -108,7 +108,7 @@ func backupKeyRemove(env *environment, f *repoFlags) *cobra.Command {
 			if err := env.confirm("keep key "+args[0]+" from opening the repository", args[0]); err != nil {
 				return err
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				if err := b.RemoveKey(cmd.Context(), args[0]); err != nil {
 					return err
 				}

@@ -8,11 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
 )
 
 func backupRestore(env *environment, f *repoFlags) *cobra.Command {
-	var o app.RestoreBackup
+	var o backups.RestoreOptions
 	var delta, inPlace, rollback, confirmed bool
 	var sets []string
 	c := &cobra.Command{
@@ -52,9 +52,9 @@ server must be able to run this program and to read the repository and its key.`
 			o.To = abs
 			switch {
 			case delta:
-				o.Mode = app.RestoreDelta
+				o.Mode = backups.Delta
 			case inPlace:
-				o.Mode = app.RestoreInPlace
+				o.Mode = backups.InPlace
 			case rollback, confirmed:
 				return env.settle(o.To, rollback)
 			}
@@ -97,21 +97,21 @@ func settingsOf(sets []string) (map[string]string, error) {
 	return settings, nil
 }
 
-func (env *environment) restore(cmd *cobra.Command, f *repoFlags, o app.RestoreBackup) error {
+func (env *environment) restore(cmd *cobra.Command, f *repoFlags, o backups.RestoreOptions) error {
 	what := "restore into " + o.To
 	switch o.Mode {
-	case app.RestoreFresh:
-	case app.RestoreDelta:
+	case backups.Fresh:
+	case backups.Delta:
 		what = "overwrite what is in " + o.To
-	case app.RestoreInPlace:
+	case backups.InPlace:
 		what = "move what is in " + o.To + " aside and restore there"
 	}
 	if err := env.confirm(what, o.To); err != nil {
 		return err
 	}
-	return f.with(cmd.Context(), env, func(b *app.Backups) error {
+	return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 		bar := env.progress("restore")
-		o.Progress = func(p app.RestoreProgress) { bar.show(p.Done, p.Total, p.Phase) }
+		o.Progress = func(p backups.RestoreProgress) { bar.show(p.Done, p.Total, p.Phase) }
 		r, err := b.Recovery(f.settings()).Restore(cmd.Context(), o)
 		bar.end()
 		if err != nil {
@@ -121,7 +121,7 @@ func (env *environment) restore(cmd *cobra.Command, f *repoFlags, o app.RestoreB
 	})
 }
 
-func (env *environment) restored(r app.Restored) error {
+func (env *environment) restored(r backups.Restored) error {
 	if r.Kept != "" {
 		env.say("what was there is kept in %s; put it back with --rollback, remove it with --confirm", r.Kept)
 	}
@@ -131,7 +131,7 @@ func (env *environment) restored(r app.Restored) error {
 		env.say("start it as user %s, who must be able to read the repository and its key: it recovers to its target (%s) by itself", r.Owner, r.Target)
 		env.say("or let this program start it, which hands the log to it: run the same with --delta --start")
 	}
-	type row = app.Restored
+	type row = backups.Restored
 	return one(env, r,
 		column[row]{"BACKUP", func(r row) any { return r.Backup }},
 		column[row]{"FOLDER", func(r row) any { return r.Dir }},
@@ -145,9 +145,9 @@ func (env *environment) restored(r app.Restored) error {
 
 // settle ends a restore in place.
 func (env *environment) settle(dir string, back bool) error {
-	what, done, settle := "remove what was kept aside of "+dir, "what was kept aside is gone", app.ConfirmRestore
+	what, done, settle := "remove what was kept aside of "+dir, "what was kept aside is gone", backups.Confirm
 	if back {
-		what, done, settle = "remove what was restored to "+dir+" and put back what was there", "what was there is back", app.RollbackRestore
+		what, done, settle = "remove what was restored to "+dir+" and put back what was there", "what was there is back", backups.Rollback
 	}
 	if err := env.confirm(what, dir); err != nil {
 		return err
@@ -160,7 +160,7 @@ func (env *environment) settle(dir string, back bool) error {
 }
 
 func backupTestRestore(env *environment, f *repoFlags) *cobra.Command {
-	var o app.TestRestoreBackup
+	var o backups.TestRestoreOptions
 	c := &cobra.Command{
 		Use: "test-restore [ID|latest]", Short: "Prove that a backup can be restored; exit code 8 if not", Args: cobra.MaximumNArgs(1),
 		Example: "  rootstream backup test-restore\n  rootstream backup test-restore 20261128T011032Z-f-3a9c -o json",
@@ -172,9 +172,9 @@ the living server, if that answers. The result is kept with the backup.`,
 			if len(args) > 0 {
 				o.ID = args[0]
 			}
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				bar := env.progress("test-restore")
-				o.Progress = func(p app.RestoreProgress) { bar.show(p.Done, p.Total, p.Phase) }
+				o.Progress = func(p backups.RestoreProgress) { bar.show(p.Done, p.Total, p.Phase) }
 				proof, err := b.Recovery(f.settings()).TestRestore(cmd.Context(), o)
 				bar.end()
 				if err != nil {
@@ -189,8 +189,8 @@ the living server, if that answers. The result is kept with the backup.`,
 	return c
 }
 
-func (env *environment) proof(p app.BackupProof) error {
-	type row = app.BackupProof
+func (env *environment) proof(p backups.Proof) error {
+	type row = backups.Proof
 	err := one(env, p,
 		column[row]{"RESULT", func(p row) any {
 			if p.OK {
@@ -213,12 +213,12 @@ func backupWindow(env *environment, f *repoFlags) *cobra.Command {
 		Long: `Show to what times the cluster can be restored: from the end of a backup to where the
 write-ahead log ends, or has a gap.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				windows, err := b.Windows(cmd.Context())
 				if err != nil {
 					return err
 				}
-				type row = app.BackupWindow
+				type row = backups.Window
 				return list(env, windows,
 					column[row]{"FROM", func(w row) any { return w.Since }},
 					column[row]{"TO", func(w row) any { return w.Until }},

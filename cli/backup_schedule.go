@@ -3,7 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
 )
 
 func backupSchedule(env *environment, f *repoFlags) *cobra.Command {
@@ -22,12 +22,12 @@ func backupScheduleList(env *environment, f *repoFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the jobs, when they run next and how they went", Args: cobra.NoArgs, Example: "  rootstream backup schedule list -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				jobs, err := b.Schedule(cmd.Context())
 				if err != nil {
 					return err
 				}
-				type row = app.ScheduledJob
+				type row = backups.ScheduledJob
 				return list(env, jobs,
 					column[row]{"JOB", func(j row) any { return j.Name }},
 					column[row]{"NEXT", func(j row) any { return j.Next }},
@@ -53,7 +53,7 @@ stopped. With --once, run only what is due now, as a timer does.`,
 			if err != nil {
 				return err
 			}
-			b, err := app.OpenBackups(cmd.Context(), cfg, app.BackupOptions{Create: true, Stderr: env.stderr})
+			b, err := backups.Open(cmd.Context(), cfg, backups.Options{Create: true, Stderr: env.stderr})
 			if err != nil {
 				return err
 			}
@@ -81,7 +81,7 @@ func backupScheduleNow(env *environment, f *repoFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "now KIND", Short: "Let the process that runs the schedule run something now", Args: cobra.ExactArgs(1), Example: "  rootstream backup schedule now test-restore",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.with(cmd.Context(), env, func(b *app.Backups) error {
+			return f.with(cmd.Context(), env, func(b *backups.Operator) error {
 				if err := b.RunNow(cmd.Context(), args[0], "console"); err != nil {
 					return err
 				}

@@ -3,7 +3,7 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func configCommand(env *environment) *cobra.Command {
@@ -44,17 +44,17 @@ func explainCommand(env *environment) *cobra.Command {
 		Annotations: map[string]string{"output": "markdown"},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if env.output == "markdown" {
-				return app.ExplainMarkdown(env.stdout)
+				return config.ExplainMarkdown(env.stdout)
 			}
-			keys, err := app.FindKeys(args)
+			keys, err := config.FindSettings(args)
 			if err != nil {
 				return err
 			}
 			return list(env, keys,
-				column[app.Key]{"SETTING", func(k app.Key) any { return k.Path }},
-				column[app.Key]{"DEFAULT", func(k app.Key) any { return k.Default }},
-				column[app.Key]{"ENVIRONMENT", func(k app.Key) any { return k.Env }},
-				column[app.Key]{"MEANING", func(k app.Key) any { return k.Doc }},
+				column[config.Setting]{"SETTING", func(k config.Setting) any { return k.Path }},
+				column[config.Setting]{"DEFAULT", func(k config.Setting) any { return k.Default }},
+				column[config.Setting]{"ENVIRONMENT", func(k config.Setting) any { return k.Env }},
+				column[config.Setting]{"MEANING", func(k config.Setting) any { return k.Doc }},
 			)
 		},
 	}

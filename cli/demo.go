@@ -7,7 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/config"
+	"rootstream/app/demo"
 )
 
 func demoCommand(env *environment) *cobra.Command {
@@ -28,7 +29,7 @@ what is changed on the first. The account is deleted at the end.`,
 				}
 				url = cfg.PublicURL()
 			}
-			var second *app.Config
+			var second *config.Config
 			if err == nil && !cfg.Postgres.DSN.IsZero() {
 				second = &cfg
 			} else {
@@ -42,9 +43,9 @@ what is changed on the first. The account is deleted at the end.`,
 }
 
 // demo prints the steps as they are done, or all of them as one array.
-func (env *environment) demo(ctx context.Context, url string, second *app.Config) error {
-	begun, steps := time.Now(), []app.DemoStep{}
-	err := app.Demo(ctx, url, second, func(s app.DemoStep) error {
+func (env *environment) demo(ctx context.Context, url string, second *config.Config) error {
+	begun, steps := time.Now(), []demo.Step{}
+	err := demo.Run(ctx, url, second, func(s demo.Step) error {
 		steps = append(steps, s)
 		if env.output == "json" {
 			return nil

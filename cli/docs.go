@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
-	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func docsCommand(root *cobra.Command, env *environment) *cobra.Command {
@@ -28,7 +28,7 @@ func docsCommand(root *cobra.Command, env *environment) *cobra.Command {
 				if err := os.MkdirAll(args[0], 0o755); err != nil { //nolint:gosec // man pages are for everyone
 					return fmt.Errorf("write man pages: %w", err)
 				}
-				return doc.GenManTree(root, &doc.GenManHeader{Title: "ROOTSTREAM", Section: "1", Source: "RootStream " + app.Version()}, args[0])
+				return doc.GenManTree(root, &doc.GenManHeader{Title: "ROOTSTREAM", Section: "1", Source: "RootStream " + config.Version()}, args[0])
 			},
 		},
 	)
@@ -59,7 +59,7 @@ func reference(root *cobra.Command) string {
 			walk(sub)
 		}
 	}
-	fmt.Fprintf(&b, "\n## Flags of all commands\n\n```\n%s```\n", strings.ReplaceAll(root.PersistentFlags().FlagUsages(), "(default "+cmp.Or(app.DefaultDataDir(), "none")+")", "(default see below)"))
+	fmt.Fprintf(&b, "\n## Flags of all commands\n\n```\n%s```\n", strings.ReplaceAll(root.PersistentFlags().FlagUsages(), "(default "+cmp.Or(config.DefaultDataDir(), "none")+")", "(default see below)"))
 	b.WriteString("\nThe default data folder is `/var/lib/rootstream` for root, else the user's state folder (`~/.local/state/rootstream`).\n")
 	for _, c := range root.Commands() {
 		walk(c)

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
+	"rootstream/app/config"
 	"rootstream/errs"
 )
 
@@ -63,7 +64,7 @@ a second factor, streams and an event log, on PostgreSQL and Redis.
 Standard output carries data only; hints go to standard error. Exit codes: 0 ok ·
 1 failure · 2 usage or configuration · 3 not found · 4 permission or wrong key ·
 5 conflict or precondition · 6 unavailable, retry · 7 partial · 8 a check failed.`,
-		Version:           app.Version(),
+		Version:           config.Version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		DisableAutoGenTag: true,
@@ -76,7 +77,7 @@ Standard output carries data only; hints go to standard error. Exit codes: 0 ok 
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&env.configFile, "config", os.Getenv("ROOTSTREAM_CONFIG"), "configuration `file` (YAML); also ROOTSTREAM_CONFIG")
-	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up; also ROOTSTREAM_DATA (default "+cmp.Or(app.DefaultDataDir(), "none")+")")
+	flags.StringVar(&env.dataDir, "data", os.Getenv("ROOTSTREAM_DATA"), "data `folder` of rootstream up; also ROOTSTREAM_DATA (default "+cmp.Or(config.DefaultDataDir(), "none")+")")
 	flags.StringVar(&env.postgres, "postgres", "", "address of the database (`DSN`), instead of a data folder")
 	flags.StringVar(&env.redis, "redis", "", "address of Redis (`URL`)")
 	flags.StringVarP(&env.output, "output", "o", "table", "output `format`: table or json")
@@ -122,7 +123,7 @@ func requireKnownArgs(c *cobra.Command) {
 }
 
 // source is what a command line says about the configuration; more are its own flags by key.
-func (env *environment) source(more map[string]string) app.Source {
+func (env *environment) source(more map[string]string) config.Source {
 	flags := map[string]string{}
 	for k, v := range more {
 		if v != "" {
@@ -135,17 +136,17 @@ func (env *environment) source(more map[string]string) app.Source {
 	if env.redis != "" {
 		flags["redis.url"] = env.redis
 	}
-	return app.Source{File: env.configFile, Env: os.Environ(), Flags: flags}
+	return config.Source{File: env.configFile, Env: os.Environ(), Flags: flags}
 }
 
 // config resolves the configuration of a command; more are its own flags by key.
-func (env *environment) config(more map[string]string) (app.Config, error) {
-	return app.Resolve(env.source(more), env.dataDir)
+func (env *environment) config(more map[string]string) (config.Config, error) {
+	return config.Resolve(env.source(more), env.dataDir)
 }
 
 // with opens the parts a command works with, runs fn and closes them.
 func (env *environment) with(ctx context.Context, fn func(p *app.Parts) error) error {
-	t, err := app.Find(env.source(nil), env.dataDir)
+	t, err := config.Find(env.source(nil), env.dataDir)
 	if err != nil {
 		return err
 	}

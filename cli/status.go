@@ -10,7 +10,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"rootstream/app"
+	"rootstream/app/config"
+	"rootstream/app/doctor"
 )
 
 func statusCommand(env *environment) *cobra.Command {
@@ -20,21 +21,21 @@ func statusCommand(env *environment) *cobra.Command {
 
 A part is up, down, or off when nobody asked for it. Exit code 8 if one is down.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := app.Find(env.source(nil), env.dataDir)
+			t, err := config.Find(env.source(nil), env.dataDir)
 			if err != nil {
 				return err
 			}
-			parts, err := app.Status(cmd.Context(), t)
+			parts, err := doctor.Status(cmd.Context(), t)
 			if err != nil {
 				return err
 			}
 			if err := list(env, parts,
-				column[app.PartStatus]{"PART", func(s app.PartStatus) any { return s.Name }},
-				column[app.PartStatus]{"STATE", func(s app.PartStatus) any { return s.State }},
-				column[app.PartStatus]{"DETAIL", func(s app.PartStatus) any { return s.Detail }}); err != nil {
+				column[doctor.PartStatus]{"PART", func(s doctor.PartStatus) any { return s.Name }},
+				column[doctor.PartStatus]{"STATE", func(s doctor.PartStatus) any { return s.State }},
+				column[doctor.PartStatus]{"DETAIL", func(s doctor.PartStatus) any { return s.Detail }}); err != nil {
 				return err
 			}
-			if slices.ContainsFunc(parts, app.PartStatus.Down) {
+			if slices.ContainsFunc(parts, doctor.PartStatus.Down) {
 				env.say("what is wrong, and what to do: rootstream doctor")
 				return errCheckFailed
 			}
@@ -51,13 +52,13 @@ func doctorCommand(env *environment) *cobra.Command {
 		Long: `Look at this machine, the data folder and the servers, and say what is wrong and what
 to do about it. Changes nothing. Exit code 8 if anything needs attention.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings := app.Doctor(cmd.Context(), app.DoctorOptions{
+			findings := doctor.Examine(cmd.Context(), doctor.Options{
 				Source: env.source(map[string]string{"http.listen": listen}), DataDir: env.dataDir,
 			})
 			if err := env.diagnosis(findings); err != nil {
 				return err
 			}
-			if n := count(findings, func(f app.Finding) bool { return !f.OK }); n > 0 {
+			if n := count(findings, func(f doctor.Finding) bool { return !f.OK }); n > 0 {
 				env.say("%d of %d checks failed", n, len(findings))
 				return errCheckFailed
 			}
@@ -70,7 +71,7 @@ to do about it. Changes nothing. Exit code 8 if anything needs attention.`,
 }
 
 // diagnosis prints findings, what failed first, each remedy on a line of its own.
-func (env *environment) diagnosis(findings []app.Finding) error {
+func (env *environment) diagnosis(findings []doctor.Finding) error {
 	if env.output == "json" {
 		return env.json(findings)
 	}
@@ -83,7 +84,7 @@ func (env *environment) diagnosis(findings []app.Finding) error {
 		width = max(width, len(f.Name))
 	}
 	ordered := slices.Clone(findings)
-	slices.SortStableFunc(ordered, func(a, b app.Finding) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(ordered, func(a, b doctor.Finding) int { return cmp.Compare(rank(a), rank(b)) })
 	var out strings.Builder
 	for _, f := range ordered {
 		mark := good
@@ -99,7 +100,7 @@ func (env *environment) diagnosis(findings []app.Finding) error {
 	return err
 }
 
-func rank(f app.Finding) int {
+func rank(f doctor.Finding) int {
 	if f.OK {
 		return 1
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func upCommand(env *environment) *cobra.Command {
@@ -18,13 +19,13 @@ func upCommand(env *environment) *cobra.Command {
 Prints "rootstream is ready: URL" when requests can be answered. Ctrl-C stops everything;
 the data stays. What a killed predecessor left is cleaned up at the next start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := app.Load(app.Source{File: env.configFile, Env: os.Environ()})
+			cfg, err := config.Load(config.Source{File: env.configFile, Env: os.Environ()})
 			if err != nil {
 				return err
 			}
 			dir := env.dataDir
 			if dir == "" {
-				dir = app.DefaultDataDir()
+				dir = config.DefaultDataDir()
 			}
 			if listen == "" {
 				listen = cfg.HTTP.Listen
@@ -69,13 +70,13 @@ func nodeCommand(env *environment) *cobra.Command {
 
 rootstream up runs this; by itself it is for hosts where PostgreSQL and the API are apart.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := app.Load(app.Source{File: env.configFile, Env: os.Environ()})
+			cfg, err := config.Load(config.Source{File: env.configFile, Env: os.Environ()})
 			if err != nil {
 				return err
 			}
 			dir := env.dataDir
 			if dir == "" {
-				dir = app.DefaultDataDir()
+				dir = config.DefaultDataDir()
 			}
 			return app.Node(cmd.Context(), dir, cfg, env.stderr)
 		},

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func versionCommand(env *environment) *cobra.Command {
@@ -13,9 +13,9 @@ func versionCommand(env *environment) *cobra.Command {
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs, Example: "  rootstream version",
 		RunE: func(*cobra.Command, []string) error {
 			if env.output == "json" {
-				return env.json(map[string]string{"version": app.Version()})
+				return env.json(map[string]string{"version": config.Version()})
 			}
-			_, err := fmt.Fprintln(env.stdout, "rootstream", app.Version())
+			_, err := fmt.Fprintln(env.stdout, "rootstream", config.Version())
 			return err
 		},
 	}

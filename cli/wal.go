@@ -9,7 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"rootstream/app"
+	"rootstream/app/backups"
+	"rootstream/app/config"
 )
 
 func walCommand(env *environment) *cobra.Command {
@@ -42,7 +43,7 @@ Exit code 8 if log is missing, or the server has given up the slot.`,
 			if err != nil {
 				return err
 			}
-			all, unknown, err := app.WALStatuses(cmd.Context(), cfg)
+			all, unknown, err := backups.WALStatuses(cmd.Context(), cfg)
 			if err != nil {
 				return err
 			}
@@ -62,8 +63,8 @@ Exit code 8 if log is missing, or the server has given up the slot.`,
 	}
 }
 
-func walColumns() []column[app.WALStatus] {
-	type s = app.WALStatus
+func walColumns() []column[backups.WALStatus] {
+	type s = backups.WALStatus
 	ofServer := func(fn func(s) any) func(s) any {
 		return func(x s) any {
 			if x.Server == nil {
@@ -108,20 +109,20 @@ Exit code 8 if anything is missing.`,
 			if err != nil {
 				return err
 			}
-			entries, err := app.WALEntries(cmd.Context(), cfg, id)
+			entries, err := backups.WALEntries(cmd.Context(), cfg, id)
 			if err != nil {
 				return err
 			}
 			if err := list(env, entries,
-				column[app.WALEntry]{"TIMELINE", func(e app.WALEntry) any { return uint32(e.Timeline) }},
-				column[app.WALEntry]{"FROM", func(e app.WALEntry) any { return e.From }},
-				column[app.WALEntry]{"TO", func(e app.WALEntry) any { return e.To }},
-				column[app.WALEntry]{"SIZE", func(e app.WALEntry) any { return bytesText(int64(e.To - e.From)) }}, //nolint:gosec // far below 2^63
-				column[app.WALEntry]{"STATUS", func(e app.WALEntry) any { return e.Status }},
+				column[backups.WALEntry]{"TIMELINE", func(e backups.WALEntry) any { return uint32(e.Timeline) }},
+				column[backups.WALEntry]{"FROM", func(e backups.WALEntry) any { return e.From }},
+				column[backups.WALEntry]{"TO", func(e backups.WALEntry) any { return e.To }},
+				column[backups.WALEntry]{"SIZE", func(e backups.WALEntry) any { return bytesText(int64(e.To - e.From)) }}, //nolint:gosec // far below 2^63
+				column[backups.WALEntry]{"STATUS", func(e backups.WALEntry) any { return e.Status }},
 			); err != nil {
 				return err
 			}
-			if app.WALMissing(entries) {
+			if backups.WALMissing(entries) {
 				return errCheckFailed
 			}
 			return nil
@@ -136,10 +137,10 @@ func systemFlag(c *cobra.Command, system *string) {
 }
 
 // walConfig resolves what the commands for single files need.
-func (f *repoFlags) walConfig(env *environment, system string) (uint64, app.Config, error) {
-	id, err := app.ParseSystemID(system)
+func (f *repoFlags) walConfig(env *environment, system string) (uint64, config.Config, error) {
+	id, err := backups.ParseSystemID(system)
 	if err != nil {
-		return 0, app.Config{}, err
+		return 0, config.Config{}, err
 	}
 	cfg, err := f.config(env, nil)
 	return id, cfg, err
@@ -161,7 +162,7 @@ synchronous_standby_names, and no commit that was acknowledged can be lost.`,
 			if err != nil {
 				return err
 			}
-			r, err := app.NewWALReceiver(cfg, app.BackupOptions{Stderr: env.stderr}, nil)
+			r, err := backups.NewWALReceiver(cfg, backups.Options{Stderr: env.stderr}, nil)
 			if err != nil {
 				return err
 			}
@@ -188,7 +189,7 @@ once more is fine. Another content under the same name is refused.`,
 			if err != nil {
 				return err
 			}
-			return app.PushWAL(cmd.Context(), cfg, id, args[0])
+			return backups.PushWAL(cmd.Context(), cfg, id, args[0])
 		},
 	}
 	systemFlag(c, &system)
@@ -217,14 +218,14 @@ that follow are fetched ahead in the background.`,
 			if err != nil {
 				return err
 			}
-			want := app.WALFetch{System: id, Name: args[0], Dest: args[1], Dir: dir}
+			want := backups.WALFetch{System: id, Name: args[0], Dest: args[1], Dir: dir}
 			if only {
-				return app.FetchWALAhead(cmd.Context(), cfg, want, ahead)
+				return backups.FetchWALAhead(cmd.Context(), cfg, want, ahead)
 			}
-			err = app.FetchWAL(cmd.Context(), cfg, want)
-			if errors.Is(err, app.ErrWALAbsent) {
+			err = backups.FetchWAL(cmd.Context(), cfg, want)
+			if errors.Is(err, backups.ErrWALAbsent) {
 				report(env.stderr, err)
-				return exitError(app.WALExitAbsent)
+				return exitError(backups.WALExitAbsent)
 			}
 			if err == nil && ahead > 0 {
 				env.fetchAhead(cmd.Context(), dir, ahead)
@@ -243,7 +244,7 @@ that follow are fetched ahead in the background.`,
 // fetchAhead lets a process of its own fetch what comes next, while PostgreSQL replays what it has. Without it a
 // recovery is slower, and no more: so nothing that goes wrong with it is an error.
 func (env *environment) fetchAhead(ctx context.Context, dir string, count int) {
-	if dir != "" && !app.WALAheadLow(dir, count) || app.RewindRunsUs() {
+	if dir != "" && !backups.WALAheadLow(dir, count) || backups.RewindRunsUs() {
 		return
 	}
 	self, err := os.Executable()

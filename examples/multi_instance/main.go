@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func main() {
@@ -42,7 +43,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if *data == "" {
 		return errors.New("name the servers: --data FOLDER")
 	}
-	cfg, err := app.Resolve(app.Source{}, *data)
+	cfg, err := config.Resolve(config.Source{}, *data)
 	if err != nil {
 		return err
 	}
@@ -72,7 +73,7 @@ type server struct {
 }
 
 // serve starts an instance on a free port and waits until it is ready.
-func serve(ctx context.Context, cfg app.Config) (*server, error) {
+func serve(ctx context.Context, cfg config.Config) (*server, error) {
 	cfg.HTTP.Listen, cfg.HTTP.TLSCert, cfg.HTTP.TLSKey, cfg.Log.Level = "127.0.0.1:0", "", "", "error"
 	ctx, cancel := context.WithCancel(ctx)
 	lines, out := io.Pipe()

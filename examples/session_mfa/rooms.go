@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"rootstream/app"
+	"rootstream/app/config"
 	"rootstream/auth"
 	"rootstream/cache"
 	"rootstream/mfa"
@@ -32,9 +32,9 @@ type rooms struct {
 
 // open joins the rooms and starts the loop of the sessions.
 func open(ctx context.Context, at servers, log *slog.Logger) (_ *rooms, err error) {
-	cfg := app.Config{}
+	cfg := config.Config{}
 	if at.data != "" {
-		if cfg, err = app.Resolve(app.Source{}, at.data); err != nil {
+		if cfg, err = config.Resolve(config.Source{}, at.data); err != nil {
 			return nil, err
 		}
 		at.postgres, at.redis = cfg.Postgres.DSN.Reveal(), cfg.Redis.URL.Reveal()

@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"sync"
 
-	"rootstream/app"
+	"rootstream/app/config"
 	"rootstream/cache"
 	"rootstream/event"
 	"rootstream/postgres"
@@ -29,9 +29,9 @@ type instance struct {
 
 // open joins the rooms and runs their loops.
 func open(ctx context.Context, at servers, log *slog.Logger) (_ *instance, err error) {
-	cfg := app.Config{}
+	cfg := config.Config{}
 	if at.data != "" {
-		if cfg, err = app.Resolve(app.Source{}, at.data); err != nil {
+		if cfg, err = config.Resolve(config.Source{}, at.data); err != nil {
 			return nil, err
 		}
 		at.postgres = cfg.Postgres.DSN.Reveal()
@@ -76,7 +76,7 @@ func open(ctx context.Context, at servers, log *slog.Logger) (_ *instance, err e
 }
 
 // throughRedis lets changes travel through Redis; the keyset says which of them are ours.
-func (i *instance) throughRedis(ctx context.Context, cfg app.Config, to *statesync.Config, log *slog.Logger) error {
+func (i *instance) throughRedis(ctx context.Context, cfg config.Config, to *statesync.Config, log *slog.Logger) error {
 	master, err := secret.LoadMasterKey(cfg.Keys.MasterKeyFile)
 	if err != nil {
 		return err

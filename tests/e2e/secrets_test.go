@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"rootstream/app"
+	"rootstream/app/config"
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/mfa"
@@ -295,7 +295,7 @@ func others(env, more []string) []string {
 // commands print much, but no secret.
 func (v *vault) commands() {
 	v.t.Helper()
-	config := []string{"--config", filepath.Join(v.dir, "rootstream.yaml")}
+	flags := []string{"--config", filepath.Join(v.dir, "rootstream.yaml")}
 	pass := v.password("of somebody made by a command")
 	elsewhere := v.plant("the password of a database elsewhere", "elsewhere"+rand.Text())
 	for _, c := range []struct {
@@ -321,15 +321,15 @@ func (v *vault) commands() {
 		{2, "", []string{"ROOTSTREAM_POSTGRES_DSN=postgres://u:" + elsewhere + "@[::x/y"}, []string{"user", "list"}},
 		{2, "", []string{"ROOTSTREAM_REDIS_URL=redis://u:" + elsewhere + "@[::x/y"}, []string{"serve"}},
 	} {
-		r := run(v.t, c.stdin, append(others(v.env, c.env), c.env...), append(c.args, config...)...)
+		r := run(v.t, c.stdin, append(others(v.env, c.env), c.env...), append(c.args, flags...)...)
 		if c.code >= 0 && r.code != c.code {
 			v.t.Errorf("rootstream %v: exit %d, want %d\n%s%s", c.args, r.code, c.code, r.stdout, r.stderr)
 		}
 		v.absent(fmt.Sprintf("the output of rootstream %v", c.args), []byte(r.stdout+r.stderr))
 	}
 	// Even where a whole configuration is printed, by whatever way.
-	dsn := app.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN=" + v.pg.DSN(), "ROOTSTREAM_REDIS_URL=" + v.redis.URL()}, File: config[1]}
-	cfg, err := app.Load(dsn)
+	dsn := config.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN=" + v.pg.DSN(), "ROOTSTREAM_REDIS_URL=" + v.redis.URL()}, File: flags[1]}
+	cfg, err := config.Load(dsn)
 	if err != nil {
 		v.t.Fatal(err)
 	}

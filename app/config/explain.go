@@ -1,4 +1,4 @@
-package app
+package config
 
 import (
 	"fmt"
@@ -12,8 +12,8 @@ import (
 	"rootstream/secret"
 )
 
-// Key describes one setting.
-type Key struct {
+// Setting describes one setting.
+type Setting struct {
 	Path    string `json:"path"`    // http.listen
 	Env     string `json:"env"`     // ROOTSTREAM_HTTP_LISTEN
 	Type    string `json:"type"`    // text, number, time, yes/no, list, secret
@@ -21,11 +21,11 @@ type Key struct {
 	Doc     string `json:"doc"`
 }
 
-// Keys lists every setting, in the order of the configuration file.
-func Keys() []Key { return keysOf(reflect.TypeFor[Config](), "", "") }
+// Settings lists every setting, in the order of the configuration file.
+func Settings() []Setting { return keysOf(reflect.TypeFor[Config](), "", "") }
 
-func keysOf(t reflect.Type, path, inherited string) []Key {
-	var keys []Key
+func keysOf(t reflect.Type, path, inherited string) []Setting {
+	var keys []Setting
 	parts := strings.Split(inherited, ",")
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -43,9 +43,9 @@ func keysOf(t reflect.Type, path, inherited string) []Key {
 		if def == "" && i < len(parts) {
 			def = parts[i]
 		}
-		k := Key{Path: name, Type: typeName(ft), Default: def, Doc: f.Tag.Get("doc")}
+		k := Setting{Path: name, Type: typeName(ft), Default: def, Doc: f.Tag.Get("doc")}
 		if !strings.Contains(name, "[]") {
-			k.Env = envPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_"))
+			k.Env = EnvPrefix + strings.ToUpper(strings.ReplaceAll(name, ".", "_"))
 		}
 		keys = append(keys, k)
 	}
@@ -88,7 +88,7 @@ postgres:
 ` + "```" + `
 `)
 	section := ""
-	for _, k := range Keys() {
+	for _, k := range Settings() {
 		if s, _, _ := strings.Cut(k.Path, "."); s != section {
 			section = s
 			fmt.Fprintf(&b, "\n## %s\n| setting | environment | type | default | meaning |\n|---|---|---|---|---|\n", strings.TrimSuffix(s, "[]"))

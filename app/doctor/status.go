@@ -1,4 +1,4 @@
-package app
+package doctor
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"rootstream/app/config"
 )
 
 // PartStatus is how one part is.
@@ -29,9 +31,9 @@ const (
 func (s PartStatus) Down() bool { return s.State == stateDown }
 
 // Status asks every part how it is.
-func Status(ctx context.Context, t Target) ([]PartStatus, error) {
+func Status(ctx context.Context, t config.Target) ([]PartStatus, error) {
 	if t.Config.Postgres.DSN.IsZero() {
-		return nil, ErrNoDatabase
+		return nil, config.ErrNoDatabase
 	}
 	e := examine(ctx, t.Config)
 	parts := append([]PartStatus{e.postgresStatus(), e.redisStatus(), e.apiStatus(t), e.keysetStatus()}, e.contentStatus()...)
@@ -81,7 +83,7 @@ func (e *examined) redisStatus() PartStatus {
 	}}
 }
 
-func (e *examined) apiStatus(t Target) PartStatus {
+func (e *examined) apiStatus(t config.Target) PartStatus {
 	const name = "api"
 	url := t.Config.PublicURL()
 	switch {

@@ -1,4 +1,4 @@
-package app
+package doctor
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rootstream/app/config"
 	"rootstream/cache"
 	"rootstream/postgres"
 	"rootstream/secret"
@@ -32,7 +33,7 @@ type examined struct {
 		err     error // nothing below is known
 		server  postgres.ServerFacts
 		content postgres.ContentFacts
-		steps   []Migration
+		steps   []postgres.Migration
 		schema  error // why this program cannot use the schema
 	}
 	redis struct {
@@ -56,7 +57,7 @@ type examined struct {
 }
 
 // examine asks every part that cfg names.
-func examine(ctx context.Context, cfg Config) *examined {
+func examine(ctx context.Context, cfg config.Config) *examined {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	e := &examined{}
@@ -67,7 +68,7 @@ func examine(ctx context.Context, cfg Config) *examined {
 	return e
 }
 
-func (e *examined) askDatabase(ctx context.Context, cfg Config) {
+func (e *examined) askDatabase(ctx context.Context, cfg config.Config) {
 	d := &e.database
 	dsn := cfg.Postgres.DSN.Reveal()
 	db, err := postgres.Open(ctx, postgres.Config{
@@ -90,7 +91,7 @@ func (e *examined) askDatabase(ctx context.Context, cfg Config) {
 }
 
 // askKeys opens the keyset, unless there is none: opening would make one.
-func (e *examined) askKeys(ctx context.Context, cfg Config, db *postgres.DB) {
+func (e *examined) askKeys(ctx context.Context, cfg config.Config, db *postgres.DB) {
 	k := &e.keys
 	if k.configured = cfg.Keys.MasterKeyFile != ""; !k.configured {
 		return
@@ -100,25 +101,30 @@ func (e *examined) askKeys(ctx context.Context, cfg Config, db *postgres.DB) {
 		k.err = err
 		return
 	}
-	if e.database.err != nil || !slices.Contains(e.database.content.Keysets, keysetName) {
+	if e.database.err != nil || !slices.Contains(e.database.content.Keysets, config.KeysetName) {
 		return
 	}
-	keys, err := secret.OpenWith(ctx, db, master, secret.Config{Name: keysetName, Logger: slog.New(slog.DiscardHandler)})
+	keys, err := secret.OpenWith(ctx, db, master, secret.Config{Name: config.KeysetName, Logger: slog.New(slog.DiscardHandler)})
 	if err == nil {
 		k.status, err = keys.Status(ctx)
 	}
 	k.err, k.opened = err, err == nil
 }
 
-func (e *examined) askRedis(ctx context.Context, cfg Config) {
+func (e *examined) askRedis(ctx context.Context, cfg config.Config) {
 	r := &e.redis
-	p := &Parts{Config: cfg, Log: slog.New(slog.DiscardHandler), Registry: prometheus.NewRegistry()}
-	client, err := p.openCache(ctx, nil)
-	if err != nil {
-		r.configured, r.err = true, err
+	if r.configured = cfg.Redis.Configured(); !r.configured {
 		return
 	}
-	if r.configured = client != nil; !r.configured {
+	settings, err := cfg.Redis.Client()
+	if err != nil {
+		r.err = err
+		return
+	}
+	settings.Logger, settings.Registerer = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	client, err := cache.Open(ctx, settings)
+	if err != nil {
+		r.err = err
 		return
 	}
 	defer client.Close()
@@ -166,7 +172,7 @@ func (e *examined) askAPI(ctx context.Context, url string) {
 }
 
 // pending counts the steps of a kind that are not applied.
-func pending(steps []Migration, kind string) int {
+func pending(steps []postgres.Migration, kind string) int {
 	n := 0
 	for _, s := range steps {
 		if s.Kind == kind && s.AppliedAt == nil {

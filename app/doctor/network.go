@@ -1,4 +1,4 @@
-package app
+package doctor
 
 import (
 	"crypto/tls"
@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"rootstream/app/config"
 	"rootstream/postgres"
 )
 
@@ -21,7 +22,7 @@ const maxSkew = 2 * time.Second
 // certificateNotice is how long before its end a certificate is a fault.
 const certificateNotice = 14 * 24 * time.Hour
 
-func databaseAddress(cfg Config) string { return postgres.Address(cfg.Postgres.DSN.Reveal()) }
+func databaseAddress(cfg config.Config) string { return postgres.Address(cfg.Postgres.DSN.Reveal()) }
 
 func (x examination) redis() []Finding {
 	const name = "redis"
@@ -107,7 +108,7 @@ func (x examination) tls() []Finding {
 	const name = "tls_certificate"
 	h := x.cfg.HTTP
 	if h.TLSCert == "" || h.TLSKey == "" {
-		if err := x.cfg.mayListen(); err != nil {
+		if err := x.cfg.MayListen(); err != nil {
 			return []Finding{failed("listen_address", err, "")}
 		}
 		return []Finding{fine(name, "none: plain HTTP on loopback or behind a proxy")}

@@ -1,4 +1,4 @@
-package app
+package doctor
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"rootstream/app/backups"
+	"rootstream/app/config"
 	"rootstream/backup"
 	"rootstream/backup/archive"
 	"rootstream/backup/repo"
@@ -30,15 +32,15 @@ type heldBackups struct {
 }
 
 // ask looks into the repository, if there is one, and at the server unless that is down. It makes and writes nothing.
-func (h *heldBackups) ask(ctx context.Context, cfg Config, down error) {
+func (h *heldBackups) ask(ctx context.Context, cfg config.Config, down error) {
 	if h.configured = cfg.Backup.Repo != ""; !h.configured {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, backupPatience)
 	defer cancel()
-	cfg.Backup.DSN = cfg.Backup.source(cfg.Postgres)
+	cfg.Backup.DSN = cfg.Backup.Source(cfg.Postgres)
 	cfg.Postgres.DSN = secret.Secret{} // no history is written
-	b, err := OpenBackups(ctx, cfg, BackupOptions{Stderr: io.Discard})
+	b, err := backups.Open(ctx, cfg, backups.Options{Stderr: io.Discard})
 	if err != nil {
 		h.err = err
 		return
@@ -51,7 +53,7 @@ func (h *heldBackups) ask(ctx context.Context, cfg Config, down error) {
 }
 
 // askLog sums up the write-ahead log of the server's cluster, else of the one that was last backed up.
-func (h *heldBackups) askLog(ctx context.Context, c BackupConfig, r *repo.Repo) error {
+func (h *heldBackups) askLog(ctx context.Context, c config.Backup, r *repo.Repo) error {
 	var server *archive.Server
 	var system uint64
 	if h.unknown == nil && !c.DSN.IsZero() {
@@ -187,7 +189,7 @@ func (x examination) newKey() bool {
 // owed returns since when there must have been a success of one of the kinds.
 func (x examination) owed(kinds ...schedule.Kind) time.Time {
 	if len(x.cfg.Backup.Schedule) > 0 || x.dir != "" { // the stack goes by the usual schedule
-		if jobs, err := x.cfg.Backup.jobs(); err == nil { // its faults are told elsewhere
+		if jobs, err := x.cfg.Backup.Jobs(); err == nil { // its faults are told elsewhere
 			if at := schedule.Owed(jobs, x.now, kinds...); !at.IsZero() {
 				return at
 			}

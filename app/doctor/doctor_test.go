@@ -1,4 +1,4 @@
-package app_test
+package doctor_test
 
 import (
 	"context"
@@ -19,22 +19,22 @@ import (
 	"testing"
 	"time"
 
-	"rootstream/app"
+	"rootstream/app/apptest"
+	"rootstream/app/config"
+	"rootstream/app/doctor"
 	"rootstream/cache/cachetest"
 	"rootstream/devstack"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 )
 
-type settings = map[string]string
-
 // diagnosis is what the doctor found, by name.
-type diagnosis map[string]app.Finding
+type diagnosis map[string]doctor.Finding
 
-func diagnose(t *testing.T, flags settings) diagnosis {
+func diagnose(t *testing.T, flags apptest.Settings) diagnosis {
 	t.Helper()
 	found := diagnosis{}
-	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: flags}}) {
+	for _, f := range doctor.Examine(t.Context(), doctor.Options{Source: config.Source{Flags: flags}}) {
 		if f.Detail == "" || f.OK != (f.Remedy == "") {
 			t.Errorf("a finding must say what it saw, and a failed one what to do: %+v", f)
 		}
@@ -66,55 +66,9 @@ func (d diagnosis) expect(t *testing.T, name, detail, remedy string) {
 	}
 }
 
-// system is a database, a Redis and a master key that fit together.
-func system(t *testing.T) settings {
-	t.Helper()
-	flags := settings{
-		"postgres.dsn": postgrestest.DSN(t), "redis.url": cachetest.Server(t).URL(),
-		"keys.master_key_file": write(t, "master.key", strings.Repeat("k", 40)), "http.listen": freeAddress(t),
-	}
-	makeKeyset(t, flags)
-	return flags
-}
-
-func with(flags settings, more settings) settings {
-	flags = maps.Clone(flags)
-	maps.Copy(flags, more)
-	return flags
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
-}
-
-// makeKeyset does what the first server does.
-func makeKeyset(t *testing.T, flags settings) {
-	t.Helper()
-	cfg, err := app.Load(app.Source{Flags: flags})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p, err := app.Open(t.Context(), cfg, app.Options{Stderr: io.Discard, OneShot: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Close()
-}
-
-func run(t *testing.T, dsn string, statements ...string) {
-	t.Helper()
-	db := postgrestest.Open(t, postgres.Config{DSN: dsn, MaxConns: 1})
-	for _, sql := range statements {
-		if _, err := db.Exec(t.Context(), sql); err != nil {
-			t.Fatalf("%s: %v", sql, err)
-		}
-	}
-}
-
 func TestDoctorFindsNothingWrongWithASystemThatWorks(t *testing.T) {
 	t.Parallel()
-	d := diagnose(t, system(t))
+	d := diagnose(t, apptest.System(t))
 	if d.failed() != "" {
 		t.Errorf("wrong is %s: %+v", d.failed(), d)
 	}
@@ -130,34 +84,34 @@ func TestDoctorFindsNothingWrongWithASystemThatWorks(t *testing.T) {
 
 func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
 	t.Parallel()
-	good := system(t)
+	good := apptest.System(t)
 	t.Run("it cannot be reached", func(t *testing.T) {
 		t.Parallel()
-		diagnose(t, with(good, settings{"postgres.dsn": "postgres://ada:s3cret@" + freeAddress(t) + "/rs"})).
+		diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": "postgres://ada:s3cret@" + apptest.FreeAddress(t) + "/rs"})).
 			expect(t, "postgresql", "cannot be reached", "start PostgreSQL at ada@127.0.0.1:")
 	})
 	t.Run("the address is nonsense", func(t *testing.T) {
 		t.Parallel()
-		diagnose(t, with(good, settings{"postgres.dsn": "postgres://ada:s3cret@:x/"})).expect(t, "postgresql", "cannot be read", "postgres.dsn")
+		diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": "postgres://ada:s3cret@:x/"})).expect(t, "postgresql", "cannot be read", "postgres.dsn")
 	})
 	t.Run("there is no such database", func(t *testing.T) {
 		t.Parallel()
-		diagnose(t, with(good, settings{"postgres.dsn": good["postgres.dsn"] + "&database=no_such_database"})).
+		diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": good["postgres.dsn"] + "&database=no_such_database"})).
 			expect(t, "postgresql", "no_such_database", "does not exist")
 	})
 	t.Run("it is read-only", func(t *testing.T) {
 		t.Parallel()
 		server := postgrestest.Server(t)
-		flags := with(good, settings{"postgres.dsn": server.DSN()})
-		makeKeyset(t, flags)
+		flags := apptest.With(good, apptest.Settings{"postgres.dsn": server.DSN()})
+		apptest.MakeKeyset(t, flags)
 		server.ReadOnly(true)
 		diagnose(t, flags).expect(t, "postgresql_writes", "default_transaction_read_only", "ALTER SYSTEM RESET")
 	})
 	t.Run("it is a standby", func(t *testing.T) {
 		t.Parallel()
 		server := postgrestest.Server(t, "wal_level=replica")
-		flags := with(good, settings{"postgres.dsn": server.DSN()})
-		makeKeyset(t, flags)
+		flags := apptest.With(good, apptest.Settings{"postgres.dsn": server.DSN()})
+		apptest.MakeKeyset(t, flags)
 		server.Kill()
 		if err := os.WriteFile(filepath.Join(server.Dir(), "standby.signal"), nil, 0o644); err != nil {
 			t.Fatal(err)
@@ -167,25 +121,25 @@ func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
 	})
 	t.Run("the schema is missing", func(t *testing.T) {
 		t.Parallel()
-		diagnose(t, with(good, settings{"postgres.dsn": postgrestest.Empty(t)})).
+		diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.Empty(t)})).
 			expect(t, "schema", "not applied", "rootstream migrate up --rolling")
 	})
 	t.Run("the schema is newer than this program", func(t *testing.T) {
 		t.Parallel()
-		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
-		run(t, flags["postgres.dsn"], "insert into goose_db_version (version_id, is_applied) values (9000, true)")
+		flags := apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.DSN(t)})
+		apptest.Exec(t, flags["postgres.dsn"], "insert into goose_db_version (version_id, is_applied) values (9000, true)")
 		diagnose(t, flags).expect(t, "schema", "newer version", "update this program")
 	})
 	t.Run("mail does not leave", func(t *testing.T) {
 		t.Parallel()
-		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
-		run(t, flags["postgres.dsn"], "insert into outbox (channel, topic, created_at) values ('mail', 'user.verify', now() - interval '1 h')")
+		flags := apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.DSN(t)})
+		apptest.Exec(t, flags["postgres.dsn"], "insert into outbox (channel, topic, created_at) values ('mail', 'user.verify', now() - interval '1 h')")
 		diagnose(t, flags).expect(t, "outbox", "1 messages wait", "mail.smtp_host")
 	})
 	t.Run("its clock is wrong", func(t *testing.T) {
 		t.Parallel()
-		flags := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
-		run(t, flags["postgres.dsn"],
+		flags := apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.DSN(t)})
+		apptest.Exec(t, flags["postgres.dsn"],
 			"create function public.clock_timestamp() returns timestamptz language sql as 'select pg_catalog.clock_timestamp() - interval ''5 s'''",
 			"do $$ begin execute format('alter database %I set search_path = public, pg_catalog', current_database()); end $$")
 		diagnose(t, flags).expect(t, "clocks", "PostgreSQL -", "timedatectl set-ntp true")
@@ -194,29 +148,29 @@ func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
 
 func TestDoctorFindsFaultsOfKeys(t *testing.T) {
 	t.Parallel()
-	good := system(t)
+	good := apptest.System(t)
 	missing := filepath.Join(t.TempDir(), "master.key")
-	fresh := with(good, settings{"postgres.dsn": postgrestest.DSN(t)})
-	exposed := write(t, "exposed.key", strings.Repeat("k", 40))
+	fresh := apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.DSN(t)})
+	exposed := apptest.File(t, "exposed.key", strings.Repeat("k", 40))
 	if err := os.Chmod(exposed, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		name           string
-		system         settings
+		system         apptest.Settings
 		file           string
 		detail, remedy string
 	}{
 		{"none is configured", good, "", "keyset_missing", "keys.master_key_file"},
 		{"the file is missing and there is a keyset", good, missing, "no master key file", "put the master key file back"},
 		{"the file is missing and there is none yet", fresh, missing, "no master key file", "openssl rand -hex 32 > " + missing},
-		{"the file is short", fresh, write(t, "short.key", "short"), "shorter than 32 bytes", "openssl rand"},
+		{"the file is short", fresh, apptest.File(t, "short.key", "short"), "shorter than 32 bytes", "openssl rand"},
 		{"others can read the file", good, exposed, "read by others", "chmod 600 " + exposed},
-		{"it is another key", good, write(t, "other.key", strings.Repeat("o", 40)), "does not open the keyset", "first started with"},
+		{"it is another key", good, apptest.File(t, "other.key", strings.Repeat("o", 40)), "does not open the keyset", "first started with"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			flags := with(tt.system, settings{"keys.master_key_file": tt.file})
+			flags := apptest.With(tt.system, apptest.Settings{"keys.master_key_file": tt.file})
 			if tt.file == "" {
 				delete(flags, "keys.master_key_file")
 			}
@@ -227,21 +181,21 @@ func TestDoctorFindsFaultsOfKeys(t *testing.T) {
 
 func TestDoctorNoticesALostKeyset(t *testing.T) {
 	t.Parallel()
-	flags := system(t)
-	run(t, flags["postgres.dsn"],
+	flags := apptest.System(t)
+	apptest.Exec(t, flags["postgres.dsn"],
 		"insert into users (username, email, password_hash) values ('ada', 'ada@example.org', '')",
 		"insert into user_mfa (user_id, method, secret, created_at) select id, 'totp', 'sealed', now() - interval '1 day' from users",
 		"delete from keysets")
 	diagnose(t, flags).expect(t, "keyset", "1 second factors are sealed with it", "rootstream mfa reset")
-	makeKeyset(t, flags) // a server that was started before anybody noticed
+	apptest.MakeKeyset(t, flags) // a server that was started before anybody noticed
 	diagnose(t, flags).expect(t, "keyset", "the one that sealed them is gone", "restore the table keysets")
 }
 
 func TestDoctorChangesNothing(t *testing.T) {
 	t.Parallel()
-	flags := settings{
+	flags := apptest.Settings{
 		"postgres.dsn": postgrestest.DSN(t), "redis.url": cachetest.Server(t).URL(),
-		"keys.master_key_file": write(t, "master.key", strings.Repeat("k", 40)), "http.listen": freeAddress(t),
+		"keys.master_key_file": apptest.File(t, "master.key", strings.Repeat("k", 40)), "http.listen": apptest.FreeAddress(t),
 	}
 	if d := diagnose(t, flags); d.failed() != "" || !strings.Contains(d["keyset"].Detail, "none yet") {
 		t.Errorf("a database before its first server: %+v", d)
@@ -254,12 +208,12 @@ func TestDoctorChangesNothing(t *testing.T) {
 
 func TestDoctorFindsFaultsOfRedis(t *testing.T) {
 	t.Parallel()
-	good := system(t)
+	good := apptest.System(t)
 	for _, tt := range []struct {
 		name, finding, detail, remedy string
 		url                           func() string
 	}{
-		{"it is down", "redis", "not available", "redis.url", func() string { return "redis://:x@" + freeAddress(t) + "/0" }},
+		{"it is down", "redis", "not available", "redis.url", func() string { return "redis://:x@" + apptest.FreeAddress(t) + "/0" }},
 		{"it wants no password", "redis_password", "without a password", "requirepass", func() string {
 			return cachetest.Server(t, cachetest.NoPassword).URL()
 		}},
@@ -279,7 +233,7 @@ func TestDoctorFindsFaultsOfRedis(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			diagnose(t, with(good, settings{"redis.url": tt.url()})).expect(t, tt.finding, tt.detail, tt.remedy)
+			diagnose(t, apptest.With(good, apptest.Settings{"redis.url": tt.url()})).expect(t, tt.finding, tt.detail, tt.remedy)
 		})
 	}
 	none := maps.Clone(good)
@@ -307,13 +261,13 @@ func certificate(t *testing.T, from, until time.Time) (certFile, keyFile string)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return write(t, "a.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
-		write(t, "a.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})))
+	return apptest.File(t, "a.crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))),
+		apptest.File(t, "a.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})))
 }
 
 func TestDoctorFindsFaultsOfTheCertificate(t *testing.T) {
 	t.Parallel()
-	good := system(t)
+	good := apptest.System(t)
 	const day = 24 * time.Hour
 	now := time.Now()
 	cert, key := certificate(t, now.Add(-day), now.Add(90*day))
@@ -333,7 +287,7 @@ func TestDoctorFindsFaultsOfTheCertificate(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			flags := with(good, settings{"http.tls_cert": tt.cert, "http.tls_key": tt.key})
+			flags := apptest.With(good, apptest.Settings{"http.tls_cert": tt.cert, "http.tls_key": tt.key})
 			d := diagnose(t, flags)
 			if tt.url != "" { // nothing answers under that name, which is not the question here
 				flags["http.public_url"] = tt.url
@@ -349,12 +303,12 @@ func TestDoctorFindsFaultsOfTheCertificate(t *testing.T) {
 			d.expect(t, "tls_certificate", tt.detail, tt.remedy)
 		})
 	}
-	diagnose(t, with(good, settings{"http.listen": "0.0.0.0:8443"})).expect(t, "listen_address", "loopback only", "--tls-cert")
+	diagnose(t, apptest.With(good, apptest.Settings{"http.listen": "0.0.0.0:8443"})).expect(t, "listen_address", "loopback only", "--tls-cert")
 }
 
 func TestDoctorFindsFaultsOfTheAPI(t *testing.T) {
 	t.Parallel()
-	good := system(t)
+	good := apptest.System(t)
 	answer := func(status int, body string) string {
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(status)
@@ -363,10 +317,10 @@ func TestDoctorFindsFaultsOfTheAPI(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	diagnose(t, with(good, settings{"http.public_url": answer(200, `{"status":"degraded","parts":{"redis":"it is gone","postgresql":"ok"}}`)})).
+	diagnose(t, apptest.With(good, apptest.Settings{"http.public_url": answer(200, `{"status":"degraded","parts":{"redis":"it is gone","postgresql":"ok"}}`)})).
 		expect(t, "api", "degraded: redis: it is gone", "recovers by itself")
-	diagnose(t, with(good, settings{"http.public_url": answer(404, "nothing here")})).expect(t, "api", "is not RootStream", "http.public_url")
-	if d := diagnose(t, with(good, settings{"http.public_url": answer(200, `{"status":"ready","parts":{}}`)})); d.failed() != "" {
+	diagnose(t, apptest.With(good, apptest.Settings{"http.public_url": answer(404, "nothing here")})).expect(t, "api", "is not RootStream", "http.public_url")
+	if d := diagnose(t, apptest.With(good, apptest.Settings{"http.public_url": answer(200, `{"status":"ready","parts":{}}`)})); d.failed() != "" {
 		t.Errorf("a server that is ready: %+v", d)
 	}
 }
@@ -375,7 +329,7 @@ func TestDoctorTellsANewcomerHowToBegin(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "nothing")
 	found := diagnosis{}
-	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: settings{"http.listen": freeAddress(t)}}, DataDir: dir}) {
+	for _, f := range doctor.Examine(t.Context(), doctor.Options{Source: config.Source{Flags: apptest.Settings{"http.listen": apptest.FreeAddress(t)}}, DataDir: dir}) {
 		found[f.Name] = f
 	}
 	found.expect(t, "stack", "no stack was ever started in "+dir, "rootstream up --data "+dir)
@@ -388,10 +342,10 @@ func TestDoctorTellsANewcomerHowToBegin(t *testing.T) {
 
 func TestDoctorMakesEachFaultOfTheConfigurationAFinding(t *testing.T) {
 	t.Parallel()
-	file := write(t, "c.yaml", "htp: 1\nlog: {level: loud}\n")
-	o := app.DoctorOptions{Source: app.Source{File: file, Flags: settings{"postgres.dsn": postgrestest.DSN(t)}}}
+	file := apptest.File(t, "c.yaml", "htp: 1\nlog: {level: loud}\n")
+	o := doctor.Options{Source: config.Source{File: file, Flags: apptest.Settings{"postgres.dsn": postgrestest.DSN(t)}}}
 	var faults []string
-	for _, f := range app.Doctor(t.Context(), o) {
+	for _, f := range doctor.Examine(t.Context(), o) {
 		if f.Name == "configuration" {
 			faults = append(faults, strings.TrimPrefix(f.Detail, file))
 		}
@@ -403,7 +357,7 @@ func TestDoctorMakesEachFaultOfTheConfigurationAFinding(t *testing.T) {
 
 func TestStatusSaysHowEveryPartIs(t *testing.T) {
 	t.Parallel()
-	flags := system(t)
+	flags := apptest.System(t)
 	parts := statusOf(t, flags)
 	want := map[string]string{"postgresql": "up", "redis": "up", "api": "off", "keyset": "up", "schema": "up", "sessions": "up", "outbox": "up"}
 	for name, state := range want {
@@ -414,7 +368,7 @@ func TestStatusSaysHowEveryPartIs(t *testing.T) {
 	if facts := parts["postgresql"].Facts; facts["role"] != "primary" || facts["connections"].(int) < 1 {
 		t.Errorf("facts %v", facts)
 	}
-	flags["postgres.dsn"] = "postgres://ada@" + freeAddress(t) + "/rs"
+	flags["postgres.dsn"] = "postgres://ada@" + apptest.FreeAddress(t) + "/rs"
 	delete(flags, "redis.url")
 	parts = statusOf(t, flags)
 	want = map[string]string{"postgresql": "down", "redis": "off", "api": "off", "keyset": "down", "schema": "down", "sessions": "down", "outbox": "down"}
@@ -423,22 +377,22 @@ func TestStatusSaysHowEveryPartIs(t *testing.T) {
 			t.Errorf("with PostgreSQL away, %s: %+v, want %s", name, parts[name], state)
 		}
 	}
-	if _, err := app.Status(t.Context(), app.Target{}); err == nil {
+	if _, err := doctor.Status(t.Context(), config.Target{}); err == nil {
 		t.Error("without a database there is nothing to ask")
 	}
 }
 
-func statusOf(t *testing.T, flags settings) map[string]app.PartStatus {
+func statusOf(t *testing.T, flags apptest.Settings) map[string]doctor.PartStatus {
 	t.Helper()
-	target, err := app.Find(app.Source{Flags: flags}, "")
+	target, err := config.Find(config.Source{Flags: flags}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	list, err := app.Status(context.WithoutCancel(t.Context()), target)
+	list, err := doctor.Status(context.WithoutCancel(t.Context()), target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts := map[string]app.PartStatus{}
+	parts := map[string]doctor.PartStatus{}
 	for _, p := range list {
 		parts[p.Name] = p
 	}
@@ -464,7 +418,7 @@ func TestDoctorFindsFaultsOfTheMachine(t *testing.T) {
 	defer taken.Close()
 	found := diagnosis{}
 	listen := taken.Listener.Addr().String()
-	for _, f := range app.Doctor(t.Context(), app.DoctorOptions{Source: app.Source{Flags: settings{"http.listen": listen}}, DataDir: dir}) {
+	for _, f := range doctor.Examine(t.Context(), doctor.Options{Source: config.Source{Flags: apptest.Settings{"http.listen": listen}}, DataDir: dir}) {
 		found[f.Name] = f
 	}
 	for name, want := range map[string]string{
@@ -473,6 +427,25 @@ func TestDoctorFindsFaultsOfTheMachine(t *testing.T) {
 	} {
 		if f := found[name]; f.OK || !strings.Contains(f.Remedy, want) {
 			t.Errorf("%s: %+v, want a remedy with %q", name, f, want)
+		}
+	}
+}
+
+func TestSentinelAndClusterAreReachedByConfiguration(t *testing.T) {
+	t.Parallel()
+	good := apptest.System(t)
+	set, nodes := cachetest.Sentinel(t), cachetest.Cluster(t)
+	sentinels, cluster := set.Config(), nodes.Config()
+	for name, more := range map[string]apptest.Settings{
+		"sentinel": {
+			"redis.sentinel_master": sentinels.Sentinel.Master, "redis.sentinel_addrs": strings.Join(sentinels.Sentinel.Addrs, ","),
+			"redis.sentinel_password": sentinels.Sentinel.Password, "redis.url": "redis://:" + sentinels.Password + "@ignored:1",
+		},
+		"cluster": {"redis.cluster_addrs": strings.Join(cluster.Addrs, ","), "redis.url": "redis://:" + cluster.Password + "@ignored:1"},
+	} {
+		flags := apptest.With(good, more)
+		if d := diagnose(t, flags); !d["redis"].OK || !strings.Contains(d["redis"].Detail, name) {
+			t.Errorf("%s: %+v", name, d["redis"])
 		}
 	}
 }

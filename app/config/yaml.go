@@ -1,4 +1,4 @@
-package app
+package config
 
 import (
 	"errors"
@@ -17,7 +17,7 @@ const maxConfigFile = 1 << 20
 
 // file applies a YAML file; every fault names its line and column.
 func (l *loader) file(name string, root reflect.Value) {
-	text, err := readSmall(name, maxConfigFile)
+	text, err := ReadSmall(name, maxConfigFile)
 	if err != nil {
 		l.faults.Add(name, err.Error())
 		return

@@ -1,4 +1,4 @@
-package app
+package config
 
 import (
 	"cmp"
@@ -20,7 +20,8 @@ import (
 	"rootstream/errs"
 )
 
-const envPrefix = "ROOTSTREAM_"
+// EnvPrefix begins the name of every variable that is a setting.
+const EnvPrefix = "ROOTSTREAM_"
 
 // maxSecretFile bounds what a …_FILE variable may point to.
 const maxSecretFile = 64 << 10
@@ -85,13 +86,13 @@ func (l *loader) defaults(v reflect.Value, inherited string) {
 
 // environment applies ROOTSTREAM_SECTION_KEY and, for secrets, ROOTSTREAM_SECTION_KEY_FILE.
 func (l *loader) environment(env []string, root reflect.Value) {
-	known := map[string]Key{}
-	for _, k := range Keys() {
+	known := map[string]Setting{}
+	for _, k := range Settings() {
 		known[k.Env] = k
 	}
 	for _, pair := range env {
 		name, value, _ := strings.Cut(pair, "=")
-		if !strings.HasPrefix(name, envPrefix) || name == envPrefix+"CONFIG" || name == envPrefix+"DATA" || name == envPrefix+"SOAK" {
+		if !strings.HasPrefix(name, EnvPrefix) || name == EnvPrefix+"CONFIG" || name == EnvPrefix+"DATA" || name == EnvPrefix+"SOAK" {
 			continue
 		}
 		if k, ok := known[name]; ok {
@@ -109,7 +110,7 @@ func (l *loader) environment(env []string, root reflect.Value) {
 		case slices.ContainsFunc(env, func(p string) bool { return strings.HasPrefix(p, plain+"=") && p != plain+"=" }):
 			l.faults.Add(name, "and "+plain+" are both set: keep one")
 		default:
-			content, err := readSmall(value, maxSecretFile)
+			content, err := ReadSmall(value, maxSecretFile)
 			if err != nil {
 				l.faults.Add(name, err.Error())
 				continue
@@ -119,8 +120,8 @@ func (l *loader) environment(env []string, root reflect.Value) {
 	}
 }
 
-// readSmall reads a file that the operator names, up to most bytes.
-func readSmall(name string, most int64) (string, error) {
+// ReadSmall reads a file that the operator names, up to most bytes.
+func ReadSmall(name string, most int64) (string, error) {
 	f, err := os.Open(name) //nolint:gosec // the operator names the file
 	if err != nil {
 		return "", fmt.Errorf("cannot be read: %w", err)
@@ -264,7 +265,7 @@ func (c Config) check(f *errs.Fields) {
 	}
 }
 
-func (c HTTPConfig) check(f *errs.Fields) {
+func (c HTTP) check(f *errs.Fields) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		f.Add("http.tls_cert", "and http.tls_key go together")
 	}
@@ -280,10 +281,10 @@ func (c HTTPConfig) check(f *errs.Fields) {
 	}
 }
 
-func (c SessionConfig) check(f *errs.Fields) {
+func (c Session) check(f *errs.Fields) {
 	for _, class := range []struct {
 		name string
-		SessionLifetimeConfig
+		SessionLifetime
 	}{{"user", c.User}, {"remembered", c.Remembered}, {"creator", c.Creator}, {"admin", c.Admin}} {
 		if class.Idle < 5*time.Minute || class.Absolute < class.Idle {
 			f.Add("session."+class.name, "needs idle of at least 5m, and absolute no shorter than idle")
@@ -291,7 +292,7 @@ func (c SessionConfig) check(f *errs.Fields) {
 	}
 }
 
-func (w WebhookConfig) check(f *errs.Fields, at string) {
+func (w Webhook) check(f *errs.Fields, at string) {
 	if u, err := url.Parse(w.URL); err != nil || u.Host == "" {
 		f.Add(at+".url", "must be a URL")
 	}

@@ -1,4 +1,8 @@
-package app
+// Package backups works with the backups of one configuration, for the commands
+// of operators and for the processes: [Open] finds the repository and its key,
+// [Operator.Keep] receives write-ahead log and runs the schedule. What a backup
+// is and how it is taken lives in the rooms below backup/.
+package backups
 
 import (
 	"context"
@@ -10,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rootstream/app/config"
 	"rootstream/backup"
 	"rootstream/backup/repo"
 	"rootstream/errs"
@@ -21,36 +26,36 @@ import (
 //
 //nolint:revive // each is documented where it is defined
 type (
-	Backup            = backup.Backup
-	BackupDetails     = backup.Details
-	BackupKey         = backup.Key
-	BackupType        = backup.Type
-	BackupVerdict     = backup.Verdict
-	BackupFinding     = backup.Finding
-	BackupRemoval     = backup.Removal
-	BackupProgress    = backup.Progress
-	CreateBackup      = backup.CreateOptions
-	VerifyBackups     = backup.VerifyOptions
-	RestoreBackup     = backup.RestoreOptions
-	RestoreProgress   = backup.RestoreProgress
-	Restored          = backup.Restored
-	TestRestoreBackup = backup.TestRestoreOptions
-	BackupProof       = backup.Proof
-	BackupWindow      = backup.Window
+	Backup             = backup.Backup
+	Details            = backup.Details
+	Key                = backup.Key
+	Type               = backup.Type
+	Verdict            = backup.Verdict
+	Finding            = backup.Finding
+	Removal            = backup.Removal
+	Progress           = backup.Progress
+	CreateOptions      = backup.CreateOptions
+	VerifyOptions      = backup.VerifyOptions
+	RestoreOptions     = backup.RestoreOptions
+	RestoreProgress    = backup.RestoreProgress
+	Restored           = backup.Restored
+	TestRestoreOptions = backup.TestRestoreOptions
+	Proof              = backup.Proof
+	Window             = backup.Window
 )
 
 // Modes of a restore.
 const (
-	RestoreFresh   = backup.Fresh
-	RestoreDelta   = backup.Delta
-	RestoreInPlace = backup.InPlace
+	Fresh   = backup.Fresh
+	Delta   = backup.Delta
+	InPlace = backup.InPlace
 )
 
-// RollbackRestore puts back what a restore in place kept aside.
-func RollbackRestore(dir string) error { return backup.Recovery{}.Rollback(dir) }
+// Rollback puts back what a restore in place kept aside.
+func Rollback(dir string) error { return backup.Recovery{}.Rollback(dir) }
 
-// ConfirmRestore removes what a restore in place kept aside.
-func ConfirmRestore(dir string) error { return backup.Recovery{}.Confirm(dir) }
+// Confirm removes what a restore in place kept aside.
+func Confirm(dir string) error { return backup.Recovery{}.Confirm(dir) }
 
 // Errors of finding the repository.
 var (
@@ -60,42 +65,42 @@ var (
 			WithHint("name it with --key-file FILE; make one with: (umask 077; head -c 32 /dev/urandom | base64 > FILE), and keep a copy elsewhere")
 )
 
-// FindBackups loads the configuration of a command that works with backups.
+// Find loads the configuration of a command that works with backups.
 // What src itself says of a repository is all there is; only without it the data folder is asked.
-func FindBackups(src Source, dataDir string) (Config, error) {
+func Find(src config.Source, dataDir string) (config.Config, error) {
 	if dataDir == "" {
-		cfg, err := Load(src)
+		cfg, err := config.Load(src)
 		if err != nil || cfg.Backup.Repo != "" {
 			return cfg, err
 		}
 	}
-	t, err := Find(src, dataDir)
+	t, err := config.Find(src, dataDir)
 	return t.Config, err
 }
 
-// BackupOptions says how the repository is opened.
-type BackupOptions struct {
+// Options says how the repository is opened.
+type Options struct {
 	Create     bool // make it if there is none
 	NewCluster bool // let another cluster in
 	Stderr     io.Writer
 	Registerer prometheus.Registerer
 }
 
-// Backups are the backups of one configuration.
-type Backups struct {
+// Operator works with the backups of one configuration.
+type Operator struct {
 	*backup.Manager
-	config Config
+	config config.Config
 	log    *slog.Logger
 	db     *postgres.DB // of backup_history; nil without
 }
 
-// OpenBackups opens the repository. The database need not answer.
-func OpenBackups(ctx context.Context, cfg Config, o BackupOptions) (*Backups, error) {
-	keys, err := cfg.Backup.keys()
+// Open opens the repository. The database need not answer.
+func Open(ctx context.Context, cfg config.Config, o Options) (*Operator, error) {
+	keys, err := readKeys(cfg.Backup)
 	if err != nil {
 		return nil, err
 	}
-	b := &Backups{config: cfg, log: newLogger(cfg.Log, o.Stderr)}
+	b := &Operator{config: cfg, log: cfg.Log.Logger(o.Stderr)}
 	if !cfg.Postgres.DSN.IsZero() {
 		if b.db, err = postgres.Open(ctx, postgres.Config{DSN: cfg.Postgres.DSN.Reveal(), MaxConns: 2, Logger: slog.New(slog.DiscardHandler)}); err != nil {
 			b.db = nil // the repository is the truth
@@ -104,9 +109,9 @@ func OpenBackups(ctx context.Context, cfg Config, o BackupOptions) (*Backups, er
 	c := cfg.Backup
 	b.Manager, err = backup.Open(ctx, backup.Config{
 		Repo: c.Repo, Keys: keys, S3: backup.S3(c.S3), Create: o.Create, NewCluster: o.NewCluster,
-		DSN: c.source(cfg.Postgres), PGData: c.PGData, Compression: repo.Compression{Name: c.Compression, Level: c.Level},
-		Workers: c.Workers, Lease: c.Lease, Rate: int64(c.RateMiB) << 20, Slot: c.Slot, Retention: c.Retention.retention(),
-		History: b.db, Tool: "rootstream " + Version(), Registerer: o.Registerer, Logger: b.log,
+		DSN: c.Source(cfg.Postgres), PGData: c.PGData, Compression: repo.Compression{Name: c.Compression, Level: c.Level},
+		Workers: c.Workers, Lease: c.Lease, Rate: int64(c.RateMiB) << 20, Slot: c.Slot, Retention: c.Retention.Policy(),
+		History: b.db, Tool: "rootstream " + config.Version(), Registerer: o.Registerer, Logger: b.log,
 	})
 	if err != nil {
 		b.Close()
@@ -118,7 +123,7 @@ func OpenBackups(ctx context.Context, cfg Config, o BackupOptions) (*Backups, er
 // Recovery returns what restores these backups; flags are those that named the
 // repository, by key of the configuration. A server that is restored fetches its
 // write-ahead log with this program, which must find the repository by itself.
-func (b *Backups) Recovery(flags map[string]string) backup.Recovery {
+func (b *Operator) Recovery(flags map[string]string) backup.Recovery {
 	self, err := os.Executable()
 	if err != nil {
 		self = "rootstream"
@@ -153,8 +158,8 @@ func absolute(name string) string {
 }
 
 // OpenRepo opens the repository alone, as quickly as it can be.
-func OpenRepo(ctx context.Context, cfg Config, create bool) (*repo.Repo, error) {
-	keys, err := cfg.Backup.keys()
+func OpenRepo(ctx context.Context, cfg config.Config, create bool) (*repo.Repo, error) {
+	keys, err := readKeys(cfg.Backup)
 	if err != nil {
 		return nil, err
 	}
@@ -162,26 +167,18 @@ func OpenRepo(ctx context.Context, cfg Config, create bool) (*repo.Repo, error) 
 	if err != nil {
 		return nil, err
 	}
-	return repo.Open(ctx, st, keys, repo.Config{Create: create, Logger: newLogger(cfg.Log, os.Stderr)})
+	return repo.Open(ctx, st, keys, repo.Config{Create: create, Logger: cfg.Log.Logger(os.Stderr)})
 }
 
 // Close gives back connections.
-func (b *Backups) Close() {
+func (b *Operator) Close() {
 	if b.db != nil {
 		b.db.Close()
 	}
 }
 
-// source is the address backups are taken from.
-func (c BackupConfig) source(p PostgresConfig) secret.Secret {
-	if c.DSN.IsZero() {
-		return p.DSN
-	}
-	return c.DSN
-}
-
-// keys reads the key of the repository.
-func (c BackupConfig) keys() ([]repo.Key, error) {
+// readKeys reads the key of the repository.
+func readKeys(c config.Backup) ([]repo.Key, error) {
 	if c.Repo == "" {
 		return nil, ErrNoRepository
 	}
@@ -202,7 +199,7 @@ const maxKeyFile = 4096
 var ErrKeyFile = errs.New(errs.Forbidden, "backup_key_file", "the key of the repository cannot be read")
 
 func readKey(setting, file, kind string) (repo.Key, error) {
-	text, err := readSmall(file, maxKeyFile)
+	text, err := config.ReadSmall(file, maxKeyFile)
 	if err != nil {
 		return repo.Key{}, ErrKeyFile.WithCause(fmt.Errorf("%s: %w", setting, err)).
 			WithHint("put the key file back; if this is a new repository, make one: (umask 077; head -c 32 /dev/urandom | base64 > " + file + ")")
@@ -210,8 +207,8 @@ func readKey(setting, file, kind string) (repo.Key, error) {
 	return repo.Key{Secret: secret.FromBytes([]byte(text)), Kind: kind}, nil
 }
 
-// ReadBackupKey reads a key that is to be added to a repository; one of the two names a file.
-func ReadBackupKey(keyFile, passphraseFile string) (repo.Key, error) {
+// ReadKey reads a key that is to be added to a repository; one of the two names a file.
+func ReadKey(keyFile, passphraseFile string) (repo.Key, error) {
 	switch {
 	case (keyFile == "") == (passphraseFile == ""):
 		return repo.Key{}, errs.NewInvalid("--new-key-file", "or --new-passphrase-file is required, one of the two")

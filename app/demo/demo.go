@@ -1,4 +1,6 @@
-package app
+// Package demo walks through the life of an account and a stream on a running
+// server, by its HTTP API alone.
+package demo
 
 import (
 	"bytes"
@@ -12,18 +14,19 @@ import (
 	"strings"
 	"time"
 
+	"rootstream/app/config"
 	"rootstream/errs"
 	"rootstream/mfa"
 )
 
-// ErrDemo is a step of the demo that did not go as it must.
-var ErrDemo = errs.New(errs.Internal, "demo_failed", "a step failed")
+// ErrFailed is a step of the demo that did not go as it must.
+var ErrFailed = errs.New(errs.Internal, "demo_failed", "a step failed")
 
-// demoPatience is how long one step may take, on a machine however slow.
-const demoPatience = 2 * time.Minute
+// patience is how long one step may take, on a machine however slow.
+const patience = 2 * time.Minute
 
-// DemoStep is one request of the demo and what came of it.
-type DemoStep struct {
+// Step is one request of the demo and what came of it.
+type Step struct {
 	What   string  `json:"step"`
 	Method string  `json:"method"`
 	Path   string  `json:"path"` // with {id} for ids
@@ -32,12 +35,12 @@ type DemoStep struct {
 	Took   float64 `json:"milliseconds"`
 }
 
-// Demo walks through the whole life of an account and a stream on a running
+// Run walks through the whole life of an account and a stream on a running
 // server and reports every step as it is done. It ends at the first that fails.
 // second is the configuration of the same system, to start another instance of
 // it for a moment; nil if it is not known, then the server watches itself.
-func Demo(ctx context.Context, url string, second *Config, report func(DemoStep) error) error {
-	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), second: second, report: report, http: &http.Client{Timeout: demoPatience}}
+func Run(ctx context.Context, url string, second *config.Config, report func(Step) error) error {
+	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), second: second, report: report, http: &http.Client{Timeout: patience}}
 	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.instances, d.goodbye} {
 		if err := part(); err != nil {
 			return err
@@ -49,8 +52,8 @@ func Demo(ctx context.Context, url string, second *Config, report func(DemoStep)
 type demo struct {
 	ctx    context.Context //nolint:containedctx // one walk, one context
 	url    string
-	second *Config
-	report func(DemoStep) error
+	second *config.Config
+	report func(Step) error
 	http   *http.Client
 
 	name, password, token, other string
@@ -70,12 +73,12 @@ func (d *demo) step(what, method, path string, body any, want int) (object, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	s := DemoStep{what, method, short(path), status, status == want, float64(took.Microseconds()) / 1000}
+	s := Step{what, method, short(path), status, status == want, float64(took.Microseconds()) / 1000}
 	if err := d.report(s); err != nil {
 		return nil, err
 	}
 	if status != want {
-		return nil, ErrDemo.WithCause(fmt.Errorf("%s: %s %s answered %d %v, not %d", what, method, path, status, answer["code"], want))
+		return nil, ErrFailed.WithCause(fmt.Errorf("%s: %s %s answered %d %v, not %d", what, method, path, status, answer["code"], want))
 	}
 	return answer, nil
 }
@@ -161,7 +164,7 @@ func (d *demo) signIn(what, device string) error {
 	}
 	token, ok := answer["token"].(string)
 	if !ok {
-		return ErrDemo.WithCause(errors.New("signing in gave no token"))
+		return ErrFailed.WithCause(errors.New("signing in gave no token"))
 	}
 	d.other, d.token = d.token, token
 	return nil
@@ -194,7 +197,7 @@ func (d *demo) session() (err error) {
 	}
 	answer, err = d.step("the laptop's token is refused", "POST", "/v1/sessions/validate", object{"token": d.other}, 200)
 	if err == nil && answer["valid"] != false {
-		err = ErrDemo.WithCause(errors.New("a revoked token still validates"))
+		err = ErrFailed.WithCause(errors.New("a revoked token still validates"))
 	}
 	return err
 }
@@ -220,7 +223,7 @@ func (d *demo) secondFactor() error {
 		d.codes = append(d.codes, text)
 	}
 	if len(d.codes) != 10 {
-		return ErrDemo.WithCause(fmt.Errorf("%d backup codes, not 10", len(d.codes)))
+		return ErrFailed.WithCause(fmt.Errorf("%d backup codes, not 10", len(d.codes)))
 	}
 	answer, err = d.step("sign in again: the password alone is not enough", "POST", "/v1/auth/login",
 		object{"login": d.name, "password": d.password}, 200)
@@ -279,7 +282,7 @@ func (d *demo) goodbye() error {
 		return err
 	}
 	if items, _ := answer["items"].([]any); len(items) < 5 {
-		return ErrDemo.WithCause(fmt.Errorf("the audit trail has %d entries", len(items)))
+		return ErrFailed.WithCause(fmt.Errorf("the audit trail has %d entries", len(items)))
 	}
 	if _, err = d.step("delete the account and all it has", "DELETE", "/v1/users/me", nil, 204); err != nil {
 		return err

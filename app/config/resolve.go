@@ -1,4 +1,4 @@
-package app
+package config
 
 import (
 	"errors"
@@ -85,13 +85,13 @@ func Resolve(src Source, dataDir string) (Config, error) {
 	return t.Config, err
 }
 
-// FindKeys lists the settings that begin with one of the prefixes; all without any.
-func FindKeys(prefixes []string) ([]Key, error) {
-	all := Keys()
+// FindSettings lists the settings that begin with one of the prefixes; all without any.
+func FindSettings(prefixes []string) ([]Setting, error) {
+	all := Settings()
 	if len(prefixes) == 0 {
 		return all, nil
 	}
-	found := slices.DeleteFunc(all, func(k Key) bool {
+	found := slices.DeleteFunc(all, func(k Setting) bool {
 		return !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(k.Path, p) })
 	})
 	if len(found) == 0 {

@@ -1,4 +1,4 @@
-package app_test
+package config_test
 
 import (
 	"bytes"
@@ -11,19 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"rootstream/app"
+	"rootstream/app/apptest"
+	"rootstream/app/config"
 	"rootstream/errs"
 )
-
-// write makes a private file and returns its name.
-func write(tb testing.TB, name, text string) string {
-	tb.Helper()
-	path := filepath.Join(tb.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		tb.Fatal(err)
-	}
-	return path
-}
 
 // faultsOf returns what is wrong, a line a fault, the file's name cut to F.
 func faultsOf(err error, file string) []string {
@@ -36,7 +27,7 @@ func faultsOf(err error, file string) []string {
 
 func TestAllFaultsOfAFileComeBackAtOnceWithTheirPlace(t *testing.T) {
 	t.Parallel()
-	file := write(t, "c.yaml", `http:
+	file := apptest.File(t, "c.yaml", `http:
   timeout: soon
   lisen: 127.0.0.1:1
 session:
@@ -55,7 +46,7 @@ webhooks:
   - url: nowhere
     topics: ["["]
 `)
-	_, err := app.Load(app.Source{File: file})
+	_, err := config.Load(config.Source{File: file})
 	want := []string{
 		"F:2:12: http.timeout must be a time such as 30s, 15m or 24h",
 		"F:3:3: http.lisen is not a setting: see rootstream config explain",
@@ -101,8 +92,8 @@ func TestYAMLThatIsNoConfigurationIsRefusedWithItsPlace(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			file := write(t, "c.yaml", tt.text)
-			_, err := app.Load(app.Source{File: file})
+			file := apptest.File(t, "c.yaml", tt.text)
+			_, err := config.Load(config.Source{File: file})
 			if got := strings.Join(faultsOf(err, file), "\n"); !strings.HasPrefix(got, tt.want) {
 				t.Errorf("faults %q, want one that begins with %q", got, tt.want)
 			}
@@ -112,9 +103,9 @@ func TestYAMLThatIsNoConfigurationIsRefusedWithItsPlace(t *testing.T) {
 
 func TestOrdinaryYAMLIsUnderstood(t *testing.T) {
 	t.Parallel()
-	file := write(t, "c.yaml", "\ufeff# a comment\n\"http\":\n  'listen': \"127.0.0.1:9\"\n  trusted_proxies: [10.0.0.0/8, \"fd00::/8\"]\n"+
+	file := apptest.File(t, "c.yaml", "\ufeff# a comment\n\"http\":\n  'listen': \"127.0.0.1:9\"\n  trusted_proxies: [10.0.0.0/8, \"fd00::/8\"]\n"+
 		"  timeout: 90s\nmail: ~\nmfa: {strict: true, issuer: 'It''s us'}\nservice_tokens:\n- name: edge\n  token: "+strings.Repeat("k", 32)+"\n")
-	cfg, err := app.Load(app.Source{File: file})
+	cfg, err := config.Load(config.Source{File: file})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,17 +113,17 @@ func TestOrdinaryYAMLIsUnderstood(t *testing.T) {
 		!cfg.MFA.Strict || cfg.MFA.Issuer != "It's us" || cfg.Mail.SMTPPort != 587 || cfg.ServiceTokens[0].Token.Reveal() != strings.Repeat("k", 32) {
 		t.Errorf("read as %+v", cfg)
 	}
-	if _, err := app.Load(app.Source{File: write(t, "empty.yaml", "")}); err != nil {
+	if _, err := config.Load(config.Source{File: apptest.File(t, "empty.yaml", "")}); err != nil {
 		t.Errorf("an empty file: %v", err)
 	}
 }
 
 func TestStrongerSourcesWin(t *testing.T) {
 	t.Parallel()
-	base := write(t, "base.yaml", "http: {listen: 'base:1', public_url: 'http://base'}\nlog: {level: debug, format: json}\n")
-	file := write(t, "c.yaml", "http: {listen: 'file:1', public_url: 'http://file'}\nlog: {level: warn}\n")
+	base := apptest.File(t, "base.yaml", "http: {listen: 'base:1', public_url: 'http://base'}\nlog: {level: debug, format: json}\n")
+	file := apptest.File(t, "c.yaml", "http: {listen: 'file:1', public_url: 'http://file'}\nlog: {level: warn}\n")
 	env := []string{"ROOTSTREAM_HTTP_LISTEN=env:1", "ROOTSTREAM_HTTP_TRUSTED_PROXIES=10.0.0.0/8, 192.168.0.0/16", "ROOTSTREAM_DATA=/x", "PATH=/bin", "ROOTSTREAM_LOG_FORMAT="}
-	cfg, err := app.Load(app.Source{Base: base, File: file, Env: env, Flags: map[string]string{"http.public_url": "http://flag"}})
+	cfg, err := config.Load(config.Source{Base: base, File: file, Env: env, Flags: map[string]string{"http.public_url": "http://flag"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +136,7 @@ func TestStrongerSourcesWin(t *testing.T) {
 
 func TestFaultsNameTheVariableOrFlag(t *testing.T) {
 	t.Parallel()
-	_, err := app.Load(app.Source{
+	_, err := config.Load(config.Source{
 		Env: []string{
 			"ROOTSTREAM_HTTP_TIMEOUT=x", "ROOTSTREAM_NO_SUCH=1", "ROOTSTREAM_LOG_LEVEL=loud", "ROOTSTREAM_HTTP_LISTEN_FILE=/x",
 			"ROOTSTREAM_REDIS_URL_FILE=/does/not/exist", "ROOTSTREAM_POSTGRES_DSN=a", "ROOTSTREAM_POSTGRES_DSN_FILE=b",
@@ -166,26 +157,26 @@ func TestFaultsNameTheVariableOrFlag(t *testing.T) {
 
 func TestASecretComesFromAFile(t *testing.T) {
 	t.Parallel()
-	dsn := write(t, "dsn", "postgres://ada:s3cret@db/rs\n")
-	cfg, err := app.Load(app.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN_FILE=" + dsn}})
+	dsn := apptest.File(t, "dsn", "postgres://ada:s3cret@db/rs\n")
+	cfg, err := config.Load(config.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN_FILE=" + dsn}})
 	if err != nil || cfg.Postgres.DSN.Reveal() != "postgres://ada:s3cret@db/rs" {
 		t.Errorf("read %q, %v", cfg.Postgres.DSN.Reveal(), err)
 	}
-	large := write(t, "large", strings.Repeat("x", 65<<10))
-	if _, err := app.Load(app.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN_FILE=" + large}}); err == nil || !strings.Contains(err.Error(), "too large") {
+	large := apptest.File(t, "large", strings.Repeat("x", 65<<10))
+	if _, err := config.Load(config.Source{Env: []string{"ROOTSTREAM_POSTGRES_DSN_FILE=" + large}}); err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Errorf("a file of 65 KiB: %v", err)
 	}
 }
 
 func TestFilesAreNamedFromTheFolderOfTheConfiguration(t *testing.T) {
 	t.Parallel()
-	file := write(t, "c.yaml", "http: {tls_cert: tls/a.crt, tls_key: /abs/a.key}\nkeys: {master_key_file: master.key}\n")
-	cfg, err := app.Load(app.Source{File: file})
+	file := apptest.File(t, "c.yaml", "http: {tls_cert: tls/a.crt, tls_key: /abs/a.key}\nkeys: {master_key_file: master.key}\n")
+	cfg, err := config.Load(config.Source{File: file})
 	dir := filepath.Dir(file)
 	if err != nil || cfg.HTTP.TLSCert != filepath.Join(dir, "tls/a.crt") || cfg.HTTP.TLSKey != "/abs/a.key" || cfg.Keys.MasterKeyFile != filepath.Join(dir, "master.key") {
 		t.Errorf("%q %q %q, %v", cfg.HTTP.TLSCert, cfg.HTTP.TLSKey, cfg.Keys.MasterKeyFile, err)
 	}
-	cfg, err = app.Load(app.Source{Env: []string{"ROOTSTREAM_KEYS_MASTER_KEY_FILE=master.key"}})
+	cfg, err = config.Load(config.Source{Env: []string{"ROOTSTREAM_KEYS_MASTER_KEY_FILE=master.key"}})
 	if err != nil || cfg.Keys.MasterKeyFile != "master.key" {
 		t.Errorf("from the environment: %q, %v", cfg.Keys.MasterKeyFile, err)
 	}
@@ -194,9 +185,9 @@ func TestFilesAreNamedFromTheFolderOfTheConfiguration(t *testing.T) {
 func TestShowRedactsSecretsAndCanBeReadBack(t *testing.T) {
 	t.Parallel()
 	const canary = "canary-canary-canary-canary-canary"
-	file := write(t, "c.yaml", "postgres: {dsn: 'postgres://ada:"+canary+"@db/rs'}\nredis: {url: 'redis://:"+canary+"@r:1', sentinel_password: "+canary+
+	file := apptest.File(t, "c.yaml", "postgres: {dsn: 'postgres://ada:"+canary+"@db/rs'}\nredis: {url: 'redis://:"+canary+"@r:1', sentinel_password: "+canary+
 		"}\nmail: {smtp_password: "+canary+"}\nwebhooks: [{url: 'http://x/', secrets: ["+canary+"]}]\nservice_tokens: [{name: a, token: "+canary+"}]\nsession: {limit: 7}\n")
-	cfg, err := app.Load(app.Source{File: file})
+	cfg, err := config.Load(config.Source{File: file})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +199,7 @@ func TestShowRedactsSecretsAndCanBeReadBack(t *testing.T) {
 		t.Errorf("shown as:\n%s", out.String())
 	}
 	shown := strings.ReplaceAll(out.String(), "[redacted]", canary)
-	again, err := app.Load(app.Source{File: write(t, "again.yaml", shown)})
+	again, err := config.Load(config.Source{File: apptest.File(t, "again.yaml", shown)})
 	if err != nil || again.Session.Limit != 7 || again.Session.Admin.Idle != 15*time.Minute {
 		t.Errorf("read back: %v\n%s", err, shown)
 	}
@@ -216,7 +207,7 @@ func TestShowRedactsSecretsAndCanBeReadBack(t *testing.T) {
 
 func TestEveryKeyIsExplained(t *testing.T) {
 	t.Parallel()
-	keys := app.Keys()
+	keys := config.Settings()
 	if len(keys) < 40 {
 		t.Fatalf("%d settings", len(keys))
 	}
@@ -225,15 +216,15 @@ func TestEveryKeyIsExplained(t *testing.T) {
 			t.Errorf("%+v lacks something", k)
 		}
 	}
-	found, err := app.FindKeys([]string{"session.user"})
+	found, err := config.FindSettings([]string{"session.user"})
 	if err != nil || len(found) != 2 || found[0].Default != "24h" {
 		t.Errorf("found %+v, %v", found, err)
 	}
-	if _, err := app.FindKeys([]string{"nothing"}); errs.KindOf(err) != errs.NotFound {
+	if _, err := config.FindSettings([]string{"nothing"}); errs.KindOf(err) != errs.NotFound {
 		t.Errorf("an unknown setting: %v", err)
 	}
 	var out bytes.Buffer
-	if err := app.ExplainMarkdown(&out); err != nil || !strings.Contains(out.String(), "`ROOTSTREAM_AUTH_RATE_LOGIN_ACCOUNT`") {
+	if err := config.ExplainMarkdown(&out); err != nil || !strings.Contains(out.String(), "`ROOTSTREAM_AUTH_RATE_LOGIN_ACCOUNT`") {
 		t.Errorf("%v\n%s", err, out.String())
 	}
 }
@@ -246,12 +237,12 @@ func FuzzLoad(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	file := write(f, "c.yaml", "")
+	file := apptest.File(f, "c.yaml", "")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := app.Load(app.Source{File: file})
+		cfg, err := config.Load(config.Source{File: file})
 		if err != nil {
 			for _, fault := range errs.FieldsOf(err) {
 				if fault.Field == "" || fault.Message == "" {
@@ -271,7 +262,7 @@ var fieldName = regexp.MustCompile(`: backup\.[^ ]+ `)
 
 func TestFaultsOfBackupSettingsAreNamed(t *testing.T) {
 	t.Parallel()
-	file := write(t, "c.yaml", `backup:
+	file := apptest.File(t, "c.yaml", `backup:
   repo: ftp://here/there
   key_file: a
   passphrase_file: b
@@ -287,7 +278,7 @@ func TestFaultsOfBackupSettingsAreNamed(t *testing.T) {
     - {kind: weekly, cron: "0 3 * * *", zone: Europe/Berlin}
     - {kind: full, cron: "0 3 * * *", zone: Nowhere/Land}
 `)
-	_, err := app.Load(app.Source{File: file})
+	_, err := config.Load(config.Source{File: file})
 	faults := strings.Join(faultsOf(err, file), "\n")
 	for _, want := range []string{
 		"F:2:9: must be file:///absolute/folder or s3://bucket/prefix", "F:3:13: and backup.passphrase_file exclude each other",
@@ -298,5 +289,41 @@ func TestFaultsOfBackupSettingsAreNamed(t *testing.T) {
 		if !strings.Contains(fieldName.ReplaceAllString(faults, ": "), want) {
 			t.Errorf("no %q in\n%s", want, faults)
 		}
+	}
+}
+
+func TestFaultsOfTypesOfState(t *testing.T) {
+	t.Parallel()
+	file := apptest.File(t, "c.yaml", `sync:
+  watches: 0
+  types:
+    - {name: Note}
+    - {name: user}
+    - {name: note, class: solid, merge: somehow, write: nobody, max_bytes: 100000}
+    - {name: note, class: volatile, merge: reject}
+`)
+	_, err := config.Load(config.Source{File: file})
+	want := []string{
+		"F:2:12: sync.watches must be between 1 and 1048576",
+		"sync.types[0].name must be lower-case letters, digits and _, and begin with a letter",
+		"sync.types[1].name is taken",
+		"sync.types[2].class must be one of durable, volatile",
+		"sync.types[2].merge must be one of reject, per_field, mine, theirs",
+		"sync.types[2].write must be one of user, operator, admin",
+		"sync.types[2].max_bytes must be at most 60000",
+		"sync.types[3].name is taken",
+		"sync.types[3].merge must be one of latest, per_field, max, sum",
+	}
+	have := faultsOf(err, file)
+	for i := range have {
+		if _, after, ok := strings.Cut(have[i], ": sync.types"); ok {
+			have[i] = "sync.types" + after
+		}
+	}
+	if diff := cmp.Diff(want, have); diff != "" {
+		t.Error(diff)
+	}
+	if errs.KindOf(err) != errs.Invalid {
+		t.Errorf("kind %v", errs.KindOf(err))
 	}
 }

@@ -1,4 +1,4 @@
-package app_test
+package doctor_test
 
 import (
 	"context"
@@ -9,12 +9,15 @@ import (
 	"testing"
 	"time"
 
-	"rootstream/app"
+	"rootstream/app/apptest"
+	"rootstream/app/backups"
+	"rootstream/app/config"
+	"rootstream/app/doctor"
 	"rootstream/pgserver"
 )
 
 // backedUp is a system with a repository to be, and a server of its own that is backed up.
-func backedUp(t *testing.T) (flags settings, key, folder string) {
+func backedUp(t *testing.T) (flags apptest.Settings, key, folder string) {
 	t.Helper()
 	s, err := pgserver.Throwaway(t.Context(), pgserver.ThrowawayConfig{Params: map[string]string{"wal_level": "replica"}})
 	if err != nil {
@@ -25,45 +28,45 @@ func backedUp(t *testing.T) (flags settings, key, folder string) {
 			t.Error(err)
 		}
 	})
-	key, folder = write(t, "backup.key", strings.Repeat("b", 40)), filepath.Join(t.TempDir(), "repo")
-	return with(system(t), settings{
+	key, folder = apptest.File(t, "backup.key", strings.Repeat("b", 40)), filepath.Join(t.TempDir(), "repo")
+	return apptest.With(apptest.System(t), apptest.Settings{
 		"backup.repo": "file://" + folder, "backup.key_file": key, "backup.dsn": s.DSN("postgres"), "backup.pgdata": s.DataDir(),
 	}), key, folder
 }
 
-func backUp(t *testing.T, flags settings) {
+func backUp(t *testing.T, flags apptest.Settings) {
 	t.Helper()
-	cfg, err := app.Load(app.Source{Flags: flags})
+	cfg, err := config.Load(config.Source{Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := app.OpenBackups(t.Context(), cfg, app.BackupOptions{Create: true, Stderr: io.Discard})
+	b, err := backups.Open(t.Context(), cfg, backups.Options{Create: true, Stderr: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if _, err := b.Create(t.Context(), app.CreateBackup{}); err != nil {
+	if _, err := b.Create(t.Context(), backups.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // later is what the doctor says after a while.
-func later(t *testing.T, flags settings, after time.Duration) diagnosis {
+func later(t *testing.T, flags apptest.Settings, after time.Duration) diagnosis {
 	t.Helper()
 	found := diagnosis{}
-	for _, f := range app.DoctorAt(t.Context(), app.DoctorOptions{Source: app.Source{Flags: flags}}, time.Now().Add(after)) {
+	for _, f := range doctor.ExamineAt(t.Context(), doctor.Options{Source: config.Source{Flags: flags}}, time.Now().Add(after)) {
 		found[f.Name] = f
 	}
 	return found
 }
 
-func backupsOf(t *testing.T, flags settings) app.PartStatus {
+func backupsOf(t *testing.T, flags apptest.Settings) doctor.PartStatus {
 	t.Helper()
-	cfg, err := app.Load(app.Source{Flags: flags})
+	cfg, err := config.Load(config.Source{Flags: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
-	parts, err := app.Status(t.Context(), app.Target{Config: cfg})
+	parts, err := doctor.Status(t.Context(), config.Target{Config: cfg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +76,7 @@ func backupsOf(t *testing.T, flags settings) app.PartStatus {
 		}
 	}
 	t.Fatal("status has no part backups")
-	return app.PartStatus{}
+	return doctor.PartStatus{}
 }
 
 func TestDoctorAndStatusTellOfBackups(t *testing.T) {
@@ -104,7 +107,7 @@ func TestDoctorAndStatusTellOfBackups(t *testing.T) {
 		t.Errorf("nine days later wrong is %q", got)
 	}
 
-	other := with(flags, settings{"backup.key_file": write(t, "other.key", strings.Repeat("c", 40))})
+	other := apptest.With(flags, apptest.Settings{"backup.key_file": apptest.File(t, "other.key", strings.Repeat("c", 40))})
 	diagnose(t, other).expect(t, "backup_repository", "none of the keys given opens the repository", "key")
 	if s := backupsOf(t, other); !s.Down() {
 		t.Errorf("status with another key: %+v", s)

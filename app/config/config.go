@@ -1,4 +1,8 @@
-package app
+// Package config is everything that can be set. [Load] reads it from defaults,
+// a file, the environment and flags, and tells every fault at once; [Find] adds
+// what a data folder of `rootstream up` knows; [Settings] describes it. What the
+// parts need of it is said here too, such as [Redis.Client]; app builds them.
+package config
 
 import (
 	"time"
@@ -10,24 +14,24 @@ import (
 // with `rootstream up`; the doc tag is what docs/CONFIG.md and `config
 // explain` show.
 type Config struct {
-	HTTP          HTTPConfig      `yaml:"http"`
-	Postgres      PostgresConfig  `yaml:"postgres"`
-	Redis         RedisConfig     `yaml:"redis"`
-	Keys          KeysConfig      `yaml:"keys"`
-	Auth          AuthConfig      `yaml:"auth"`
-	Session       SessionConfig   `yaml:"session"`
-	MFA           MFAConfig       `yaml:"mfa"`
-	Streams       StreamsConfig   `yaml:"streams"`
-	Sync          SyncConfig      `yaml:"sync"`
-	Backup        BackupConfig    `yaml:"backup"`
-	Mail          MailConfig      `yaml:"mail"`
-	Webhooks      []WebhookConfig `yaml:"webhooks"`
-	ServiceTokens []ServiceToken  `yaml:"service_tokens"`
-	Log           LogConfig       `yaml:"log"`
+	HTTP          HTTP           `yaml:"http"`
+	Postgres      Postgres       `yaml:"postgres"`
+	Redis         Redis          `yaml:"redis"`
+	Keys          Keys           `yaml:"keys"`
+	Auth          Auth           `yaml:"auth"`
+	Session       Session        `yaml:"session"`
+	MFA           MFA            `yaml:"mfa"`
+	Streams       Streams        `yaml:"streams"`
+	Sync          Sync           `yaml:"sync"`
+	Backup        Backup         `yaml:"backup"`
+	Mail          Mail           `yaml:"mail"`
+	Webhooks      []Webhook      `yaml:"webhooks"`
+	ServiceTokens []ServiceToken `yaml:"service_tokens"`
+	Log           Log            `yaml:"log"`
 }
 
-// HTTPConfig is how the API is served.
-type HTTPConfig struct {
+// HTTP is how the API is served.
+type HTTP struct {
 	Listen         string        `yaml:"listen" default:"127.0.0.1:8080" doc:"Address and port the API listens on."`
 	PublicURL      string        `yaml:"public_url" doc:"URL under which people reach the API; used in mailed links. Empty: made from listen."`
 	TLSCert        string        `yaml:"tls_cert" doc:"File with the TLS certificate chain (PEM). Needed, with tls_key, to listen on other than loopback unless trusted_proxies is set."`
@@ -37,8 +41,8 @@ type HTTPConfig struct {
 	ShutdownGrace  time.Duration `yaml:"shutdown_grace" default:"10s" doc:"How long requests in flight may finish when the process is asked to stop."`
 }
 
-// PostgresConfig is the database.
-type PostgresConfig struct {
+// Postgres is the database.
+type Postgres struct {
 	DSN              secret.Secret `yaml:"dsn" doc:"Address of the database: postgres://user:password@host:5432/name."`
 	MaxConns         int           `yaml:"max_conns" default:"20" doc:"Connections of the pool."`
 	AcquireTimeout   time.Duration `yaml:"acquire_timeout" default:"5s" doc:"Longest wait for a free connection; after it the answer is 503."`
@@ -46,8 +50,8 @@ type PostgresConfig struct {
 	LegacyTimezone   string        `yaml:"legacy_timezone" doc:"Zone of the local times in a Phase 24.2 database that is being migrated. Empty: the database's own default."`
 }
 
-// RedisConfig is the cache.
-type RedisConfig struct {
+// Redis is the cache.
+type Redis struct {
 	URL              secret.Secret `yaml:"url" doc:"Address of Redis: redis://:password@host:6379/0 or rediss:// for TLS. Empty, with no other address: no cache, everything works from PostgreSQL."`
 	SentinelMaster   string        `yaml:"sentinel_master" doc:"Name of the master, to find it through the Sentinels in sentinel_addrs; url then gives user and password."`
 	SentinelAddrs    []string      `yaml:"sentinel_addrs" doc:"Addresses of the Sentinels."`
@@ -56,25 +60,25 @@ type RedisConfig struct {
 	CommandTimeout   time.Duration `yaml:"command_timeout" default:"500ms" doc:"Longest time for one command."`
 }
 
-// KeysConfig is the key that seals secrets at rest.
-type KeysConfig struct {
+// Keys is the key that seals secrets at rest.
+type Keys struct {
 	MasterKeyFile string `yaml:"master_key_file" doc:"File with at least 32 bytes that wraps the data keys; readable by its owner only. Without it, features that need it answer 503 keyset_missing."`
 }
 
-// AuthConfig is signing up and in.
-type AuthConfig struct {
+// Auth is signing up and in.
+type Auth struct {
 	PasswordMinLength int           `yaml:"password_min_length" default:"15" doc:"Shortest password, in characters, where no second factor is enrolled; 8 where one is."`
 	FactorRequired    bool          `yaml:"factor_required" default:"false" doc:"Every account must have a second factor: without one it may do nothing but set one up, and the last one stays. Passwords of 8 characters do then."`
 	ChallengeTTL      time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
 	FreshFor          time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a proof of identity must be for sensitive acts."`
 	HashQueue         time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
-	Rate              RateConfig    `yaml:"rate"`
+	Rate              Rate          `yaml:"rate"`
 }
 
-// RateConfig limits authentication, in attempts a minute where nothing else is
+// Rate limits authentication, in attempts a minute where nothing else is
 // said. A client network is a /24 of IPv4 or a /64 of IPv6; all of a /56 get
 // twice as many together, all of a /48 four times.
-type RateConfig struct {
+type Rate struct {
 	LoginAccount    int           `yaml:"login_account" default:"120" doc:"Sign-ins to one account from one client network."`
 	LoginAnywhere   int           `yaml:"login_anywhere" default:"300" doc:"Sign-ins to one account from everywhere but its known devices."`
 	LoginNetwork    int           `yaml:"login_network" default:"600" doc:"Sign-ins from one client network."`
@@ -92,49 +96,49 @@ type RateConfig struct {
 	MaxWait         time.Duration `yaml:"max_wait" default:"15m" doc:"The longest such wait."`
 }
 
-// SessionConfig is how long sessions live, and how many.
-type SessionConfig struct {
-	Limit         int                   `yaml:"limit" default:"10" doc:"Live sessions of one user."`
-	LimitPolicy   string                `yaml:"limit_policy" default:"evict_oldest" doc:"What a sign-in beyond the limit does: evict_oldest or deny."`
-	MaxBlind      time.Duration         `yaml:"max_blind" default:"5s" doc:"How long an instance that cannot read revocations may go on accepting sessions. More keeps players signed in through an outage, and a revoked session alive as long."`
-	NearCapacity  int                   `yaml:"near_capacity" default:"262144" doc:"Sessions kept in the memory of one instance; about 180 bytes each."`
-	GeoIPFile     string                `yaml:"geoip_file" doc:"MaxMind-format .mmdb file that gives sessions a place. Empty: no places."`
-	RetainExpired time.Duration         `yaml:"retain_expired" default:"720h" doc:"How long expired and revoked sessions are kept on record."`
-	User          SessionLifetimeConfig `yaml:"user" default:"24h,24h"`
-	Remembered    SessionLifetimeConfig `yaml:"remembered" default:"2160h,336h"`
-	Creator       SessionLifetimeConfig `yaml:"creator" default:"12h,1h"`
-	Admin         SessionLifetimeConfig `yaml:"admin" default:"8h,15m"`
+// Session is how long sessions live, and how many.
+type Session struct {
+	Limit         int             `yaml:"limit" default:"10" doc:"Live sessions of one user."`
+	LimitPolicy   string          `yaml:"limit_policy" default:"evict_oldest" doc:"What a sign-in beyond the limit does: evict_oldest or deny."`
+	MaxBlind      time.Duration   `yaml:"max_blind" default:"5s" doc:"How long an instance that cannot read revocations may go on accepting sessions. More keeps players signed in through an outage, and a revoked session alive as long."`
+	NearCapacity  int             `yaml:"near_capacity" default:"262144" doc:"Sessions kept in the memory of one instance; about 180 bytes each."`
+	GeoIPFile     string          `yaml:"geoip_file" doc:"MaxMind-format .mmdb file that gives sessions a place. Empty: no places."`
+	RetainExpired time.Duration   `yaml:"retain_expired" default:"720h" doc:"How long expired and revoked sessions are kept on record."`
+	User          SessionLifetime `yaml:"user" default:"24h,24h"`
+	Remembered    SessionLifetime `yaml:"remembered" default:"2160h,336h"`
+	Creator       SessionLifetime `yaml:"creator" default:"12h,1h"`
+	Admin         SessionLifetime `yaml:"admin" default:"8h,15m"`
 }
 
-// SessionLifetimeConfig is how long one class of sessions lives.
-type SessionLifetimeConfig struct {
+// SessionLifetime is how long one class of sessions lives.
+type SessionLifetime struct {
 	Absolute time.Duration `yaml:"absolute" doc:"Longest life, whatever happens."`
 	Idle     time.Duration `yaml:"idle" doc:"Longest time without use; at least 5m. As long as absolute: no such limit."`
 }
 
-// MFAConfig is the second factor.
-type MFAConfig struct {
+// MFA is the second factor.
+type MFA struct {
 	Issuer string `yaml:"issuer" default:"RootStream" doc:"Name that authenticator apps show."`
 	Strict bool   `yaml:"strict" default:"false" doc:"Accept only the current and the previous code, not the next."`
 }
 
-// StreamsConfig is how much one account may have of streams.
-type StreamsConfig struct {
+// Streams is how much one account may have of streams.
+type Streams struct {
 	PerAccount        int `yaml:"per_account" default:"1000" doc:"Streams of one account."`
 	ViewersPerAccount int `yaml:"viewers_per_account" default:"200" doc:"Viewers of one stream that one account can be at once."`
 }
 
-// SyncConfig is the state that all instances share.
-type SyncConfig struct {
-	CacheMiB          int              `yaml:"cache_mib" default:"64" doc:"Memory for entities' state in one instance, in MiB."`
-	SnapshotEvery     time.Duration    `yaml:"snapshot_every" default:"0s" doc:"Time between snapshots of all state; 0s: only by command."`
-	Watches           int              `yaml:"watches" default:"10000" doc:"Connections to /v1/watch on one instance; beyond them the answer is 503."`
-	WatchesPerAccount int              `yaml:"watches_per_account" default:"50" doc:"The same of one account; beyond them the answer is 429."`
-	Types             []SyncTypeConfig `yaml:"types"`
+// Sync is the state that all instances share.
+type Sync struct {
+	CacheMiB          int           `yaml:"cache_mib" default:"64" doc:"Memory for entities' state in one instance, in MiB."`
+	SnapshotEvery     time.Duration `yaml:"snapshot_every" default:"0s" doc:"Time between snapshots of all state; 0s: only by command."`
+	Watches           int           `yaml:"watches" default:"10000" doc:"Connections to /v1/watch on one instance; beyond them the answer is 503."`
+	WatchesPerAccount int           `yaml:"watches_per_account" default:"50" doc:"The same of one account; beyond them the answer is 429."`
+	Types             []SyncType    `yaml:"types"`
 }
 
-// SyncTypeConfig is a type of state of your own, beside stream, user and session.
-type SyncTypeConfig struct {
+// SyncType is a type of state of your own, beside stream, user and session.
+type SyncType struct {
 	Name     string `yaml:"name" doc:"What it is called: lower-case letters, digits and _."`
 	Class    string `yaml:"class" doc:"durable (default): in PostgreSQL before it is acknowledged. volatile: in memory and Redis, gone 30 s after it was last set."`
 	Merge    string `yaml:"merge" doc:"Of durable: what becomes of a change that expected an older version: reject (default, 412), per_field, mine or theirs. Of volatile: what the instances' values amount to: latest (default), per_field, max or sum."`
@@ -142,8 +146,8 @@ type SyncTypeConfig struct {
 	Write    string `yaml:"write" doc:"Least role that may change it: user, operator (default) or admin. Everybody signed in may read it."`
 }
 
-// MailConfig is how mail leaves.
-type MailConfig struct {
+// Mail is how mail leaves.
+type Mail struct {
 	From     string        `yaml:"from" default:"rootstream@localhost" doc:"Sender of all mail."`
 	Dir      string        `yaml:"dir" doc:"Folder that gets mail as .eml files instead of sending it."`
 	SMTPHost string        `yaml:"smtp_host" doc:"SMTP server. Empty, with no dir: no mail is sent, it waits in the outbox."`
@@ -153,8 +157,8 @@ type MailConfig struct {
 	SMTPTLS  string        `yaml:"smtp_tls" default:"mandatory" doc:"mandatory (STARTTLS), opportunistic, implicit or none."`
 }
 
-// WebhookConfig is one receiver of signed events.
-type WebhookConfig struct {
+// Webhook is one receiver of signed events.
+type Webhook struct {
 	URL     string          `yaml:"url" doc:"Where to POST."`
 	Secrets []secret.Secret `yaml:"secrets" doc:"Signing secrets, newest first; each signs while you change them. Make one with: echo whsec_$(openssl rand -base64 32)"`
 	Topics  []string        `yaml:"topics" doc:"Names or patterns such as session.*; empty means all."`
@@ -166,8 +170,8 @@ type ServiceToken struct {
 	Token secret.Secret `yaml:"token" doc:"At least 32 characters; sent as a bearer token."`
 }
 
-// LogConfig is what goes to standard error.
-type LogConfig struct {
+// Log is what goes to standard error.
+type Log struct {
 	Level  string `yaml:"level" default:"info" doc:"debug, info, warn or error."`
 	Format string `yaml:"format" default:"text" doc:"text or json."`
 }

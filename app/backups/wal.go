@@ -1,4 +1,4 @@
-package app
+package backups
 
 import (
 	"context"
@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"rootstream/app/config"
 	"rootstream/backup/archive"
 	"rootstream/backup/repo"
 	"rootstream/errs"
@@ -39,7 +39,7 @@ var errWhichCluster = errs.New(errs.Invalid, "which_cluster", "it is not clear w
 const walTimeout = 10 * time.Minute // for one file; PostgreSQL asks again
 
 // PushWAL brings one file into the repository: an archive_command.
-func PushWAL(ctx context.Context, cfg Config, system uint64, file string) error {
+func PushWAL(ctx context.Context, cfg config.Config, system uint64, file string) error {
 	ctx, cancel := context.WithTimeout(ctx, walTimeout)
 	defer cancel()
 	r, err := OpenRepo(ctx, cfg, true)
@@ -58,7 +58,7 @@ type WALFetch struct {
 }
 
 // FetchWAL brings one file out of the repository: a restore_command.
-func FetchWAL(ctx context.Context, cfg Config, f WALFetch) error {
+func FetchWAL(ctx context.Context, cfg config.Config, f WALFetch) error {
 	ctx, cancel := context.WithTimeout(ctx, walTimeout)
 	defer cancel()
 	s, err := walSource(ctx, cfg, f)
@@ -69,7 +69,7 @@ func FetchWAL(ctx context.Context, cfg Config, f WALFetch) error {
 }
 
 // FetchWALAhead fetches up to count segments that follow one.
-func FetchWALAhead(ctx context.Context, cfg Config, f WALFetch, count int) error {
+func FetchWALAhead(ctx context.Context, cfg config.Config, f WALFetch, count int) error {
 	ctx, cancel := context.WithTimeout(ctx, walTimeout)
 	defer cancel()
 	s, err := walSource(ctx, cfg, f)
@@ -79,7 +79,7 @@ func FetchWALAhead(ctx context.Context, cfg Config, f WALFetch, count int) error
 	return s.Prefetch(ctx, f.Name, count)
 }
 
-func walSource(ctx context.Context, cfg Config, f WALFetch) (archive.Source, error) {
+func walSource(ctx context.Context, cfg config.Config, f WALFetch) (archive.Source, error) {
 	r, err := OpenRepo(ctx, cfg, false)
 	if err != nil {
 		return archive.Source{}, err
@@ -95,7 +95,7 @@ func walSource(ctx context.Context, cfg Config, f WALFetch) (archive.Source, err
 }
 
 // walSystem finds out which cluster is meant: the one that was named, that of the data folder, or the only one there is.
-func walSystem(ctx context.Context, cfg Config, r *repo.Repo, system uint64) (uint64, error) {
+func walSystem(ctx context.Context, cfg config.Config, r *repo.Repo, system uint64) (uint64, error) {
 	if system != 0 {
 		return system, nil
 	}
@@ -128,48 +128,37 @@ func ParseSystemID(text string) (uint64, error) {
 }
 
 // NewWALReceiver makes the receiver of a configuration. Its loop is Run.
-func NewWALReceiver(cfg Config, o BackupOptions, alarm func(context.Context, error)) (*archive.Receiver, error) {
+func NewWALReceiver(cfg config.Config, o Options, alarm func(context.Context, error)) (*archive.Receiver, error) {
 	c := cfg.Backup
-	if _, err := c.keys(); err != nil {
+	if _, err := readKeys(c); err != nil {
 		return nil, err
 	}
 	open := func(ctx context.Context) (*repo.Repo, error) { return OpenRepo(ctx, cfg, true) }
-	return cfg.receiver(open, alarm, newLogger(cfg.Log, o.Stderr))
+	return receiver(cfg, open, alarm, cfg.Log.Logger(o.Stderr))
 }
 
 // receiver makes the receiver of a configuration for a repository that open opens.
-func (cfg Config) receiver(open func(context.Context) (*repo.Repo, error), alarm func(context.Context, error), log *slog.Logger) (*archive.Receiver, error) {
+func receiver(cfg config.Config, open func(context.Context) (*repo.Repo, error), alarm func(context.Context, error), log *slog.Logger) (*archive.Receiver, error) {
 	c := cfg.Backup
-	spool, err := c.spool()
+	spool, err := c.SpoolDir()
 	if err != nil {
 		return nil, err
 	}
 	return archive.NewReceiver(archive.Config{
-		DSN: c.source(cfg.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Remote: c.Acknowledge == "repository",
+		DSN: c.Source(cfg.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Remote: c.Acknowledge == "repository",
 		Alarm: alarm, Open: open, Logger: log,
 	})
 }
 
-// spool is the folder for write-ahead log on its way.
-func (c BackupConfig) spool() (string, error) {
-	switch {
-	case c.Spool != "":
-		return filepath.Abs(c.Spool)
-	case c.PGData != "":
-		return filepath.Clean(c.PGData) + ".spool", nil
-	}
-	return "", errs.NewInvalid("backup.spool", "must name a folder for write-ahead log on its way (or backup.pgdata the data folder)")
-}
-
 // WALStatuses tells how the archive of each cluster in the repository stands. The server need not answer: then unknown
 // says why.
-func WALStatuses(ctx context.Context, cfg Config) (all []WALStatus, unknown, err error) {
+func WALStatuses(ctx context.Context, cfg config.Config) (all []WALStatus, unknown, err error) {
 	r, err := OpenRepo(ctx, cfg, false)
 	if err != nil {
 		return nil, nil, err
 	}
 	var server *archive.Server
-	if dsn := cfg.Backup.source(cfg.Postgres); !dsn.IsZero() {
+	if dsn := cfg.Backup.Source(cfg.Postgres); !dsn.IsZero() {
 		s, failed := archive.LookUp(ctx, dsn.Reveal(), cfg.Backup.Slot)
 		if failed == nil {
 			server = &s
@@ -191,7 +180,7 @@ func WALStatuses(ctx context.Context, cfg Config) (all []WALStatus, unknown, err
 }
 
 // WALEntries goes through what the repository has of a cluster's write-ahead log, and what is missing.
-func WALEntries(ctx context.Context, cfg Config, system uint64) ([]WALEntry, error) {
+func WALEntries(ctx context.Context, cfg config.Config, system uint64) ([]WALEntry, error) {
 	r, err := OpenRepo(ctx, cfg, false)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,6 @@
-package app
+// Package doctor looks at a system from outside and changes nothing: [Examine]
+// says what is wrong and what to do about it, [Status] how each part is.
+package doctor
 
 import (
 	"context"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"rootstream/app/config"
 	"rootstream/devstack"
 	"rootstream/errs"
 	"rootstream/pgserver"
@@ -17,25 +20,25 @@ import (
 // Finding is one thing the doctor looked at.
 type Finding = devstack.Check
 
-// DoctorOptions says where to look.
-type DoctorOptions struct {
-	Source  Source
+// Options says where to look.
+type Options struct {
+	Source  config.Source
 	DataDir string // "" means what Source names, else the default folder
 }
 
-// Doctor looks at this machine and the servers. It changes nothing.
-func Doctor(ctx context.Context, o DoctorOptions) []Finding { return doctor(ctx, o, time.Now()) }
+// Examine looks at this machine and the servers. It changes nothing.
+func Examine(ctx context.Context, o Options) []Finding { return examineAt(ctx, o, time.Now()) }
 
-func doctor(ctx context.Context, o DoctorOptions, now time.Time) []Finding {
-	target, err := Find(o.Source, o.DataDir)
-	if errors.Is(err, ErrNoStack) { // told below, as a finding of its own
-		target.Config, err = Load(o.Source)
+func examineAt(ctx context.Context, o Options, now time.Time) []Finding {
+	target, err := config.Find(o.Source, o.DataDir)
+	if errors.Is(err, config.ErrNoStack) { // told below, as a finding of its own
+		target.Config, err = config.Load(o.Source)
 	}
 	cfg, dir := target.Config, target.DataDir
 	known := !cfg.Postgres.DSN.IsZero()
 	if dir == "" && !known {
 		if dir = o.DataDir; dir == "" {
-			dir = DefaultDataDir()
+			dir = config.DefaultDataDir()
 		}
 	}
 	findings := configFindings(err)
@@ -58,7 +61,7 @@ func doctor(ctx context.Context, o DoctorOptions, now time.Time) []Finding {
 }
 
 func upCommand(dataDir string) string {
-	if dataDir == "" || dataDir == DefaultDataDir() {
+	if dataDir == "" || dataDir == config.DefaultDataDir() {
 		return "rootstream up"
 	}
 	return "rootstream up --data " + dataDir
@@ -98,7 +101,7 @@ func fine(name, format string, args ...any) Finding {
 // examination turns what the parts said into findings.
 type examination struct {
 	*examined
-	cfg     Config
+	cfg     config.Config
 	dir     string // the data folder of rootstream up; "" when the servers are elsewhere
 	running bool   // somebody runs the stack of dir
 	now     time.Time
@@ -165,7 +168,7 @@ func (x examination) schema() []Finding {
 
 func (x examination) masterKey() []Finding {
 	const name = "master_key"
-	file, sealed := x.cfg.Keys.MasterKeyFile, slices.Contains(x.database.content.Keysets, keysetName)
+	file, sealed := x.cfg.Keys.MasterKeyFile, slices.Contains(x.database.content.Keysets, config.KeysetName)
 	create := func(file string) string {
 		if sealed {
 			return "put the master key file back that this database was first started with; a new one cannot open what it sealed"
@@ -201,9 +204,9 @@ func (x examination) keyset() []Finding {
 	switch {
 	case x.database.err != nil:
 		return nil
-	case !slices.Contains(c.Keysets, keysetName) && c.SealedFactors > 0:
+	case !slices.Contains(c.Keysets, config.KeysetName) && c.SealedFactors > 0:
 		return []Finding{{Name: name, Detail: fmt.Sprintf("the keyset is gone, and %d second factors are sealed with it", c.SealedFactors), Remedy: remedy}}
-	case !slices.Contains(c.Keysets, keysetName):
+	case !slices.Contains(c.Keysets, config.KeysetName):
 		return []Finding{fine(name, "none yet: the first server with a master key makes it")}
 	case !x.keys.opened && x.keys.err != nil && !errors.Is(x.keys.err, secret.ErrWrongMasterKey):
 		if e := errs.Of(x.keys.err); e != nil && strings.HasPrefix(e.Code, "master_key") {

@@ -1,4 +1,4 @@
-package app
+package demo
 
 import (
 	"bufio"
@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"rootstream/app"
 )
 
 // instances shows that a change on one instance is seen on another.
@@ -42,21 +44,21 @@ func (d *demo) instances() error {
 	select {
 	case at, ok := <-told:
 		if !ok {
-			return ErrDemo.WithCause(errors.New("the watch ended without telling of the change"))
+			return ErrFailed.WithCause(errors.New("the watch ended without telling of the change"))
 		}
 		took := float64(at.Sub(begun).Microseconds()) / 1000
-		if err = d.report(DemoStep{where + " tells of it, since it was asked for", "GET", "/v1/watch", 200, true, took}); err != nil {
+		if err = d.report(Step{where + " tells of it, since it was asked for", "GET", "/v1/watch", 200, true, took}); err != nil {
 			return err
 		}
-	case <-time.After(demoPatience):
-		return ErrDemo.WithCause(errors.New("nobody was told of the change"))
+	case <-time.After(patience):
+		return ErrFailed.WithCause(errors.New("nobody was told of the change"))
 	}
 	token, _ := changed["token"].(string)
 	d.url = other
 	defer func() { d.url = here }()
 	answer, err := d.step("read it from "+where+", not older than the change", "GET", state+"?token="+token, nil, 200)
 	if got, _ := answer["state"].(object); err == nil && got["scene"] != "lobby" {
-		err = ErrDemo.WithCause(errors.New("the change is not there"))
+		err = ErrFailed.WithCause(errors.New("the change is not there"))
 	}
 	return err
 }
@@ -75,11 +77,11 @@ func (d *demo) another(ctx context.Context) (url string, ended <-chan struct{}, 
 	begun := time.Now()
 	go func() {
 		defer close(done)
-		_ = out.CloseWithError(Serve(ctx, cfg, out, io.Discard))
+		_ = out.CloseWithError(app.Serve(ctx, cfg, out, io.Discard))
 	}()
 	text, err := bufio.NewReader(lines).ReadString('\n')
 	if err != nil {
-		return "", done, ErrDemo.WithCause(fmt.Errorf("a second instance does not start: %w", err))
+		return "", done, ErrFailed.WithCause(fmt.Errorf("a second instance does not start: %w", err))
 	}
 	_, url, _ = strings.Cut(strings.TrimSpace(text), "rootstream is ready: ")
 	was := d.url
@@ -89,7 +91,7 @@ func (d *demo) another(ctx context.Context) (url string, ended <-chan struct{}, 
 	if err != nil || status != http.StatusOK { // another system's configuration
 		return was, done, err
 	}
-	return url, done, d.report(DemoStep{"start a second instance", "GET", "/readyz", http.StatusOK, true, float64(time.Since(begun).Microseconds()) / 1000})
+	return url, done, d.report(Step{"start a second instance", "GET", "/readyz", http.StatusOK, true, float64(time.Since(begun).Microseconds()) / 1000})
 }
 
 // watch says when the stream was changed, as an instance tells it.
@@ -105,7 +107,7 @@ func (d *demo) watch(ctx context.Context, url string) (<-chan time.Time, error) 
 	}
 	if resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
-		return nil, ErrDemo.WithCause(fmt.Errorf("/v1/watch answered %d", resp.StatusCode))
+		return nil, ErrFailed.WithCause(fmt.Errorf("/v1/watch answered %d", resp.StatusCode))
 	}
 	told, listening := make(chan time.Time, 1), make(chan struct{})
 	go func() {
@@ -127,7 +129,7 @@ func (d *demo) watch(ctx context.Context, url string) (<-chan time.Time, error) 
 	case <-listening:
 		return told, nil
 	case <-ctx.Done():
-	case <-time.After(demoPatience):
+	case <-time.After(patience):
 	}
-	return nil, ErrDemo.WithCause(errors.New("/v1/watch does not begin"))
+	return nil, ErrFailed.WithCause(errors.New("/v1/watch does not begin"))
 }
