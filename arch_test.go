@@ -39,7 +39,8 @@ var mayImport = map[string]string{
 	"statesync/merge/mergetest": "statesync/merge",
 
 	"backup/archive":    "backup/pgdata backup/repo backup/wal pgserver",
-	"backup/base":       "backup/pgdata backup/repo backup/wal pgserver",
+	"backup/base":       "backup/base/wire backup/pgdata backup/repo backup/wal pgserver",
+	"backup/base/wire":  "backup/pgdata backup/wal",
 	"backup/pgdata":     "backup/wal",
 	"backup/restore":    "backup/pgdata backup/repo backup/wal backup/wal/record pgserver",
 	"backup/schedule":   "",
@@ -79,7 +80,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base backup/restore",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base backup/base/wire backup/restore",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

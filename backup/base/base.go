@@ -38,7 +38,7 @@ var (
 // Config says what to back up, and how.
 type Config struct {
 	DSN         string            // the server, directly: not through a pooler
-	PGData      string            // its data folder
+	PGData      string            // its data folder; empty: it sends its files over the replication protocol
 	PrimaryDSN  string            // where to switch segments when DSN is a standby; empty means to wait until they fill
 	Type        repo.Type         // empty means full; one that needs a parent becomes a full one when there is none
 	Reuse       bool              // a full one does not store again what the newest backup has; it reads everything all the same
@@ -46,7 +46,7 @@ type Config struct {
 	Compression repo.Compression  // zero means zstd
 	Rate        int64             // bytes per second that are read; 0 means no limit
 	Spread      bool              // let the first checkpoint take its time instead of hurrying it
-	Timeout     time.Duration     // for the log to reach the repository; 0 means 60 s
+	Timeout     time.Duration     // for the log to reach the repository, and for a server that sends files to be silent; 0 means 60 s
 	Label       string            // for backup_label; empty means the id
 	Annotations map[string]string // kept with the backup
 	Tool        string            // the program and version that the manifest names
@@ -97,9 +97,6 @@ func (c Config) validate() error {
 	case "", repo.Full, repo.Differential, repo.Incremental, repo.Logical:
 	default:
 		faults.Add("type", "must be full, differential, incremental or logical")
-	}
-	if c.Type != repo.Logical && c.PGData == "" {
-		faults.Add("pgdata", "must name the server's data folder")
 	}
 	if c.Workers < 0 || c.Workers > maxWorkers {
 		faults.Add("workers", "must be 0 to 64")

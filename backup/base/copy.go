@@ -42,6 +42,11 @@ type copier struct {
 	nudge chan struct{} // the walk waits: whoever has nothing to do gives up waiting for more pages
 }
 
+// fileList is where files are written down.
+type fileList interface {
+	Write(ctx context.Context, f repo.File) error
+}
+
 // item is a file on its way to the list.
 type item struct {
 	file   repo.File
@@ -56,6 +61,8 @@ type unit struct {
 	first uint32 // page
 	size  int64  // bytes to read
 	last  bool
+
+	chunks chan []byte // its content, if that is brought
 
 	got     int64
 	gone    bool // the file vanished
@@ -75,7 +82,7 @@ func (u *unit) release() {
 }
 
 // run copies what the walk finds, but for pg_control, and writes the list of files. It returns how many pages are bad.
-func (c *copier) run(ctx context.Context, pairs iter.Seq2[pair, error], list *repo.FileWriter) (int64, error) {
+func (c *copier) run(ctx context.Context, pairs iter.Seq2[pair, error], list fileList) (int64, error) {
 	c.zero = c.r.NewHasher().Sum(make([]byte, pageSize))
 	c.units, c.order = make(chan *unit, window), make(chan *item, window)
 	c.slots, c.nudge = make(chan struct{}, window), make(chan struct{}, 1)
@@ -113,6 +120,12 @@ func (c *copier) walk(ctx context.Context, pairs iter.Seq2[pair, error]) error {
 				return err
 			}
 			c.units <- u // as many fit as there are slots
+			if p.feed == nil {
+				continue
+			}
+			if err := p.feed(ctx, u); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -165,6 +178,9 @@ func (c *copier) item(p pair) *item {
 		u := &unit{item: it, first: uint32(at / pageSize), size: min(unitBytes, e.Size-at), done: make(chan struct{})}
 		u.last = at+u.size == e.Size
 		u.left.Store(1)
+		if p.feed != nil {
+			u.chunks = make(chan []byte, (u.size+chunkBytes-1)/chunkBytes)
+		}
 		it.units = append(it.units, u)
 	}
 	return it
@@ -186,7 +202,7 @@ func (c *copier) mayReuse(f *repo.File) bool {
 }
 
 // write writes down the items in their order.
-func (c *copier) write(ctx context.Context, list *repo.FileWriter) (bad int64, err error) {
+func (c *copier) write(ctx context.Context, list fileList) (bad int64, err error) {
 	hasher := c.r.NewHasher()
 	for {
 		var it *item

@@ -49,7 +49,7 @@ func CopyListed(ctx context.Context, r *repo.Repo, s *repo.Session, f Folder) (r
 func pairsOf(listed []Listed) iter.Seq2[pair, error] {
 	return func(yield func(pair, error) bool) {
 		for _, l := range listed {
-			if !yield(pair{l.Entry, l.Parent}, nil) {
+			if !yield(pair{entry: l.Entry, parent: l.Parent}, nil) {
 				return
 			}
 		}
@@ -67,7 +67,7 @@ var (
 func Odd(listed iter.Seq[Listed]) (string, error) {
 	s, err := look(func(yield func(pair, error) bool) {
 		for l := range listed {
-			if !yield(pair{l.Entry, l.Parent}, nil) {
+			if !yield(pair{entry: l.Entry, parent: l.Parent}, nil) {
 				return
 			}
 		}

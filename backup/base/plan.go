@@ -2,6 +2,7 @@ package base
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"iter"
 	"slices"
@@ -80,6 +81,7 @@ func unchanged(e pgdata.Entry, parent *repo.File) bool {
 type pair struct {
 	entry  pgdata.Entry
 	parent *repo.File
+	feed   func(context.Context, *unit) error // brings a unit's content, of a file that is not there to be read
 }
 
 // joined goes through the entries of a folder with what the parent has of each; both are in the same order.

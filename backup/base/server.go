@@ -2,11 +2,13 @@ package base
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 )
@@ -169,6 +171,28 @@ func (s *server) position(ctx context.Context) (wal.LSN, wal.TimelineID, time.Ti
 	}
 	lsn, err := wal.ParseLSN(at)
 	return lsn, wal.TimelineID(timeline), now.UTC(), err
+}
+
+// control is what the server's control file says about the cluster, for who cannot read it.
+func (s *server) control(ctx context.Context) (pgdata.Control, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	c := pgdata.Control{SystemID: s.system}
+	var inside int
+	err := s.conn.QueryRow(ctx, `select database_block_size, blocks_per_segment, bytes_per_wal_segment, data_page_checksum_version <> 0,
+		(select catalog_version_no from pg_control_system()),
+		(select count(*) from pg_tablespace where pg_tablespace_location(oid) like 'pg_tblspc/%') from pg_control_init()`).
+		Scan(&c.BlockSize, &c.BlocksPerSegment, &c.WALSegmentSize, &c.PageChecksums, &c.Catalog, &inside)
+	if err != nil {
+		return c, ErrServer.WithCause(err)
+	}
+	if inside > 0 {
+		return c, ErrServer.WithCause(fmt.Errorf("%d tablespaces are in the data folder itself (allow_in_place_tablespaces): not every version sends them", inside))
+	}
+	if c.BlockSize == 0 || c.BlocksPerSegment == 0 {
+		return c, ErrServer.WithCause(errors.New("it says that blocks or segments are empty"))
+	}
+	return c, nil
 }
 
 // end is what the server says when a backup ends.

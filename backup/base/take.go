@@ -27,6 +27,7 @@ type taking struct {
 
 	server   *server
 	primary  *server // where segments are switched; nil: nowhere
+	remote   *remote // sends the files; nil: they are here
 	s        *repo.Session
 	control  pgdata.Control
 	parent   repo.Manifest
@@ -70,7 +71,7 @@ func (t *taking) meet(ctx context.Context) (err error) {
 		t.primary, err = connect(ctx, t.cfg.PrimaryDSN)
 	}
 	if err == nil && t.cfg.Type != repo.Logical {
-		err = t.belongs()
+		err = t.reach(ctx)
 	}
 	if err != nil {
 		t.part(ctx)
@@ -78,7 +79,23 @@ func (t *taking) meet(ctx context.Context) (err error) {
 	return err
 }
 
+// reach makes sure that the files can be had.
+func (t *taking) reach(ctx context.Context) error {
+	switch {
+	case t.primary != nil && t.primary.system != t.server.system:
+		return ErrServer.WithCause(fmt.Errorf("the primary is of system %d, the standby of %d", t.primary.system, t.server.system))
+	case t.primary != nil && t.primary.standby:
+		return ErrServer.WithCause(errors.New("what is given as the primary is a standby"))
+	case t.cfg.PGData == "":
+		return t.call(ctx)
+	}
+	return t.belongs()
+}
+
 func (t *taking) part(ctx context.Context) {
+	if t.remote != nil {
+		t.remote.conn.Close(ctx)
+	}
 	if t.primary != nil && t.primary != t.server {
 		t.primary.close(ctx)
 	}
@@ -98,10 +115,6 @@ func (t *taking) belongs() error {
 		return ErrFolder.WithCause(fmt.Errorf("it is of version %d, the server of %d", major, t.server.major))
 	case t.control.SystemID != t.server.system:
 		return ErrFolder.WithCause(fmt.Errorf("it is of system %d, the server of %d", t.control.SystemID, t.server.system))
-	case t.primary != nil && t.primary.system != t.server.system:
-		return ErrServer.WithCause(fmt.Errorf("the primary is of system %d, the standby of %d", t.primary.system, t.server.system))
-	case t.primary != nil && t.primary.standby:
-		return ErrServer.WithCause(errors.New("what is given as the primary is a standby"))
 	}
 	return nil
 }
@@ -144,13 +157,35 @@ func (t *taking) say(p Phase) {
 	t.progress.tell(t.s.Stored())
 }
 
-// begin tells the server, and proves that the folder is its own: the checkpoint just made is in its pg_control.
+// begin tells the server.
 func (t *taking) begin(ctx context.Context) error {
 	t.m = repo.Manifest{Type: t.cfg.Type, Tool: t.cfg.Tool, Compression: t.cfg.Compression, Annotations: t.cfg.Annotations}
 	label := t.cfg.Label
 	if label == "" {
 		label = "rootstream " + string(t.cfg.Type)
 	}
+	start := t.enter
+	if t.remote != nil {
+		start = t.ask
+	}
+	err := start(ctx, label)
+	if err != nil {
+		return err
+	}
+	if t.m.ID, err = newID(t.m.Started, t.cfg.Type); err != nil {
+		return err
+	}
+	t.m.StartTimeline, t.m.FromStandby = t.control.Timeline, t.server.standby
+	t.m.Cluster = repo.Cluster{
+		SystemID: t.server.system, Major: t.server.major, Catalog: t.control.Catalog, SegmentSize: t.control.WALSegmentSize,
+		BlockSize: t.control.BlockSize, DataChecksums: t.control.PageChecksums,
+	}
+	t.m.Checksums, t.m.Settings, t.m.Databases = t.control.PageChecksums, t.server.settings, t.server.databases
+	return nil
+}
+
+// enter proves that the folder is the server's own: the checkpoint just made is in its pg_control.
+func (t *taking) enter(ctx context.Context, label string) error {
 	var err error
 	if t.m.StartLSN, t.m.Started, err = t.server.start(ctx, label, !t.cfg.Spread); err != nil {
 		return err
@@ -163,15 +198,6 @@ func (t *taking) begin(ctx context.Context) error {
 		return ErrFolder.WithCause(fmt.Errorf("the server's checkpoint is at %v, the folder's at %v", t.m.StartLSN, t.control.Redo)).
 			WithHint("give the server's own data_directory")
 	}
-	if t.m.ID, err = newID(t.m.Started, t.cfg.Type); err != nil {
-		return err
-	}
-	t.m.StartTimeline, t.m.FromStandby = t.control.Timeline, t.server.standby
-	t.m.Cluster = repo.Cluster{
-		SystemID: t.server.system, Major: t.server.major, Catalog: t.control.Catalog, SegmentSize: t.control.WALSegmentSize,
-		BlockSize: t.control.BlockSize, DataChecksums: t.control.PageChecksums,
-	}
-	t.m.Checksums, t.m.Settings, t.m.Databases = t.control.PageChecksums, t.server.settings, t.server.databases
 	t.m.Source, err = identity(t.cfg.PGData)
 	return err
 }
@@ -301,31 +327,39 @@ func (t *taking) trusted(ctx context.Context) (bool, error) {
 }
 
 // copy copies the folder, pg_control last.
-func (t *taking) copy(ctx context.Context) error {
-	trust, err := t.trusted(ctx)
-	if err != nil {
-		return err
-	}
+func (t *taking) copy(ctx context.Context) (err error) {
 	if t.listLane, err = t.s.NewLane(t.cfg.Compression); err != nil {
 		return err
 	}
 	t.list = t.r.NewFileWriter(t.listLane)
+	if t.remote != nil {
+		return t.receive(ctx)
+	}
+	trust, err := t.trusted(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.copyFrom(ctx, &folder{dir: t.cfg.PGData}, trust, t.pairs(ctx), t.list); err != nil {
+		return err
+	}
+	return t.copyControl(ctx)
+}
+
+// copyFrom copies all but pg_control.
+func (t *taking) copyFrom(ctx context.Context, from source, trust bool, pairs iter.Seq2[pair, error], list fileList) error {
 	c := &copier{
-		source: &folder{dir: t.cfg.PGData}, r: t.r, s: t.s, control: t.control, workers: t.cfg.Workers, lanes: t.cfg.Compression,
+		source: from, r: t.r, s: t.s, control: t.control, workers: t.cfg.Workers, lanes: t.cfg.Compression,
 		trust: trust, find: t.known.find, pace: &pace{rate: t.cfg.Rate}, done: &t.progress,
 	}
 	stop := make(chan struct{})
 	group, copying := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		defer close(stop)
-		t.m.PageErrors, err = c.run(copying, t.pairs(copying), t.list)
+		t.m.PageErrors, err = c.run(copying, pairs, list)
 		return err
 	})
 	group.Go(func() error { return t.watch(copying, stop) })
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return t.copyControl(ctx)
+	return group.Wait()
 }
 
 // watch tells of the progress and keeps the server's session alive, until stop is closed.
@@ -358,14 +392,19 @@ func (t *taking) copyControl(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	control, raw, err := pgdata.ReadControl(t.cfg.PGData)
-	if err != nil {
+	var raw []byte
+	if t.control, raw, err = pgdata.ReadControl(t.cfg.PGData); err != nil {
 		return err
 	}
+	return t.writeControl(ctx, raw, uint32(info.Mode().Perm()), info.ModTime().UnixNano())
+}
+
+// writeControl ends the list of files.
+func (t *taking) writeControl(ctx context.Context, raw []byte, mode uint32, changed int64) error {
 	hasher := t.r.NewHasher()
 	page := hasher.Sum(raw)
 	f := repo.File{
-		Path: pgdata.ControlPath, Kind: repo.Regular, Mode: uint32(info.Mode().Perm()), ModTime: info.ModTime().UnixNano(),
+		Path: pgdata.ControlPath, Kind: repo.Regular, Mode: mode, ModTime: changed,
 		Size: int64(len(raw)), Hash: hasher.Sum(page[:]),
 	}
 	blob, err := t.listLane.Add(ctx, repo.Hash{}, raw)
@@ -379,14 +418,17 @@ func (t *taking) copyControl(ctx context.Context) error {
 	if t.m.Files, err = t.list.Close(ctx); err != nil {
 		return err
 	}
-	t.control = control
 	t.m.Packs, t.m.FileCount, t.m.Size = t.list.Packs(), t.list.Count(), t.list.Size()
 	return t.listLane.Close(ctx)
 }
 
 // end tells the server that the copy is done.
 func (t *taking) end(ctx context.Context) error {
-	e, err := t.server.stop(ctx)
+	stop := t.server.stop
+	if t.remote != nil {
+		stop = t.ended
+	}
+	e, err := stop(ctx)
 	if err != nil {
 		return err
 	}

@@ -132,6 +132,32 @@ func (f folder) skips(name string) bool {
 	return false
 }
 
+// Named returns an entry for what has a path in a data folder, as far as its name tells what it is; false if a copy leaves
+// it out. version is the name of the version's folder in tablespaces. The forks of unlogged relations cannot be told.
+func Named(name, version string) (Entry, bool) {
+	in, rest := top, name
+	for {
+		part, inner, more := strings.Cut(rest, "/")
+		if in.skips(part) || in == tablespace && part != version {
+			return Entry{}, false
+		}
+		if !more {
+			break
+		}
+		if in == writeAheadLog {
+			in = empty
+		} else {
+			in = in.within(part)
+		}
+		rest = inner
+	}
+	e := Entry{Path: name}
+	if in == database || in == shared {
+		e.Relation, e.Blocks = ParseRelation(rest)
+	}
+	return e, true
+}
+
 // withoutUnlogged returns names, of one database's folder, without the forks of unlogged relations that do not outlive
 // a crash: all but the init fork, which recovery makes the others from.
 func withoutUnlogged(names []string) []string {

@@ -36,6 +36,8 @@ type (
 	Extent = files.Extent
 	// FileWriter writes a stream of files.
 	FileWriter = files.Writer
+	// Shelf holds files that come in no order.
+	Shelf = files.Shelf
 	// RunInfo says who is about to write, and what for.
 	RunInfo = run.Info
 	// WALInfo is a file of the write-ahead log in the repository.
@@ -81,3 +83,6 @@ var (
 
 // InRow picks from pieces those that follow each other from the beginning of the segment on.
 func InRow(pieces []Piece) []Piece { return logs.InRow(pieces) }
+
+// NewShelf makes an empty shelf.
+func NewShelf() (*Shelf, error) { return files.NewShelf() }

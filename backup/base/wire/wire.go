@@ -1,0 +1,182 @@
+// Package wire asks a server for a base backup over the replication protocol.
+//
+// The door is [Connect], then [Conn.Begin]: the server sends a tar for each
+// tablespace and one for the data folder, file by file in no order, and at last a
+// manifest (PostgreSQL manual, "Streaming Replication Protocol", BASE_BACKUP).
+// [Backup.Entries] goes through what a copy of the folder needs of it. It takes
+// nothing on trust: names lead nowhere else, sizes are bounded, and every byte is
+// what the server's manifest says, or the last entry is an error.
+//
+// It starts no goroutine. How entries are kept is known to base.
+package wire
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"rootstream/backup/wal"
+	"rootstream/errs"
+)
+
+// What can keep a server from sending a base backup.
+var (
+	ErrConnect = errs.New(errs.Unavailable, "backup_connect", "the server cannot be reached for replication")
+	ErrRole    = errs.New(errs.Forbidden, "backup_role", "the server does not let this role replicate").
+			WithHint("give the role REPLICATION, and pg_hba.conf a line: host replication ROLE ADDRESS scram-sha-256")
+	ErrStream = errs.New(errs.Unavailable, "backup_stream", "the base backup that the server sends cannot be used")
+)
+
+// Config says whom to ask.
+type Config struct {
+	DSN     string            // the server, directly
+	Silence time.Duration     // while it sends, it may be silent for so long; 0 means a minute
+	Notice  func(text string) // told what the server warns of; may be nil
+}
+
+// Conn is one replication connection.
+type Conn struct {
+	conn    *pgconn.PgConn
+	silence time.Duration
+	System  uint64 // the server's system identifier
+}
+
+const (
+	dialTimeout = 10 * time.Second
+	askTimeout  = 20 * time.Second
+	maxMessage  = 4 << 20 // the server's have 32 KiB
+)
+
+// Connect connects, and asks the server who it is.
+func Connect(ctx context.Context, cfg Config) (*Conn, error) {
+	parsed, err := pgx.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, ErrConnect.WithCause(errors.New("the address of the database cannot be read")) // its text may hold a password
+	}
+	to := &parsed.Config
+	to.RuntimeParams = maps.Clone(to.RuntimeParams)
+	to.RuntimeParams["application_name"], to.RuntimeParams["replication"] = "rootstream backup", "true"
+	if to.ConnectTimeout == 0 || to.ConnectTimeout > dialTimeout {
+		to.ConnectTimeout = dialTimeout
+	}
+	to.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if cfg.Notice != nil && n.Severity != "NOTICE" {
+			cfg.Notice(n.Message)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, to)
+	if err != nil {
+		return nil, refusal(err)
+	}
+	conn.Frontend().SetMaxBodyLen(maxMessage)
+	c := &Conn{conn: conn, silence: cmp.Or(cfg.Silence, time.Minute)}
+	if c.System, err = c.identify(ctx); err != nil {
+		c.Close(ctx)
+		return nil, refusal(err)
+	}
+	return c, nil
+}
+
+// refusal tells a server that does not answer from one that says no.
+func refusal(err error) error {
+	const noEntry, wrongPassword, noPrivilege = "28000", "28P01", "42501"
+	if hasState(err, noEntry, wrongPassword, noPrivilege) {
+		return ErrRole.WithCause(err)
+	}
+	return ErrConnect.WithCause(err)
+}
+
+func hasState(err error, states ...string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && slices.Contains(states, pg.Code)
+}
+
+// Close hangs up, which ends a backup that is not complete.
+func (c *Conn) Close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = c.conn.Close(ctx) // the server notices either way
+}
+
+func (c *Conn) identify(ctx context.Context) (uint64, error) {
+	results, err := c.conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
+	if err != nil {
+		return 0, err
+	}
+	if len(results) == 0 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
+		return 0, errors.New("IDENTIFY_SYSTEM: no answer")
+	}
+	return strconv.ParseUint(string(results[0].Rows[0][0]), 10, 64)
+}
+
+// receive waits for the next message that says something.
+func (c *Conn) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
+	for {
+		msg, err := c.conn.ReceiveMessage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch m := msg.(type) {
+		case *pgproto3.RowDescription, *pgproto3.ParameterStatus, *pgproto3.NoticeResponse:
+		case *pgproto3.ErrorResponse:
+			return nil, pgconn.ErrorResponseToPgError(m)
+		default:
+			return msg, nil
+		}
+	}
+}
+
+// rows reads a result.
+func (c *Conn) rows(ctx context.Context, most int) ([][][]byte, error) {
+	var all [][][]byte
+	for {
+		msg, err := c.receive(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch m := msg.(type) {
+		case *pgproto3.DataRow:
+			if len(all) == most {
+				return nil, fmt.Errorf("more than %d rows", most)
+			}
+			row := make([][]byte, len(m.Values)) // the message's bytes are the next one's
+			for i, v := range m.Values {
+				row[i] = bytes.Clone(v)
+			}
+			all = append(all, row)
+		case *pgproto3.CommandComplete:
+			return all, nil
+		default:
+			return nil, fmt.Errorf("a %T in the place of a row", m)
+		}
+	}
+}
+
+// position reads the result that says where the log is.
+func (c *Conn) position(ctx context.Context) (wal.LSN, wal.TimelineID, error) {
+	rows, err := c.rows(ctx, 1)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(rows) == 0 || len(rows[0]) < 2 {
+		return 0, 0, errors.New("a position in the log is missing")
+	}
+	lsn, err := wal.ParseLSN(string(rows[0][0]))
+	if err != nil {
+		return 0, 0, err
+	}
+	tli, err := strconv.ParseUint(string(rows[0][1]), 10, 32)
+	return lsn, wal.TimelineID(tli), err
+}
