@@ -19,6 +19,8 @@ type Config struct {
 
 	// FactorRequired says that every account must have a second factor, so shorter passwords do: see RequireFactor.
 	FactorRequired bool
+	// NoSignInMail says that owners hear nothing of sign-ins from devices not used before.
+	NoSignInMail bool
 	// Now replaces the clocks of rules of freshness, nil means session.Manager.Now, and of limits, nil means time.Now.
 	Now func() time.Time
 }
@@ -35,7 +37,7 @@ type Rates struct {
 	RefreshNetwork  int // refreshes from one client network; 0 means 6000
 	TokenNetwork    int // uses of mailed and setup tokens from one client network; 0 means 60
 	RecoveryNetwork int // recovery requests from one client network; 0 means 20
-	RecoveryAccount int // mails an hour that strangers can make us send to one account, more are dropped; 0 means 4
+	RecoveryAccount int // mails an hour of one kind that strangers can make us send to one account, more are dropped; 0 means 4
 	ProofAccount    int // proofs of identity and changes of factors in an account's sessions; 0 means 120
 	Writes          int // other changes an account makes through one instance; 0 means 6000
 	ExportAccount   int // exports an hour of one account; 0 means 10

@@ -85,7 +85,7 @@ func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, e
 	if !v.right {
 		return Login{}, s.failed(ctx, a.User, a.found, v)
 	}
-	return s.enter(ctx, a.account, in, c, counters[0].key)
+	return s.enter(ctx, a, in, c, counters[0].key)
 }
 
 // identify finds out who a wants to be and whether they may try. A few do at a
@@ -101,7 +101,7 @@ func (s *Service) identify(ctx context.Context, a *candidate, login string, c Cl
 	if !a.found && !errors.Is(err, user.ErrNotFound) {
 		return err
 	}
-	if a.known, err = s.knownDevice(ctx, a.ID, c); err != nil {
+	if a.known, err = s.knownDevice(ctx, a.ID, c.DeviceID); err != nil {
 		return err
 	}
 	if a.found {
@@ -121,15 +121,15 @@ func (s *Service) allowLogin(ctx context.Context, key string, known bool, c Clie
 	return s.allow(ctx, "login.account", s.tallyKey(key), perMinute(r.LoginAnywhere))
 }
 
-// knownDevice reports whether the account was signed in to from the client's
-// device before. It asks for accounts that do not exist as well.
-func (s *Service) knownDevice(ctx context.Context, userID int64, c Client) (bool, error) {
-	if c.DeviceID == "" || len(c.DeviceID) > 255 {
+// knownDevice reports whether the account was signed in to from a device
+// before. It asks for accounts that do not exist as well.
+func (s *Service) knownDevice(ctx context.Context, userID int64, device string) (bool, error) {
+	if device == "" || len(device) > 255 {
 		return false, nil
 	}
 	var known bool
 	err := s.db.QueryRow(ctx, `select exists (select from sessions where user_id = $1 and device_id = $2)`,
-		userID, strings.ToValidUTF8(strings.ReplaceAll(c.DeviceID, "\x00", ""), "")).Scan(&known)
+		userID, strings.ToValidUTF8(strings.ReplaceAll(device, "\x00", ""), "")).Scan(&known)
 	if err != nil {
 		return false, fmt.Errorf("look for a device: %w", err)
 	}
@@ -194,13 +194,13 @@ func idle(tx *postgres.Tx) {
 }
 
 // enter lets in who proved a password, or asks for the second factor.
-func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client, tally string) (Login, error) {
+func (s *Service) enter(ctx context.Context, a candidate, in Credentials, c Client, tally string) (Login, error) {
 	status, err := s.mfa.Status(ctx, a.ID)
 	if err != nil {
 		return Login{}, err
 	}
 	if a.rehash {
-		if a.stored, err = s.rehashed(ctx, a, in.Password); err != nil {
+		if a.stored, err = s.rehashed(ctx, a.account, in.Password); err != nil {
 			return Login{}, err
 		}
 	}
@@ -213,7 +213,9 @@ func (s *Service) enter(ctx context.Context, a account, in Credentials, c Client
 				return err
 			}
 			out.Grant = &Grant{}
-			*out.Grant, err = s.grant(ctx, tx, a.User, entry{device: c.device(in.DeviceName), remember: in.Remember, aal: 1, amr: []string{"pwd"}})
+			*out.Grant, err = s.grant(ctx, tx, a.User, entry{
+				device: c.device(in.DeviceName), remember: in.Remember, aal: 1, amr: []string{"pwd"}, known: a.known, network: c.network(),
+			})
 			return err
 		}
 		ch, err := s.challenge(ctx, tx, pendingLogin{
@@ -294,6 +296,20 @@ type entry struct {
 	remember bool
 	aal      uint8
 	amr      []string
+	known    bool   // the account was signed in to from this device before
+	network  string // of the client
+}
+
+// tellsOwner reports whether the owner is to hear of a sign-in: if it is from
+// a device that was not used before, and not the first of all. A client that
+// keeps no device id is new each time; of one network's an owner hears a few
+// times an hour, which does not hide those of another. What fails counts for
+// nothing, so that nobody uses these few times up unseen.
+func (s *Service) tellsOwner(ctx context.Context, u user.User, e entry) bool {
+	if s.cfg.NoSignInMail || e.known || u.LastLoginAt == nil {
+		return false
+	}
+	return s.allow(ctx, "mail", notify.TopicNewSignIn+":"+u.PublicID.String()+":"+e.network, perHour(s.cfg.Rate.RecoveryAccount)) == nil
 }
 
 // grant makes a session, with a token that was never seen before.
@@ -316,6 +332,11 @@ func (s *Service) grant(ctx context.Context, tx *postgres.Tx, u user.User, e ent
 		return Grant{}, err
 	}
 	now := s.cfg.Now().UTC()
+	if s.tellsOwner(ctx, u, e) {
+		if err = s.mail(tx, notify.TopicNewSignIn, letter{UserID: u.PublicID, SessionID: made.Session.ID, At: now}); err != nil {
+			return Grant{}, err
+		}
+	}
 	u.LastLoginAt = &now
 	return Grant{Token: made.Token, Session: made.Session, User: u}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -30,6 +31,7 @@ const (
 // The address and any token are looked up and made then.
 type letter struct {
 	UserID    uuid.UUID `json:"user_id"`
+	SessionID uuid.UUID `json:"session_id,omitzero"`
 	At        time.Time `json:"at,omitzero"`
 	CodesLeft int       `json:"codes_left,omitempty"`
 }
@@ -62,6 +64,7 @@ func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
 		notify.TopicVerifyEmail: w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),
 		TopicRecovery:           w.withToken(TopicRecovery, user.Recover, cfg.RecoverFor, "/recover"),
 		TopicDeleted:            w.farewell,
+		notify.TopicNewSignIn:   w.signIn,
 	}
 	for _, topic := range []string{
 		notify.TopicRegisterAttempt, notify.TopicPasswordChanged, notify.TopicLockout, notify.TopicTokenReused,
@@ -101,6 +104,30 @@ func (w writer) notice(topic string) notify.Renderer {
 		}
 		return w.compose(topic, u, notify.Data{At: l.At, CodesLeft: l.CodesLeft})
 	}
+}
+
+// signIn says from where somebody signed in, as far as the session tells. What
+// they called their device is left out: it may be a stranger who did.
+func (w writer) signIn(ctx context.Context, tx *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
+	l, u, err := w.open(ctx, tx, payload)
+	if err != nil {
+		return notify.Mail{}, err
+	}
+	d := notify.Data{At: l.At}
+	var ip *netip.Prefix
+	var print string
+	err = tx.QueryRow(ctx, `select coalesce(device_fingerprint, ''), coalesce(geo_location, ''), ip_address
+		from sessions where public_id = $1`, l.SessionID).Scan(&print, &d.Place, &ip)
+	if err != nil && !errors.Is(err, postgres.ErrNoRows) { // it may have been removed since
+		return notify.Mail{}, fmt.Errorf("read where a sign-in was: %w", err)
+	}
+	if ip != nil {
+		d.IP = ip.Addr().String()
+	}
+	if parts := strings.Split(print, "/"); len(parts) == 3 && parts[0] != "other" {
+		d.Device = parts[0] + " on " + parts[1] + ", " + parts[2]
+	}
+	return w.compose(notify.TopicNewSignIn, u, d)
 }
 
 // withToken makes the token when the mail is sent, so it never rests in the outbox.

@@ -48,6 +48,10 @@ func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant,
 	if p.DeviceID != "" {
 		device.ID = p.DeviceID
 	}
+	known, err := s.knownDevice(ctx, u.ID, device.ID)
+	if err != nil {
+		return Grant{}, err
+	}
 	var g Grant
 	err = s.verifyCode(ctx, u, mfa.Attempt{Method: in.Method, Code: in.Code, IP: c.IP}, func(ctx context.Context, tx *postgres.Tx) (err error) {
 		if err = s.stillProven(ctx, tx, u.ID, p.Proof); err != nil { // accounts are locked before their challenges
@@ -56,7 +60,9 @@ func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant,
 		if err = consumeChallenge(ctx, tx, in.ChallengeID); err != nil {
 			return err
 		}
-		g, err = s.grant(ctx, tx, u, entry{device: device, remember: p.Remember, aal: 2, amr: []string{"pwd", "otp"}})
+		g, err = s.grant(ctx, tx, u, entry{
+			device: device, remember: p.Remember, aal: 2, amr: []string{"pwd", "otp"}, known: known, network: c.network(),
+		})
 		return err
 	})
 	switch {

@@ -72,6 +72,7 @@ type Auth struct {
 	ChallengeTTL      time.Duration `yaml:"challenge_ttl" default:"5m" doc:"How long the second step of a sign-in may take."`
 	FreshFor          time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a proof of identity must be for sensitive acts."`
 	HashQueue         time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
+	SignInMail        bool          `yaml:"sign_in_mail" default:"true" doc:"Mail owners when somebody signs in to their account from a device that was not used before."`
 	Rate              Rate          `yaml:"rate"`
 }
 
@@ -87,7 +88,7 @@ type Rate struct {
 	RefreshNetwork  int           `yaml:"refresh_network" default:"6000" doc:"Token refreshes from one client network."`
 	TokenNetwork    int           `yaml:"token_network" default:"60" doc:"Uses of mailed tokens (verification, recovery, set-up) from one client network."`
 	RecoveryNetwork int           `yaml:"recovery_network" default:"20" doc:"Recovery requests from one client network."`
-	RecoveryAccount int           `yaml:"recovery_account" default:"4" doc:"Mails an hour that strangers can cause to one account; more are dropped silently."`
+	RecoveryAccount int           `yaml:"recovery_account" default:"4" doc:"Mails an hour of one kind that strangers can cause to one account; more are dropped silently. Of new sign-ins: from one client network."`
 	ProofAccount    int           `yaml:"proof_account" default:"120" doc:"Proofs of identity and changes of factors in the sessions of one account."`
 	Writes          int           `yaml:"writes" default:"6000" doc:"Other changes that one account may make through one instance."`
 	ExportAccount   int           `yaml:"export_account" default:"10" doc:"Exports an hour that somebody gets of their own account."`
