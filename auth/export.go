@@ -36,7 +36,7 @@ func (s *Service) Export(ctx context.Context, p Principal) (Export, error) {
 	if err := s.allow(ctx, "export", p.UserID.String(), perHour(s.cfg.Rate.ExportAccount)); err != nil {
 		return Export{}, err
 	}
-	next, err := s.turns.take(ctx, "export:"+p.UserID.String())
+	next, err := s.turns.Take(ctx, "export:"+p.UserID.String())
 	if err != nil {
 		return Export{}, err
 	}

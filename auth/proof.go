@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"rootstream/auth/guard"
 	"rootstream/errs"
 	"rootstream/mfa"
 	"rootstream/notify"
@@ -182,8 +183,8 @@ func (s *Service) provePassword(ctx context.Context, p Principal, password strin
 	}
 	r := s.cfg.Rate
 	counters := []counter{
-		{s.tallyKey("session", p.SessionID.String()), policy{free: r.FreeClient, most: r.MaxWait}},
-		{s.tallyKey("proof", p.UserID.String()), policy{free: r.FreeAccount, most: r.MaxWait}},
+		{s.tallyKey("session", p.SessionID.String()), guard.Policy{Free: r.FreeClient, Most: r.MaxWait}},
+		{s.tallyKey("proof", p.UserID.String()), guard.Policy{Free: r.FreeAccount, Most: r.MaxWait}},
 	}
 	v, err := s.guess(ctx, counters, func(ctx context.Context) (bool, error) {
 		checked, failure := s.hasher.Known().Verify(ctx, stored.Reveal(), password)

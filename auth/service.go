@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/semaphore"
 
+	"rootstream/auth/guard"
 	"rootstream/cache"
 	"rootstream/mfa"
 	"rootstream/notify"
@@ -57,10 +58,10 @@ type Service struct {
 	sessions *session.Manager
 	mfa      *mfa.Manager
 	limiter  limiter
-	writes   *windows
+	writes   *guard.Windows
 	now      func() time.Time // of freshness: the clock of those who wrote when something was proven
-	backoff  *backoff
-	turns    turns
+	backoff  *guard.Backoff
+	turns    guard.Turns
 	door     *semaphore.Weighted // of sign-ins that are looked up
 	pepper   string
 	enqueue  func(tx *postgres.Tx, m notify.Message) error
@@ -95,12 +96,12 @@ func New(d Deps) (*Service, error) {
 	if s.enqueue == nil {
 		s.enqueue = notify.Enqueue
 	}
-	s.backoff = newBackoff(d.Cache, s.cfg.Now)
+	s.backoff = guard.NewBackoff(d.Cache, s.cfg.Now)
 	if s.now = d.Config.Now; s.now == nil {
 		s.now = d.Sessions.Now
 	}
-	s.writes = newWindows(s.cfg.Now)
-	s.limiter = newWindows(s.cfg.Now)
+	s.writes = guard.NewWindows(s.cfg.Now)
+	s.limiter = guard.NewWindows(s.cfg.Now)
 	if d.Limiter != nil {
 		s.limiter = d.Limiter
 	}

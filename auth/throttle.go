@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/text/unicode/norm"
 
+	"rootstream/auth/guard"
 	"rootstream/cache"
 	"rootstream/errs"
 	"rootstream/secret"
@@ -45,7 +46,7 @@ func (s *Service) AllowWrite(ctx context.Context, p Principal) error {
 // counter is a tally that a guess counts in.
 type counter struct {
 	key string
-	policy
+	guard.Policy
 }
 
 // counters are the tallies of an account's password, the strictest first. A
@@ -53,17 +54,17 @@ type counter struct {
 // has signed in before counts for itself, so strangers cannot lock its owner out.
 func (s *Service) counters(account string, known bool, c Client) []counter {
 	r := s.cfg.Rate
-	client := policy{free: r.FreeClient, most: r.MaxWait}
+	client := guard.Policy{Free: r.FreeClient, Most: r.MaxWait}
 	if known {
 		return []counter{{s.tallyKey("device", account, c.DeviceID), client}}
 	}
 	return []counter{
 		{s.tallyKey("client", account, c.network()), client},
-		{s.tallyKey("account", account), policy{free: r.FreeAccount, most: r.MaxWait}},
+		{s.tallyKey("account", account), guard.Policy{Free: r.FreeAccount, Most: r.MaxWait}},
 	}
 }
 
-func (s *Service) tallyKey(parts ...string) string { return digest(append(parts, s.pepper)...) }
+func (s *Service) tallyKey(parts ...string) string { return guard.Digest(append(parts, s.pepper)...) }
 
 // verdict is how a guess ended.
 type verdict struct {
@@ -74,14 +75,14 @@ type verdict struct {
 // guess judges one try at a password. It is counted in every tally before it
 // is judged, one after the other by client, and given back unless it was wrong.
 func (s *Service) guess(ctx context.Context, counters []counter, judge func(ctx context.Context) (bool, error)) (verdict, error) {
-	next, err := s.turns.take(ctx, counters[0].key)
+	next, err := s.turns.Take(ctx, counters[0].key)
 	if err != nil {
 		return verdict{}, err
 	}
 	defer next()
 	v := verdict{locked: make([]bool, len(counters))}
 	for i, c := range counters {
-		begins, wait := s.backoff.reserve(ctx, c.key, c.policy)
+		begins, wait := s.backoff.Reserve(ctx, c.key, c.Policy)
 		if wait > 0 {
 			s.refund(ctx, counters[:i])
 			return verdict{}, ErrRateLimited.WithRetryAfter(max(wait, time.Second))
@@ -97,14 +98,14 @@ func (s *Service) guess(ctx context.Context, counters []counter, judge func(ctx 
 
 func (s *Service) refund(ctx context.Context, counters []counter) {
 	for _, c := range counters {
-		s.backoff.refund(ctx, c.key, c.policy)
+		s.backoff.Refund(ctx, c.key, c.Policy)
 	}
 }
 
 // forgive forgets the failures of a client whose sign-in is complete. What
 // strangers failed elsewhere stays counted.
 func (s *Service) forgive(ctx context.Context, key string) {
-	s.backoff.reset(ctx, key, policy{free: s.cfg.Rate.FreeClient, most: s.cfg.Rate.MaxWait})
+	s.backoff.Reset(ctx, key, guard.Policy{Free: s.cfg.Rate.FreeClient, Most: s.cfg.Rate.MaxWait})
 }
 
 // pepperOf keeps those who can read Redis from guessing whose failures they

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -348,6 +349,18 @@ func (w *world) mailed(topic string) string {
 	w.t.Fatalf("no token in:\n%s", text)
 	return ""
 }
+
+// hands is a clock that a test moves.
+type hands struct{ at atomic.Int64 }
+
+func newHands() *hands {
+	h := &hands{}
+	h.at.Store(time.Now().UnixNano())
+	return h
+}
+
+func (h *hands) now() time.Time          { return time.Unix(0, h.at.Load()) }
+func (h *hands) advance(d time.Duration) { h.at.Add(int64(d)) }
 
 // permitted is how many guesses may be judged in a time: the free ones, and one after each wait.
 func permitted(free int, elapsed time.Duration) int {

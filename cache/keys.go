@@ -55,6 +55,13 @@ func streamKey(stream uuid.UUID, part string) string { return "rsv:{" + stream.S
 // rateLimit is the key of a limiter's log of attempts; digest hides what is limited.
 func rateLimit(digest [16]byte) string { return "rsr:{" + hex.EncodeToString(digest[:]) + "}" }
 
+// Failures is the key of a tally of failed tries; digest hides whose they are.
+func Failures(digest string) string { return "rsb:{" + digest + "}" }
+
+// StreamsActive is the key of the hash of the streams that have or had viewers: stream → a value that every join
+// changes.
+const StreamsActive = "rsv:active"
+
 func hashKey(prefix string, hash [32]byte) string {
 	var b [4 + 1 + 32 + 1]byte // all prefixes have four bytes
 	copy(b[:], prefix)

@@ -141,7 +141,7 @@ func TestIdleStreamsAreForgotten(t *testing.T) {
 	}
 	until(t, "both are forgotten", func() bool {
 		r.flush()
-		n, err := c.Exists(t.Context(), "rsv:active")
+		n, err := c.Exists(t.Context(), cache.StreamsActive)
 		return err == nil && n == 0
 	})
 	if got := r.usage(a); !strings.HasSuffix(got, "viewer_join viewer_leave") {

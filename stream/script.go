@@ -6,10 +6,6 @@ import (
 	"rootstream/cache"
 )
 
-// activeKey is the hash of the streams that have or had viewers: stream → a
-// value that every join changes.
-const activeKey = "rsv:active"
-
 // viewerKeys are all keys of a stream's viewers, in one slot:
 //  1. sorted set: viewer → when it expires, in ms
 //  2. hash: viewer → its ticket: "account joined-at-ms seal"

@@ -110,7 +110,7 @@ type swept struct {
 // sweep goes over all streams that have or had viewers once. It reports
 // whether some have more to be written than one go takes.
 func (s *Store) sweep(ctx context.Context) (more bool, err error) {
-	active, err := s.cache.HGetAll(ctx, activeKey)
+	active, err := s.cache.HGetAll(ctx, cache.StreamsActive)
 	if err != nil {
 		return false, unavailable(err)
 	}
@@ -261,7 +261,7 @@ func (s *Store) forgetIdle(ctx context.Context, active map[string]string, stream
 		if keep[id] {
 			continue
 		}
-		if _, err := s.scripts.forget.Exec(ctx, s.cache, []string{activeKey}, id, seen); err != nil {
+		if _, err := s.scripts.forget.Exec(ctx, s.cache, []string{cache.StreamsActive}, id, seen); err != nil {
 			return unavailable(err)
 		}
 	}

@@ -63,7 +63,7 @@ func (s *Store) Join(ctx context.Context, a Account, id uuid.UUID) (Viewer, erro
 	}
 	// Written after the viewer and with a value of its own, so that a sweep
 	// which saw no viewer yet cannot forget the stream.
-	if err := s.cache.HSet(ctx, activeKey, map[string]string{id.String(): viewer.String()}); err != nil {
+	if err := s.cache.HSet(ctx, cache.StreamsActive, map[string]string{id.String(): viewer.String()}); err != nil {
 		return Viewer{}, unavailable(err)
 	}
 	return s.viewer(viewer), nil

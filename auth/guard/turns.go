@@ -1,16 +1,19 @@
-package auth
+package guard
 
 import (
 	"context"
 	"sync"
 	"time"
 
-	"rootstream/user"
+	"rootstream/errs"
 )
 
-// turns lets tries at one key go one after the other, so that many right
+// ErrBusy is a queue that did not move.
+var ErrBusy = errs.New(errs.Unavailable, "busy", "too many tries are being judged right now")
+
+// Turns lets tries at one key go one after the other, so that many right
 // passwords at once are all let in although each is counted before it is judged.
-type turns struct {
+type Turns struct {
 	mu   sync.Mutex
 	keys map[string]*turn
 }
@@ -23,8 +26,8 @@ type turn struct {
 // longestQueue is how long somebody waits for a turn.
 const longestQueue = 10 * time.Second
 
-// take waits for the turn of key; the returned function passes it on.
-func (t *turns) take(ctx context.Context, key string) (func(), error) {
+// Take waits for the turn of key; the returned function passes it on.
+func (t *Turns) Take(ctx context.Context, key string) (func(), error) {
 	t.mu.Lock()
 	if t.keys == nil {
 		t.keys = map[string]*turn{}
@@ -45,11 +48,11 @@ func (t *turns) take(ctx context.Context, key string) (func(), error) {
 		return func() { q.free <- struct{}{}; t.leave(key, q) }, nil
 	case <-ctx.Done():
 		t.leave(key, q)
-		return nil, user.ErrBusy.WithCause(ctx.Err()).WithRetryAfter(2 * time.Second)
+		return nil, ErrBusy.WithCause(ctx.Err()).WithRetryAfter(2 * time.Second)
 	}
 }
 
-func (t *turns) leave(key string, q *turn) {
+func (t *Turns) leave(key string, q *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if q.waiting--; q.waiting == 0 {

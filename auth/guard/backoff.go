@@ -1,4 +1,4 @@
-package auth
+package guard
 
 import (
 	"context"
@@ -12,25 +12,25 @@ import (
 	"rootstream/cache"
 )
 
-// policy says how failures slow down whoever makes them.
-type policy struct {
-	free int           // failures before the first wait
-	most time.Duration // the longest wait
+// Policy says how failures slow down whoever makes them.
+type Policy struct {
+	Free int           // failures before the first wait
+	Most time.Duration // the longest wait
 }
 
 // forget is how long a tally outlives its last try.
 const forget = time.Hour
 
 // wait is how long the next try must wait after n failures: 2, 4, 8… seconds.
-func (p policy) wait(n int) time.Duration {
-	over := n - p.free
+func (p Policy) wait(n int) time.Duration {
+	over := n - p.Free
 	if over < 0 {
 		return 0
 	}
 	if over >= 30 {
-		return p.most
+		return p.Most
 	}
-	return min(2*time.Second<<over, p.most)
+	return min(2*time.Second<<over, p.Most)
 }
 
 // tally is what one key has failed.
@@ -41,11 +41,11 @@ type tally struct {
 }
 
 // reserve counts a try as failed, or says how long to wait.
-func (t tally) reserve(p policy, now time.Time) (tally, time.Duration) {
+func (t tally) reserve(p Policy, now time.Time) (tally, time.Duration) {
 	if now.Sub(t.seen) > forget {
 		t = tally{}
 	}
-	if left := min(t.until.Sub(now), p.most); left > 0 {
+	if left := min(t.until.Sub(now), p.Most); left > 0 {
 		return t, left
 	}
 	t.n++
@@ -53,12 +53,12 @@ func (t tally) reserve(p policy, now time.Time) (tally, time.Duration) {
 	return t, 0
 }
 
-// backoff slows guessing down exponentially, by key. A try is counted as a
+// Backoff slows guessing down exponentially, by key. A try is counted as a
 // failure before it is judged and given back if it was none, so parallel
 // guesses cannot slip through. The count is shared in Redis and mirrored in
 // process; while Redis is away the mirror decides and is stricter, and after a
 // wipe of Redis the mirror fills it again.
-type backoff struct {
+type Backoff struct {
 	redis  *cache.Client // nil means in process only
 	now    func() time.Time
 	script *cache.Script
@@ -93,12 +93,13 @@ redis.call('HSET', KEYS[1], 'n', n, 'u', string.format('%.0f', u))
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return string.format('%d %.0f %d', n, u - now, admitted)`
 
-func newBackoff(redis *cache.Client, now func() time.Time) *backoff {
-	return &backoff{redis: redis, now: now, script: cache.NewScript(backoffScript), local: map[string]tally{}}
+// NewBackoff makes one; without Redis it counts in this process alone.
+func NewBackoff(redis *cache.Client, now func() time.Time) *Backoff {
+	return &Backoff{redis: redis, now: now, script: cache.NewScript(backoffScript), local: map[string]tally{}}
 }
 
-// digest is the name of a key, which hides whose it is from who can read Redis.
-func digest(parts ...string) string {
+// Digest is the name of a key, which hides whose it is from who can read Redis.
+func Digest(parts ...string) string {
 	h := sha256.New()
 	for _, p := range parts {
 		_, _ = h.Write([]byte(strconv.Itoa(len(p)) + ":" + p)) // a hash takes everything
@@ -106,35 +107,35 @@ func digest(parts ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// reserve counts a try at key and reports whether it is the one that, if it
+// Reserve counts a try at key and reports whether it is the one that, if it
 // fails, begins the waits. If it must wait first, nothing was counted.
-func (b *backoff) reserve(ctx context.Context, key string, p policy) (begins bool, wait time.Duration) {
+func (b *Backoff) Reserve(ctx context.Context, key string, p Policy) (begins bool, wait time.Duration) {
 	if n, left, admitted, ok := b.ask(ctx, "reserve", key, p); ok {
 		b.mirror(key, n, left)
 		if admitted {
-			return n == p.free, 0
+			return n == p.Free, 0
 		}
 		return false, max(left, time.Millisecond)
 	}
-	p.free = max(p.free/2, 1) // each instance counts for itself
+	p.Free = max(p.Free/2, 1) // each instance counts for itself
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	t, wait := b.local[key].reserve(p, b.now())
 	b.put(key, t)
-	return wait == 0 && t.n == p.free, wait
+	return wait == 0 && t.n == p.Free, wait
 }
 
-// refund takes back a reserved try that was not a wrong guess.
-func (b *backoff) refund(ctx context.Context, key string, p policy) {
+// Refund takes back a reserved try that was not a wrong guess.
+func (b *Backoff) Refund(ctx context.Context, key string, p Policy) {
 	b.settle(ctx, "refund", key, p, func(n int) int { return max(n-1, 0) })
 }
 
-// reset forgets the failures of key: its owner has signed in.
-func (b *backoff) reset(ctx context.Context, key string, p policy) {
+// Reset forgets the failures of key: its owner has signed in.
+func (b *Backoff) Reset(ctx context.Context, key string, p Policy) {
 	b.settle(ctx, "reset", key, p, func(int) int { return 0 })
 }
 
-func (b *backoff) settle(ctx context.Context, what, key string, p policy, left func(n int) int) {
+func (b *Backoff) settle(ctx context.Context, what, key string, p Policy, left func(n int) int) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	b.ask(ctx, what, key, p)
@@ -144,7 +145,7 @@ func (b *backoff) settle(ctx context.Context, what, key string, p policy, left f
 }
 
 // ask runs the script; ok is false while Redis does not answer.
-func (b *backoff) ask(ctx context.Context, what, key string, p policy) (n int, wait time.Duration, admitted, ok bool) {
+func (b *Backoff) ask(ctx context.Context, what, key string, p Policy) (n int, wait time.Duration, admitted, ok bool) {
 	if b.redis == nil {
 		return 0, 0, false, false
 	}
@@ -155,8 +156,8 @@ func (b *backoff) ask(ctx context.Context, what, key string, p policy) (n int, w
 	if now.Sub(mine.seen) > forget {
 		mine = tally{}
 	}
-	r, err := b.script.Exec(ctx, b.redis, []string{"rsb:{" + key + "}"}, what, strconv.Itoa(p.free),
-		strconv.FormatInt(p.most.Microseconds(), 10), strconv.FormatInt(forget.Milliseconds(), 10),
+	r, err := b.script.Exec(ctx, b.redis, []string{cache.Failures(key)}, what, strconv.Itoa(p.Free),
+		strconv.FormatInt(p.Most.Microseconds(), 10), strconv.FormatInt(forget.Milliseconds(), 10),
 		strconv.Itoa(mine.n), strconv.FormatInt(max(mine.until.Sub(now), 0).Microseconds(), 10))
 	if err != nil {
 		return 0, 0, false, false
@@ -169,7 +170,7 @@ func (b *backoff) ask(ctx context.Context, what, key string, p policy) (n int, w
 	return n, time.Duration(left) * time.Microsecond, passed == 1, true
 }
 
-func (b *backoff) mirror(key string, n int, wait time.Duration) {
+func (b *Backoff) mirror(key string, n int, wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.now()
@@ -177,7 +178,7 @@ func (b *backoff) mirror(key string, n int, wait time.Duration) {
 }
 
 // put keeps t, dropping what is forgotten, else the mildest of a few, when there are too many.
-func (b *backoff) put(key string, t tally) {
+func (b *Backoff) put(key string, t tally) {
 	if _, have := b.local[key]; !have && len(b.local) >= maxTallies {
 		mildest, seen, now := "", 0, b.now()
 		for k, old := range b.local {

@@ -1,4 +1,4 @@
-package auth
+package guard
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"rootstream/cache"
 )
 
-// windows counts attempts in fixed windows, in process: the limiter of an
+// Windows counts attempts in fixed windows, in process: the limiter of an
 // instance that runs without Redis.
-type windows struct {
+type Windows struct {
 	now func() time.Time
 
 	mu   sync.Mutex
@@ -25,12 +25,13 @@ type window struct {
 
 const maxWindows = 65536
 
-func newWindows(now func() time.Time) *windows {
-	return &windows{now: now, open: map[string]window{}}
+// NewWindows makes one that goes by a clock.
+func NewWindows(now func() time.Time) *Windows {
+	return &Windows{now: now, open: map[string]window{}}
 }
 
 // Allow counts an attempt and reports whether it may be made, else when to try again.
-func (w *windows) Allow(_ context.Context, key string, limit cache.Limit) (ok bool, retryAfter time.Duration) {
+func (w *Windows) Allow(_ context.Context, key string, limit cache.Limit) (ok bool, retryAfter time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.now()
@@ -50,7 +51,7 @@ func (w *windows) Allow(_ context.Context, key string, limit cache.Limit) (ok bo
 }
 
 // sweep drops what has ended, and any one if nothing has: the memory is bounded either way.
-func (w *windows) sweep(now time.Time) {
+func (w *Windows) sweep(now time.Time) {
 	maps.DeleteFunc(w.open, func(_ string, at window) bool { return !now.Before(at.ends) })
 	for k := range w.open {
 		if len(w.open) >= maxWindows {
