@@ -69,8 +69,8 @@ func (m *Manager) create(ctx context.Context, o CreateOptions) (Backup, error) {
 	}
 	var manifest repo.Manifest
 	take := func(ctx context.Context) error {
-		manifest, err = base.Take(ctx, m.base(o), m.repo, func(ctx context.Context, r wal.Range) error {
-			return archive.Wait(ctx, m.repo, src.system, r)
+		manifest, err = base.Take(ctx, m.base(o), m.repo, func(ctx context.Context, size uint32, r wal.Range) error {
+			return archive.Wait(ctx, m.repo, src.system, size, r)
 		})
 		return err
 	}

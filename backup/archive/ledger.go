@@ -332,14 +332,14 @@ func Contiguous(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range)
 	return l.Contiguous(rng)
 }
 
-// A segment takes a moment to arrive, or long: looks become rarer, so that none is late by more than a quarter of the wait.
-const waitFirst, waitMost = 10 * time.Millisecond, 250 * time.Millisecond
+// A segment takes a moment to arrive, or long: looks become rarer, so that none is late by more than an eighth of the wait.
+const waitFirst, waitMost = 5 * time.Millisecond, 250 * time.Millisecond
 
 // Wait waits until all of rng is in the repository, whole or in pieces; ErrGap if ctx ends before. It looks for the
-// segments one by one, so it is cheap however long the log is.
-func Wait(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range) error {
-	w := waiter{r: r, system: system, rng: rng, at: rng.From}
-	for pause := waitFirst; ; pause = min(pause*5/4, waitMost) {
+// segments, of size bytes, one by one and opens none, so it is cheap however long the log is.
+func Wait(ctx context.Context, r *repo.Repo, system uint64, size uint32, rng wal.Range) error {
+	w := waiter{r: r, system: system, size: size, rng: rng, at: rng.From}
+	for pause := waitFirst; ; pause = min(pause*9/8, waitMost) {
 		done, err := w.look(ctx)
 		if done {
 			return nil
@@ -357,23 +357,14 @@ func Wait(ctx context.Context, r *repo.Repo, system uint64, rng wal.Range) error
 type waiter struct {
 	r       *repo.Repo
 	system  uint64
+	size    uint32
 	rng     wal.Range
 	at      wal.LSN // up to here it is there
-	size    uint32
 	history wal.History
 }
 
 // look goes on from where it last came to.
 func (w *waiter) look(ctx context.Context) (done bool, err error) {
-	if w.size == 0 {
-		tlis, err := w.r.Timelines(ctx, w.system)
-		if err == nil {
-			w.size, err = segmentSize(ctx, w.r, w.system, tlis)
-		}
-		if err != nil || w.size == 0 {
-			return false, err
-		}
-	}
 	if w.history == nil {
 		h, known, err := readHistory(ctx, w.r, w.system, w.rng.Timeline)
 		if err != nil || !known {

@@ -125,7 +125,7 @@ func TestTheLedgerTellsFoundFromMissing(t *testing.T) {
 			t.Errorf("%v: %v", c.rng, err)
 		}
 		ctx, cancel := contextOf(t)
-		err = archive.Wait(ctx, r, someSystem, c.rng)
+		err = archive.Wait(ctx, r, someSystem, 1<<20, c.rng)
 		cancel()
 		if errors.Is(err, archive.ErrGap) != c.gap || (err != nil) != c.gap {
 			t.Errorf("waiting for %v: %v", c.rng, err)

@@ -111,8 +111,8 @@ func (c Config) validate() error {
 	return faults.Err()
 }
 
-// WaitWAL returns once the repository has the range without a hole.
-type WaitWAL func(ctx context.Context, r wal.Range) error
+// WaitWAL returns once the repository has the range, in segments of that size, without a hole.
+type WaitWAL func(ctx context.Context, size uint32, r wal.Range) error
 
 // Take takes a backup and returns the manifest that was committed. Pages with a wrong checksum do not stop it: the
 // manifest counts them and its files name them.

@@ -147,8 +147,8 @@ func (c *cluster) config(kind repo.Type) base.Config {
 }
 
 // archived is what waits for the log: each segment is in the archive's folder.
-func (c *cluster) archived(ctx context.Context, r wal.Range) error {
-	for name := range r.Segments(wal.DefaultSegmentSize) {
+func (c *cluster) archived(ctx context.Context, size uint32, r wal.Range) error {
+	for name := range r.Segments(size) {
 		for {
 			if _, err := os.Stat(filepath.Join(c.archive, name)); err == nil {
 				break

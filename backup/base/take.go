@@ -32,6 +32,7 @@ type taking struct {
 	control  pgdata.Control
 	parent   repo.Manifest
 	known    reuse
+	trust    bool // times of files say what has changed
 	list     *repo.FileWriter
 	listLane *repo.Lane
 	progress progress
@@ -125,10 +126,10 @@ func (t *taking) take(ctx context.Context) error {
 	if err := t.begin(ctx); err != nil {
 		return err
 	}
-	if err := t.prove(ctx); err != nil {
-		return err
-	}
-	if err := t.adopt(ctx); err != nil {
+	group, ready := errgroup.WithContext(ctx)
+	group.Go(func() error { return t.prove(ready) })
+	group.Go(func() error { return t.survey(ready) })
+	if err := group.Wait(); err != nil {
 		return err
 	}
 	t.say(Copying)
@@ -252,7 +253,7 @@ func (t *taking) await(ctx context.Context, r wal.Range) error {
 	stop := make(chan struct{})
 	group.Go(func() error {
 		defer close(stop)
-		return t.waitWAL(waiting, r)
+		return t.waitWAL(waiting, t.m.Cluster.SegmentSize, r)
 	})
 	group.Go(func() error { return t.watch(waiting, stop) })
 	if err = group.Wait(); err == nil {
@@ -263,6 +264,15 @@ func (t *taking) await(ctx context.Context, r wal.Range) error {
 	}
 	return ErrArchiving.WithCause(fmt.Errorf("%v, within %v: %w", r, t.cfg.Timeout, err)).
 		WithHint("look at pg_stat_archiver and the server's log, or at the receiver")
+}
+
+// survey finds out what there is, and what of it is stored already.
+func (t *taking) survey(ctx context.Context) (err error) {
+	if err = t.adopt(ctx); err != nil || t.remote != nil {
+		return err
+	}
+	t.trust, err = t.trusted(ctx)
+	return err
 }
 
 // adopt finds the parent and what may be taken over from it.
@@ -335,11 +345,7 @@ func (t *taking) copy(ctx context.Context) (err error) {
 	if t.remote != nil {
 		return t.receive(ctx)
 	}
-	trust, err := t.trusted(ctx)
-	if err != nil {
-		return err
-	}
-	if err := t.copyFrom(ctx, &folder{dir: t.cfg.PGData}, trust, t.pairs(ctx), t.list); err != nil {
+	if err := t.copyFrom(ctx, &folder{dir: t.cfg.PGData}, t.trust, t.pairs(ctx), t.list); err != nil {
 		return err
 	}
 	return t.copyControl(ctx)

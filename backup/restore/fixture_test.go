@@ -231,8 +231,8 @@ func (w *world) backup(typ repo.Type) repo.Manifest {
 }
 
 // arrived waits until the repository has a piece of the log.
-func (w *world) arrived(ctx context.Context, r wal.Range) error {
-	return archive.Wait(ctx, w.repo, w.system, r)
+func (w *world) arrived(ctx context.Context, size uint32, r wal.Range) error {
+	return archive.Wait(ctx, w.repo, w.system, size, r)
 }
 
 // archived switches the segment and waits until all log so far is in the repository.

@@ -117,7 +117,7 @@ func (w *world) followed() int64 {
 	last := entries[len(entries)-1]
 	ctx, cancel := context.WithTimeout(w.t.Context(), harness.Patience)
 	defer cancel()
-	must(w.t, archive.Wait(ctx, m.Repo(), last.Cluster.SystemID, wal.Range{Timeline: last.StopTimeline, From: last.StartLSN, To: end}))
+	must(w.t, archive.Wait(ctx, m.Repo(), last.Cluster.SystemID, last.Cluster.SegmentSize, wal.Range{Timeline: last.StopTimeline, From: last.StartLSN, To: end}))
 	return w.ledger.acknowledged()
 }
 
