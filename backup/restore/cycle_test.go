@@ -30,7 +30,19 @@ func (w *world) snapshot(typ repo.Type) snapshot {
 
 func TestEveryBackupOfACycleIsTheClusterOfItsTime(t *testing.T) {
 	t.Parallel()
+	newWorld(t).cycle()
+}
+
+func TestEveryBackupOfACycleThatTheServerSentIsTheClusterOfItsTime(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
+	w.sends = true
+	w.cycle()
+}
+
+func (w *world) cycle() {
+	t := w.t
+	t.Helper()
 	w.openBank(w.server)
 	outside := filepath.Join(w.home, "outside")
 	must(t, w.owner.MkdirAll(outside))

@@ -92,6 +92,7 @@ type world struct {
 	server *pgserver.Server // the living one
 	system uint64
 	data   string // its data folder
+	sends  bool   // the server sends its files, as if its folder were elsewhere
 }
 
 // of returns the world as a part of its test has it.
@@ -222,9 +223,11 @@ func position(t *testing.T, conn *pgx.Conn) wal.LSN {
 // backup takes a backup of the living cluster.
 func (w *world) backup(typ repo.Type) repo.Manifest {
 	w.t.Helper()
-	m, err := base.Take(w.t.Context(), base.Config{
-		DSN: w.server.DSN("postgres"), PGData: w.server.DataDir(), Type: typ, Logger: quietly(), Compression: repo.Compression{Name: "s2"},
-	}, w.repo, w.arrived)
+	cfg := base.Config{DSN: w.server.DSN("postgres"), PGData: w.server.DataDir(), Type: typ, Logger: quietly(), Compression: repo.Compression{Name: "s2"}}
+	if w.sends {
+		cfg.PGData = ""
+	}
+	m, err := base.Take(w.t.Context(), cfg, w.repo, w.arrived)
 	must(w.t, err)
 	w.share()
 	return m
