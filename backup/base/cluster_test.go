@@ -76,6 +76,9 @@ type cluster struct {
 	repo    *repo.Repo
 }
 
+// overTCP among the parameters says that the server listens on a port too.
+const overTCP = "over tcp"
+
 func newCluster(t *testing.T, params map[string]string) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
@@ -95,7 +98,9 @@ func newCluster(t *testing.T, params map[string]string) *cluster {
 		"wal_level": "replica", "max_wal_senders": "4", "autovacuum": "off", "full_page_writes": "on",
 	}
 	maps.Copy(all, params)
-	c.server, err = pgserver.Throwaway(t.Context(), pgserver.ThrowawayConfig{SocketOnly: true, Params: all})
+	delete(all, overTCP)
+	_, tcp := params[overTCP]
+	c.server, err = pgserver.Throwaway(t.Context(), pgserver.ThrowawayConfig{SocketOnly: !tcp, Params: all})
 	if err != nil {
 		t.Fatal(err)
 	}
