@@ -103,13 +103,13 @@ func (c *Conn) Begin(ctx context.Context, q Request) (*Backup, error) {
 	}
 	b := &Backup{c: c, tagged: q.Major >= 15, version: fmt.Sprintf("PG_%d_%d", q.Major, q.Catalog), arrived: arrivals{}}
 	var err error
-	if b.Start, b.Timeline, err = c.position(ctx); err != nil {
+	if b.Start, b.Timeline, err = position(ctx, c.receive); err != nil {
 		return nil, b.fault(ctx, "begin a base backup", err)
 	}
 	const mostSpaces = 1 << 16
-	rows, err := c.rows(ctx, mostSpaces)
+	spaces, err := rows(ctx, c.receive, mostSpaces)
 	if err == nil {
-		err = b.header(rows)
+		err = b.header(spaces)
 	}
 	if err != nil {
 		return nil, b.fault(ctx, "begin a base backup", err)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"rootstream/backup/pgdata"
 )
 
@@ -42,11 +44,16 @@ func (b *Backup) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		listening, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
-		s := &stream{c: b.c, tagged: b.tagged, quiet: time.AfterFunc(b.c.silence, func() {
-			cancel(ErrStream.WithCause(fmt.Errorf("%w for %v", errSilent, b.c.silence)))
-		})}
-		s.quiet.Stop()
-		w := &walk{b: b, s: s, yield: yield}
+		quiet := time.AfterFunc(b.c.silence, func() {
+			cancel(ErrStream.WithCause(fmt.Errorf("the server has been silent for %v", b.c.silence)))
+		})
+		quiet.Stop() // while we do not listen
+		hear := func(ctx context.Context) (pgproto3.BackendMessage, error) {
+			quiet.Reset(b.c.silence)
+			defer quiet.Stop()
+			return b.c.receive(ctx)
+		}
+		w := &walk{b: b, s: &stream{hear: hear, tagged: b.tagged}, yield: yield}
 		if err := w.all(listening); err != nil && !errors.Is(err, errEnough) {
 			yield(Entry{}, b.fault(listening, "receive a base backup", err))
 		}

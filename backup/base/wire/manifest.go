@@ -193,18 +193,16 @@ func (b *Backup) finish(ctx context.Context, s *stream, m manifest) error {
 	if err := s.pad(ctx); err != nil {
 		return err
 	}
-	s.quiet.Reset(s.c.silence)
-	defer s.quiet.Stop()
 	if s.copies || s.next != nil {
 		return errors.New("something follows the manifest")
 	}
 	var err error
-	if b.end.Stop, b.end.Timeline, err = s.c.position(ctx); err != nil {
+	if b.end.Stop, b.end.Timeline, err = position(ctx, s.hear); err != nil {
 		return err
 	}
 	const dataCorrupted = "XX001"
 	for {
-		msg, err := s.c.receive(ctx)
+		msg, err := s.hear(ctx)
 		if hasState(err, dataCorrupted) {
 			b.end.WrongPages = true
 			break

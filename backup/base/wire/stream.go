@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -15,12 +14,11 @@ import (
 // stream cuts what the server copies to us into parts: the archives, then the manifest. Up to version 14 each is a copy
 // of its own; since then all come in one, whose messages say what they are.
 type stream struct {
-	c      *Conn
+	hear   hearing
 	tagged bool
-	quiet  *time.Timer // ends the run when the server is silent for too long; stopped while we do not listen
-	rest   []byte      // of the message at hand
-	next   *part       // announced, and not yet begun
-	copies bool        // a copy is under way
+	rest   []byte // of the message at hand
+	next   *part  // announced, and not yet begun
+	copies bool   // a copy is under way
 }
 
 // part is something that the server announced.
@@ -30,16 +28,9 @@ type part struct {
 }
 
 var (
-	errSilent  = errors.New("the server has fallen silent")
 	errMessage = errors.New("a message that is none of the protocol's")
 	errNoPart  = errors.New("the copy ends too early")
 )
-
-func (s *stream) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
-	s.quiet.Reset(s.c.silence)
-	defer s.quiet.Stop()
-	return s.c.receive(ctx)
-}
 
 // begin goes on to the next part. What is left of the one before is an error, unless it is padding.
 func (s *stream) begin(ctx context.Context) (part, error) {
@@ -49,7 +40,7 @@ func (s *stream) begin(ctx context.Context) (part, error) {
 		}
 	}
 	if !s.copies {
-		msg, err := s.receive(ctx)
+		msg, err := s.hear(ctx)
 		if err != nil {
 			return part{}, err
 		}
@@ -103,7 +94,7 @@ func (s *stream) read(ctx context.Context, p []byte) (int, error) {
 		if !s.copies || s.next != nil {
 			return 0, io.EOF
 		}
-		msg, err := s.receive(ctx)
+		msg, err := s.hear(ctx)
 		if err != nil {
 			return 0, err
 		}

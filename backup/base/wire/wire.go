@@ -138,11 +138,14 @@ func (c *Conn) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
 	}
 }
 
+// hearing waits for the next message.
+type hearing func(context.Context) (pgproto3.BackendMessage, error)
+
 // rows reads a result.
-func (c *Conn) rows(ctx context.Context, most int) ([][][]byte, error) {
+func rows(ctx context.Context, hear hearing, most int) ([][][]byte, error) {
 	var all [][][]byte
 	for {
-		msg, err := c.receive(ctx)
+		msg, err := hear(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -165,18 +168,18 @@ func (c *Conn) rows(ctx context.Context, most int) ([][][]byte, error) {
 }
 
 // position reads the result that says where the log is.
-func (c *Conn) position(ctx context.Context) (wal.LSN, wal.TimelineID, error) {
-	rows, err := c.rows(ctx, 1)
+func position(ctx context.Context, hear hearing) (wal.LSN, wal.TimelineID, error) {
+	all, err := rows(ctx, hear, 1)
 	if err != nil {
 		return 0, 0, err
 	}
-	if len(rows) == 0 || len(rows[0]) < 2 {
+	if len(all) == 0 || len(all[0]) < 2 {
 		return 0, 0, errors.New("a position in the log is missing")
 	}
-	lsn, err := wal.ParseLSN(string(rows[0][0]))
+	lsn, err := wal.ParseLSN(string(all[0][0]))
 	if err != nil {
 		return 0, 0, err
 	}
-	tli, err := strconv.ParseUint(string(rows[0][1]), 10, 32)
+	tli, err := strconv.ParseUint(string(all[0][1]), 10, 32)
 	return lsn, wal.TimelineID(tli), err
 }
