@@ -20,10 +20,10 @@ func backupCommand(env *environment) *cobra.Command {
 		Long: `Take, list, check, restore and remove backups of a PostgreSQL cluster.
 
 Of the stack that rootstream up runs, the commands know everything. Any other
-PostgreSQL from 14 on is named with --dsn and --pgdata, the repository with --repo
-and --key-file (or all four in the configuration). All but create work while the
-database is down. Keep a copy of the key file elsewhere: without it nothing can be
-restored.`,
+PostgreSQL from 14 on is named with --dsn and, on its own machine, --pgdata, the
+repository with --repo and --key-file (or all four in the configuration). All but
+create work while the database is down. Keep a copy of the key file elsewhere:
+without it nothing can be restored.`,
 	}
 	f := &repoFlags{}
 	f.add(c.PersistentFlags())

@@ -15,17 +15,23 @@ func backupCreate(env *environment, f *repoFlags) *cobra.Command {
 	var o backups.CreateOptions
 	var kind, compression string
 	var rate, workers int
-	var newCluster bool
+	var newCluster, remote bool
 	c := &cobra.Command{
 		Use: "create", Short: "Take a backup and print its id", Args: cobra.NoArgs,
 		Example: `  rootstream backup create
   rootstream backup create --type incremental
-  rootstream backup create --repo file:///backups --key-file backup.key --dsn "host=/run/postgresql user=postgres" --pgdata /var/lib/postgresql/15/main`,
+  rootstream backup create --repo file:///backups --key-file backup.key --dsn "host=/run/postgresql user=postgres" --pgdata /var/lib/postgresql/15/main
+  rootstream backup create --repo file:///backups --key-file backup.key --dsn "host=db.example.org user=backup dbname=postgres"`,
 		Long: `Take a backup of the whole cluster and print its id, the only line on standard output.
 
 full shares nothing with earlier backups, differential what the last full one stored,
 incremental what the last one of any type stored; each can be restored by itself, and
 any of them deleted. logical is a dump of every database.
+
+The files are read where --pgdata (backup.pgdata) says. Without it, or with --remote, the
+server sends them over the replication protocol: it may be on any machine, and its role
+needs REPLICATION and a replication line in pg_hba.conf. Everything is read then, by one
+process of the server; what is stored and how it is restored is the same.
 
 The repository is made on first use. Where nothing else brings the write-ahead log
 into it, what the backup needs is brought. Exit code 7: the backup was taken, but
@@ -37,6 +43,12 @@ pages of the cluster have a wrong checksum.`,
 			})
 			if err != nil {
 				return err
+			}
+			if remote {
+				cfg.Backup.PGData = ""
+			}
+			if cfg.Backup.PGData == "" && kind != "logical" && !cfg.Backup.Source(cfg.Postgres).IsZero() {
+				env.say("the server sends its files, since no data folder is named (--pgdata)")
 			}
 			b, err := backups.Open(cmd.Context(), cfg, backups.Options{Create: true, NewCluster: newCluster, Stderr: env.stderr})
 			if err != nil {
@@ -56,6 +68,7 @@ pages of the cluster have a wrong checksum.`,
 	flags.StringVar(&compression, "compression", "", "zstd, s2 or none (default as backup.compression says)")
 	flags.IntVar(&rate, "rate", 0, "most `MiB` a second (default as backup.rate_mib says)")
 	flags.IntVar(&workers, "workers", 0, "`number` of files read at once (default as backup.workers says)")
+	flags.BoolVar(&remote, "remote", false, "have the server send its files, whatever backup.pgdata says")
 	flags.BoolVar(&newCluster, "new-cluster", false, "let this cluster into a repository that belongs to another, after pg_upgrade")
 	return c
 }

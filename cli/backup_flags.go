@@ -23,7 +23,7 @@ func (f *repoFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.key, "key-file", "", "`file` with the repository's key")
 	flags.StringVar(&f.passphrase, "passphrase-file", "", "`file` with the repository's passphrase, in place of a key")
 	flags.StringVar(&f.dsn, "dsn", "", "address of the server to back up (`DSN`), as a role that may take backups")
-	flags.StringVar(&f.pgdata, "pgdata", "", "data `folder` of that server")
+	flags.StringVar(&f.pgdata, "pgdata", "", "data `folder` of that server, if it is on this machine; without, it sends its files")
 	flags.StringVar(&f.endpoint, "s3-endpoint", "", "`URL` of the service behind s3://")
 	flags.StringVar(&f.region, "s3-region", "", "`region` of the bucket")
 	flags.BoolVar(&f.pathStyle, "s3-path-style", false, "put the bucket's name into the path")

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
+	"rootstream/postgres"
 )
 
 // throwaway is a server that is backed up.
@@ -34,6 +36,15 @@ func throwaway(t *testing.T) *pgserver.Server {
 func TestBackupScripts(t *testing.T) {
 	t.Parallel()
 	server, other := throwaway(t), throwaway(t)
+	db, err := postgres.Open(t.Context(), postgres.Config{DSN: server.DSN("postgres"), MaxConns: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(t.Context(), "create role weak login")
+	db.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
 	scripts, err := filepath.Glob("testdata/backup/*.txtar")
 	if err != nil || len(scripts) == 0 {
 		t.Fatalf("no scripts: %v", err)
@@ -50,6 +61,7 @@ func TestBackupScripts(t *testing.T) {
 					e.Setenv("ROOTSTREAM_BACKUP_DSN", server.DSN("postgres"))
 					e.Setenv("ROOTSTREAM_BACKUP_PGDATA", server.DataDir())
 					e.Setenv("DSN", server.DSN("postgres"))
+					e.Setenv("WEAKDSN", fmt.Sprintf("host=%s port=%d user=weak dbname=postgres", server.SocketDir(), server.Port()))
 					e.Setenv("OTHERDSN", other.DSN("postgres"))
 					e.Setenv("OTHERDATA", other.DataDir())
 					e.Setenv("PLACE", serverFolder(t))

@@ -22,7 +22,7 @@ type Backup struct {
 	KeyFile        string          `yaml:"key_file" doc:"File with at least 32 bytes that opens the repository. Keep a copy elsewhere: without it nothing can be restored."`
 	PassphraseFile string          `yaml:"passphrase_file" doc:"The same with a passphrase, which takes a second to try. Only one of the two."`
 	DSN            secret.Secret   `yaml:"dsn" doc:"Address of the database as a role that may take backups (superuser, or pg_read_all_settings, EXECUTE on the backup functions and REPLICATION). Empty: postgres.dsn."`
-	PGData         string          `yaml:"pgdata" doc:"Data folder of that server on this machine. Empty: backups are taken over the network."`
+	PGData         string          `yaml:"pgdata" doc:"Data folder of that server on this machine. Empty: the server sends its files over the replication protocol, from any machine."`
 	Compression    string          `yaml:"compression" default:"zstd" doc:"zstd, s2 (faster, larger) or none."`
 	Level          int             `yaml:"compression_level" default:"1" doc:"Level of zstd, 1 to 4 in speed classes: fastest to best."`
 	Workers        int             `yaml:"workers" default:"0" doc:"Files that are read at once; 0: as many as there are processors."`

@@ -203,8 +203,10 @@ func TestAllThatACopyNeedsArrivesAsItIs(t *testing.T) {
 	}
 }
 
-// header rewrites the first tar header whose name ends so, with a right checksum.
-func header(suffix string, rewrite func(*tar.Header)) meddle {
+const file = "base/1/PG_VERSION"
+
+// header rewrites the first tar header of a file that is in every database, with a right checksum.
+func header(rewrite func(*tar.Header)) meddle {
 	done := false
 	return func(data []byte) [][]byte {
 		const block = 512
@@ -212,7 +214,7 @@ func header(suffix string, rewrite func(*tar.Header)) meddle {
 			return nil
 		}
 		h, err := tar.NewReader(bytes.NewReader(data[1:])).Next()
-		if err != nil || !strings.HasSuffix(h.Name, suffix) {
+		if err != nil || !strings.HasSuffix(h.Name, file) {
 			return nil
 		}
 		done = true
@@ -226,10 +228,8 @@ func header(suffix string, rewrite func(*tar.Header)) meddle {
 	}
 }
 
-const file = "base/1/PG_VERSION"
-
 func renamed(name string) meddle {
-	return header(file, func(h *tar.Header) { h.Name = name })
+	return header(func(h *tar.Header) { h.Name = name })
 }
 
 // manifest rewrites the messages that follow its announcement.
@@ -292,11 +292,11 @@ func TestWhatNoServerSendsIsRefused(t *testing.T) {
 		{"a name that is absolute", renamed("/etc/passwd"), "leads elsewhere"},
 		{"no name", renamed("."), "leads elsewhere"},
 		{"a tablespace's file in the data folder", renamed("pg_tblspc/16384/PG_15_1/1/2"), "archive of its tablespace"},
-		{"a link", header(file, func(h *tar.Header) { h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, "/etc/shadow", 0 }), "is of type"},
-		{"a device", header(file, func(h *tar.Header) { h.Typeflag, h.Size = tar.TypeChar, 0 }), "is of type"},
-		{"an extension of tar", header(file, func(h *tar.Header) { h.PAXRecords = map[string]string{"VENDOR.x": "1"} }), "is of type"},
-		{"a file without end", header(file, func(h *tar.Header) { h.Format, h.Size = tar.FormatGNU, 1<<50 }), "1125899906842624 bytes"},
-		{"a file that is cut", header(file, func(h *tar.Header) { h.Size = 2 }), ""},
+		{"a link", header(func(h *tar.Header) { h.Typeflag, h.Linkname, h.Size = tar.TypeSymlink, "/etc/shadow", 0 }), "is of type"},
+		{"a device", header(func(h *tar.Header) { h.Typeflag, h.Size = tar.TypeChar, 0 }), "is of type"},
+		{"an extension of tar", header(func(h *tar.Header) { h.PAXRecords = map[string]string{"VENDOR.x": "1"} }), "is of type"},
+		{"a file without end", header(func(h *tar.Header) { h.Format, h.Size = tar.FormatGNU, 1<<50 }), "1125899906842624 bytes"},
+		{"a file that is cut", header(func(h *tar.Header) { h.Size = 2 }), ""},
 		{"a file twice", renamed("base/4/PG_VERSION"), "comes twice"},
 		{"a file under another name", renamed("base/1/7654321"), "has not arrived"},
 		{"a file that is not a file", renamed("base"), "has not arrived"},
