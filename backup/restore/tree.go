@@ -24,7 +24,7 @@ type tree struct {
 	account proc.Account
 	dir     string
 	data    *os.Root
-	lock    *os.File // the folder itself: one restore at a time
+	disks   []*os.File // the roots' folders, open before anything is written: syncing them tells what failed since; the first is the lock
 	spaces  []space
 	group   bool // the owner's group may read it, as initdb --allow-group-access has it
 }
@@ -45,14 +45,21 @@ func openTree(dir string, account proc.Account, spaces []space, group bool) (*tr
 	if t.data, err = t.openRoot(dir, true); err != nil {
 		return nil, err
 	}
-	if t.lock, err = alone(t.data); err != nil {
+	lock, err := alone(t.data)
+	if err != nil {
 		return nil, errors.Join(err, t.close())
 	}
+	t.disks = append(t.disks, lock)
 	for _, s := range spaces {
 		if s.root, err = t.openRoot(s.location, s.asked); err != nil {
 			return nil, errors.Join(err, t.close())
 		}
 		t.spaces = append(t.spaces, s)
+		disk, failed := s.root.Open(".")
+		if failed != nil {
+			return nil, ErrTarget.WithCause(errors.Join(failed, t.close()))
+		}
+		t.disks = append(t.disks, disk)
 	}
 	return t, nil
 }
@@ -142,8 +149,8 @@ func names(info fs.FileInfo) uint64 {
 
 func (t *tree) close() error {
 	err := t.data.Close()
-	if t.lock != nil {
-		err = errors.Join(err, t.lock.Close())
+	for _, d := range t.disks {
+		err = errors.Join(err, d.Close())
 	}
 	for _, s := range t.spaces {
 		err = errors.Join(err, s.root.Close())
@@ -293,16 +300,11 @@ func (t *tree) sync() error {
 	for _, s := range t.spaces {
 		roots = append(roots, s.root)
 	}
-	for _, root := range roots {
-		d, err := root.Open(".")
-		if err != nil {
-			return err
-		}
-		err = unix.Syncfs(int(d.Fd()))
-		if err = errors.Join(err, d.Close()); err != nil {
+	for i, root := range roots {
+		if err := unix.Syncfs(int(t.disks[i].Fd())); err != nil {
 			return fmt.Errorf("write %s to disk: %w", root.Name(), err)
 		}
-		if err = syncParent(root.Name()); err != nil {
+		if err := syncParent(root.Name()); err != nil {
 			return err
 		}
 	}
