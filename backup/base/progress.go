@@ -11,15 +11,14 @@ import (
 
 // progress counts what workers have done.
 type progress struct {
-	callback     func(Progress)
-	phase        Phase
-	total        int64
-	files, bytes atomic.Int64
+	callback            func(Progress)
+	phase               Phase
+	total, files, bytes atomic.Int64
 }
 
 // tell calls back. Only the goroutine that runs the backup, or the one that watches in its place, calls it.
 func (p *progress) tell(stored int64) {
-	p.callback(Progress{Phase: p.phase, Files: p.files.Load(), Bytes: p.bytes.Load(), Total: p.total, Stored: stored})
+	p.callback(Progress{Phase: p.phase, Files: p.files.Load(), Bytes: p.bytes.Load(), Total: p.total.Load(), Stored: stored})
 }
 
 // pace limits how fast all workers together read.

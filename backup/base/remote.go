@@ -73,7 +73,7 @@ func (t *taking) ask(ctx context.Context, label string) (err error) {
 		return err
 	}
 	t.m.StartLSN, t.control.Timeline = r.backup.Start, r.backup.Timeline
-	t.progress.total = r.backup.Size
+	t.progress.total.Store(r.backup.Size)
 	t.m.Source = "replication"
 	return nil
 }

@@ -313,7 +313,7 @@ func (t *taking) trusted(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	t.progress.total = s.bytes
+	t.progress.total.Store(s.bytes)
 	if t.parent.ID == "" {
 		return false, nil
 	}
