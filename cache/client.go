@@ -33,6 +33,7 @@ type Client struct {
 	cfg       Config
 	deadlines deadlines
 	metrics   *metrics
+	sentinels []*sentinel
 	live      atomic.Pointer[link] // nil while Redis is known not to answer
 	health    atomic.Int32         // one of the health values
 	lastErr   atomic.Pointer[error]
@@ -59,6 +60,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{cfg: cfg, metrics: m, poke: make(chan struct{}, 1), relinked: make(chan struct{}, 1)}
+	for _, addr := range cfg.Sentinel.Addrs {
+		c.sentinels = append(c.sentinels, &sentinel{c: c, addr: addr})
+	}
 	c.deadlines.timeout = cfg.CommandTimeout
 	var run context.Context
 	run, c.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -118,16 +122,9 @@ func (c *Client) options(conns *netConns) rueidis.ClientOption {
 		DisableCache:     true, // tracking has connections of its own
 	}
 	opt.Dialer.Timeout, opt.Dialer.KeepAlive = cfg.DialTimeout, cfg.ProbeInterval
-	switch {
-	case cfg.Sentinel.Master != "":
-		opt.InitAddress = cfg.Sentinel.Addrs
-		opt.Sentinel = rueidis.SentinelOption{
-			MasterSet: cfg.Sentinel.Master, Username: cfg.Sentinel.Username, Password: cfg.Sentinel.Password,
-			Dialer: opt.Dialer, TLSConfig: cfg.TLS, TopologyRefreshInterval: time.Second,
-		}
-	case cfg.Cluster:
+	if cfg.Cluster {
 		opt.ClusterOption = rueidis.ClusterOption{ShardsRefreshInterval: 5 * time.Second, MaxMovedRedirections: 5}
-	default:
+	} else {
 		opt.ForceSingleClient = true
 	}
 	return opt
@@ -145,7 +142,15 @@ func retryOnce(attempts int, _ rueidis.Completed, _ error) time.Duration {
 // connect makes a link and proves it.
 func (c *Client) connect(ctx context.Context) (*link, error) {
 	conns := newNetConns(-1)
-	l, err := newClient(ctx, c.options(conns), conns)
+	opt := c.options(conns)
+	if c.behindSentinels() {
+		master, err := c.askSentinels(ctx)
+		if err != nil {
+			return nil, err
+		}
+		opt.InitAddress = []string{master}
+	}
+	l, err := newClient(ctx, opt, conns)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +163,7 @@ func (c *Client) connect(ctx context.Context) (*link, error) {
 
 // supervise keeps c.live right until ctx ends. It closes ready after the first attempt.
 func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
+	defer c.closeSentinels()
 	l := c.reach(ctx, nil, ready)
 	tick := time.NewTicker(c.cfg.ProbeInterval)
 	defer tick.Stop()
@@ -168,7 +174,7 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 			c.closeLink(l)
 			return
 		case <-tick.C:
-			if !c.cfg.Cluster && time.Since(time.Unix(0, c.answered.Load())) < c.cfg.ProbeInterval {
+			if c.answersCommands() {
 				continue // a probe beside a lone command would push rueidis out of its fastest mode
 			}
 		case <-c.poke:
@@ -186,6 +192,12 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 		}
 		_ = wait.For(ctx, probeSpacing)
 	}
+}
+
+// answersCommands reports whether commands have shown of late that all is well. In a cluster they say nothing of the nodes
+// that they did not go to, behind sentinels nothing of whether they went to the master.
+func (c *Client) answersCommands() bool {
+	return !c.cfg.Cluster && !c.behindSentinels() && time.Since(time.Unix(0, c.answered.Load())) < c.cfg.ProbeInterval
 }
 
 // reach tries until Redis answers, on l if there is one, and makes l live. It returns nil when ctx ends.
@@ -220,9 +232,10 @@ func (c *Client) reach(ctx context.Context, l *link, ready chan struct{}) *link 
 	return nil
 }
 
-// attempt returns a link that answers: l, or, if it does not and may be renewed, another one in its place.
+// attempt returns a link that answers: l, or, if it does not and may be renewed, another one in its place. Behind sentinels
+// that is always another one, to whom they name.
 func (c *Client) attempt(ctx context.Context, l *link, renew bool) (*link, error) {
-	if l != nil {
+	if l != nil && !c.behindSentinels() {
 		answered, err := c.probe(ctx, l)
 		switch {
 		case answered:
@@ -260,6 +273,9 @@ func (c *Client) note(ctx context.Context, err error) {
 
 // probe asks all nodes for a sign of life: answered if any gave one, err if any did not.
 func (c *Client) probe(ctx context.Context, l *link) (answered bool, err error) {
+	if c.replaced(ctx, l) {
+		return false, errReplaced
+	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.CommandTimeout)
 	defer cancel()
 	nodes := l.Nodes()
@@ -286,6 +302,9 @@ func (c *Client) probe(ctx context.Context, l *link) (answered bool, err error) 
 }
 
 func (c *Client) alive(ctx context.Context, node rueidis.Client) error {
+	if c.behindSentinels() {
+		return isMaster(ctx, node)
+	}
 	if !c.cfg.Cluster {
 		return node.Do(ctx, node.B().Ping().Build()).Error()
 	}

@@ -38,6 +38,9 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 		return Info{}, err
 	}
 	out := Info{Mode: string(s.link.Mode())}
+	if c.behindSentinels() {
+		out.Mode = "sentinel"
+	}
 	for addr, node := range s.link.Nodes() {
 		text, e := node.Do(ctx, node.B().Info().Build()).ToString()
 		if e != nil {

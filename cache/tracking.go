@@ -99,7 +99,7 @@ func (t *tracker) hold(ctx context.Context, tried *chan struct{}) bool {
 	conns := newNetConns(1) // a second connection, made by rueidis on its own, would hide a loss
 	opt := t.c.options(conns)
 	opt.InitAddress, opt.ForceSingleClient, opt.PipelineMultiplex = []string{t.addr}, true, -1
-	opt.Sentinel, opt.ClusterOption = rueidis.SentinelOption{}, rueidis.ClusterOption{}
+	opt.ClusterOption = rueidis.ClusterOption{}
 	opt.ClientName = "rootstream-tracking"
 	opt.DisableCache, opt.CacheSizeEachConn, opt.RingScaleEachConn = false, 1, 8
 	opt.ClientTrackingOptions = []string{"BCAST", "PREFIX", SessionViewPrefix}

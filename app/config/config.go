@@ -54,7 +54,7 @@ type Postgres struct {
 type Redis struct {
 	URL              secret.Secret `yaml:"url" doc:"Address of Redis: redis://:password@host:6379/0 or rediss:// for TLS. Empty, with no other address: no cache, everything works from PostgreSQL."`
 	SentinelMaster   string        `yaml:"sentinel_master" doc:"Name of the master, to find it through the Sentinels in sentinel_addrs; url then gives user and password."`
-	SentinelAddrs    []string      `yaml:"sentinel_addrs" doc:"Addresses of the Sentinels."`
+	SentinelAddrs    []string      `yaml:"sentinel_addrs" doc:"Addresses of all Sentinels."`
 	SentinelPassword secret.Secret `yaml:"sentinel_password" doc:"Password of the Sentinels."`
 	ClusterAddrs     []string      `yaml:"cluster_addrs" doc:"Addresses of some nodes of a Redis Cluster; url then gives user and password."`
 	CommandTimeout   time.Duration `yaml:"command_timeout" default:"500ms" doc:"Longest time for one command."`

@@ -250,6 +250,11 @@ func FreePort(tb testing.TB) int {
 // eventually waits until cond holds.
 func eventually(tb testing.TB, what string, cond func() bool) {
 	tb.Helper()
+	within(tb, patience, what, cond)
+}
+
+func within(tb testing.TB, patience time.Duration, what string, cond func() bool) {
+	tb.Helper()
 	for end := time.Now().Add(patience); time.Now().Before(end); wait(20 * time.Millisecond) {
 		if cond() {
 			return

@@ -11,6 +11,10 @@ import (
 	"rootstream/cache"
 )
 
+// sentinelPatience is for what sentinels do by themselves. One that was not scheduled for 2 s does nothing for 30 s, which
+// begin again whenever that happens; one that is well demotes a master that has come back after 8 to 18 s.
+const sentinelPatience = 2 * time.Minute
+
 // SentinelSet is a master, a replica and three sentinels that watch them.
 type SentinelSet struct {
 	Name      string // of the master set
@@ -126,7 +130,7 @@ func (s *SentinelSet) PauseMaster() {
 // Settle waits until the master has its replica in sync and the sentinels know both.
 func (s *SentinelSet) Settle() {
 	s.tb.Helper()
-	eventually(s.tb, "a replica in sync", func() bool {
+	within(s.tb, sentinelPatience, "a replica in sync", func() bool {
 		for _, n := range s.Sentinels {
 			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
 			if m := pairs(v); m["num-slaves"] != "1" || m["flags"] != "master" {
@@ -167,9 +171,17 @@ func (s *SentinelSet) Rejoin() {
 	s.Master().Do("CONFIG", "REWRITE")
 }
 
+// Mislead makes one sentinel take another server for the master, which it has not heard of a failover of.
+func (s *SentinelSet) Mislead(sentinel, master *Redis) {
+	s.tb.Helper()
+	sentinel.Do("SENTINEL", "REMOVE", s.Name)
+	sentinel.Do("SENTINEL", "MONITOR", s.Name, "127.0.0.1", strconv.Itoa(master.port), "2")
+	sentinel.Do("SENTINEL", "SET", s.Name, "auth-pass", master.password)
+}
+
 func (s *SentinelSet) awaitOther(old *Redis) {
 	s.tb.Helper()
-	eventually(s.tb, "another master", func() bool {
+	within(s.tb, sentinelPatience, "another master", func() bool {
 		for _, n := range s.Sentinels {
 			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
 			if m := pairs(v); m["port"] == "" || m["port"] == strconv.Itoa(old.port) || m["flags"] != "master" {
