@@ -80,30 +80,29 @@ func (m *Manager) SetVolatile(ref event.Ref, value map[string]any) error {
 	if len(raw) > t.MaxBytes {
 		return errs.NewInvalid("value", "is too long")
 	}
-	return m.vol.set(ref, said{at: m.clock.Now(), raw: raw})
+	return m.vol.set(ref, said{raw: raw})
 }
 
 // DropVolatile takes back what this instance contributes.
 func (m *Manager) DropVolatile(ref event.Ref) {
-	m.vol.mu.Lock()
-	_, there := m.vol.own[ref]
-	m.vol.mu.Unlock()
-	if there {
-		_ = m.vol.set(ref, said{at: m.clock.Now(), gone: true}) // there is room: it was there
-	}
+	_ = m.vol.set(ref, said{gone: true}) // needs no room
 }
 
+// set stamps what is said while nobody else says anything, so that what was said last has the last stamp.
 func (v *volatile) set(ref event.Ref, s said) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	a := v.own[ref]
-	if a == nil {
-		if len(v.own) >= maxVolatile {
-			return ErrOverloaded
-		}
+	switch {
+	case a == nil && s.gone:
+		return nil
+	case a == nil && len(v.own) >= maxVolatile:
+		return ErrOverloaded
+	case a == nil:
 		a = &assertion{}
 		v.own[ref] = a
 	}
+	s.at = v.m.clock.Now()
 	a.said = s
 	if !a.dirty {
 		a.dirty = true
@@ -152,16 +151,18 @@ func (v *volatile) take(ref event.Ref, node uuid.UUID, h heard) bool {
 func (v *volatile) run(ctx context.Context) {
 	tick := time.NewTicker(volatileTick)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	var looked time.Time
+	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
 		v.tell(ctx)
-		if n%int(time.Second/volatileTick) == 0 {
-			v.expire(time.Now()) // by the clock that nobody sets
-			v.again(time.Now())
+		if now := time.Now(); now.Sub(looked) >= time.Second { // by the clock that nobody sets, however long it took to tell
+			looked = now
+			v.expire(now)
+			v.again(now)
 		}
 	}
 }

@@ -3,11 +3,13 @@ package statesync_test
 import (
 	"encoding/json"
 	"errors"
+	"sync"
 	"testing"
 
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/errs"
+	"rootstream/event"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
 )
@@ -64,6 +66,72 @@ func TestVolatileStateIsWhatLivesAddsUpTo(t *testing.T) {
 	}
 	if nodes[0].Status().Volatile != 0 {
 		t.Errorf("%d entities are left", nodes[0].Status().Volatile)
+	}
+}
+
+// With Sentinel there may be two masters for a while, since one that was replaced goes on until it is told.
+func TestContributionsComeRightAfterTwoMasters(t *testing.T) {
+	t.Parallel()
+	db, set, elsewhere := postgrestest.New(t), cachetest.Sentinel(t), cachetest.Server(t)
+	set.Mislead(set.Sentinels[1], elsewhere)
+	through := func(i int) *cache.Client {
+		cfg := set.Config()
+		cfg.Sentinel.Addrs = cfg.Sentinel.Addrs[i : i+1]
+		c, err := cache.Open(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(c.Close)
+		return c
+	}
+	a, b := start(t, db, through(0)), start(t, db, through(1))
+	r := ref("viewers")
+	knows := func(n *instance, want string) func() bool {
+		return func() bool {
+			d, err := n.Get(t.Context(), r, statesync.Local())
+			return err == nil && asJSON(t, d.Data["now"]) == want && n.Status().Redis == "ok"
+		}
+	}
+	for n, now := range map[*instance]int{a: 134, b: 4} {
+		if err := n.SetVolatile(r, map[string]any{"now": now}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "each hears itself alone", func() bool { return knows(a, "134")() && knows(b, "4")() })
+	set.Mislead(set.Sentinels[1], set.Master())
+	eventually(t, "both know of all", func() bool { return knows(a, "138")() && knows(b, "138")() })
+}
+
+// Whoever says two things at once must itself believe the one that the others will.
+func TestOfWhatIsSaidAtOnceAllBelieveTheSame(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	a, b := start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{}))
+	eventually(t, "they know each other", func() bool { return len(a.Status().Peers) == 1 && len(b.Status().Peers) == 1 })
+	var refs []event.Ref
+	for range 300 {
+		refs = append(refs, ref("cursor"))
+	}
+	var saying sync.WaitGroup
+	for i := range 8 {
+		saying.Go(func() {
+			for _, r := range refs {
+				if err := a.SetVolatile(r, map[string]any{"by": i}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	saying.Wait()
+	for _, r := range refs {
+		mine, err := a.Get(t.Context(), r, statesync.Local())
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the other one knows the same", func() bool {
+			theirs, err := b.Get(t.Context(), r, statesync.Local())
+			return err == nil && asJSON(t, theirs.Data) == asJSON(t, mine.Data)
+		})
 	}
 }
 
