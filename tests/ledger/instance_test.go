@@ -76,6 +76,8 @@ func types() []statesync.Type {
 // server is one instance: the manager with its log, and a face for the test.
 type server struct {
 	*statesync.Manager
+	mu   sync.Mutex
+	said map[event.Ref]int64 // number of the last saying
 }
 
 func serve() error {
@@ -106,7 +108,7 @@ func serve() error {
 	obeyed := &obedience{file: os.Getenv(envOrder)}
 	obeyed.look()
 	wg.Go(func() { obeyed.run(ctx) })
-	s, schema := &server{}, event.NewSchema()
+	s, schema := &server{said: map[event.Ref]int64{}}, event.NewSchema()
 	log, err = event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
 		obeyed.committed()
 		s.Offer(e)
@@ -255,13 +257,21 @@ func (s *server) delete(ctx context.Context, u update) (document, error) {
 	return answerOf(r), err
 }
 
-// saying is what an instance says of something volatile; nothing takes it back.
+// saying is what an instance says of something volatile; nothing takes it back. Sayings are numbered, since one that was
+// given up on may be heard late.
 type saying struct {
 	Ref     event.Ref `json:"ref"`
 	Viewers int       `json:"viewers"`
+	Number  int64     `json:"number"`
 }
 
 func (s *server) say(_ context.Context, v saying) (struct{}, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if v.Number < s.said[v.Ref] {
+		return struct{}{}, nil
+	}
+	s.said[v.Ref] = v.Number
 	if v.Viewers == 0 {
 		s.DropVolatile(v.Ref)
 		return struct{}{}, nil

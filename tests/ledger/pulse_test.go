@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
 	"rootstream/event"
+	"rootstream/statesync"
 	"rootstream/tests/harness"
 )
 
@@ -17,6 +19,7 @@ import (
 type says struct {
 	mu     sync.Mutex
 	life   int
+	number int64
 	of     map[event.Ref]int
 	unsure map[event.Ref]bool // nobody knows whether it says so
 }
@@ -29,10 +32,12 @@ func (s *says) begin() {
 	s.of, s.unsure = map[event.Ref]int{}, map[event.Ref]bool{}
 }
 
-func (s *says) current() int {
+// next is the life in which it is told something, and the number of that.
+func (s *says) next() (life int, number int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.life
+	s.number++
+	return s.life, s.number
 }
 
 // note is told what came of having it say something in a life.
@@ -45,7 +50,8 @@ func (s *says) note(life int, v saying, err error) {
 
 // say has an instance say something.
 func (w *world) say(ctx context.Context, n *node, v saying) error {
-	life := n.says.current()
+	life, number := n.says.next()
+	v.Number = number
 	err := n.call(ctx, "say", v, &struct{}{})
 	n.says.note(life, v, err)
 	if f, ok := errors.AsType[*failure](err); ok {
@@ -59,7 +65,7 @@ func (w *world) say(ctx context.Context, n *node, v saying) error {
 func (w *world) pulsate(ctx context.Context, refs []event.Ref, dice *rand.Rand) {
 	for ctx.Err() == nil {
 		ref := refs[dice.IntN(len(refs))]
-		_ = w.say(context.WithoutCancel(ctx), w.anywhere(dice), saying{ref, dice.IntN(100)})
+		_ = w.say(context.WithoutCancel(ctx), w.anywhere(dice), saying{Ref: ref, Viewers: dice.IntN(100)})
 		n := w.anywhere(dice)
 		_, _ = w.pulse(context.WithoutCancel(ctx), n, ref)
 		<-time.After(harness.Between(dice, 10, 150))
@@ -101,6 +107,22 @@ func (w *watcher) look(n *node) {
 	}
 }
 
+// views is what every instance says and knows of a pulse, for whoever looks for a fault.
+func (w *world) views(ref event.Ref) string {
+	var b strings.Builder
+	for _, n := range w.nodes {
+		knows, err := w.pulse(w.t.Context(), n, ref)
+		var s statesync.Status
+		err = errors.Join(err, n.call(w.t.Context(), "status", struct{}{}, &s))
+		_, _ = fmt.Fprintf(&b, "\n  %s says %d and knows %d, Redis is %s, its echo came %v ago, it has heard", n.name, n.says.of[ref], knows, s.Redis, s.EchoAge)
+		for _, p := range s.Peers {
+			_, _ = fmt.Fprintf(&b, " %s at %s,", p.Node, p.SeenAt.Format(time.TimeOnly))
+		}
+		_, _ = fmt.Fprintf(&b, " errors: %v", err)
+	}
+	return b.String()
+}
+
 // pulsesAgree waits until every instance and every watcher knows exactly what the instances that live say: what those say
 // that were killed is forgotten, and nothing else is.
 func (w *world) pulsesAgree(refs []event.Ref, watchers []*watcher) {
@@ -108,7 +130,7 @@ func (w *world) pulsesAgree(refs []event.Ref, watchers []*watcher) {
 	for _, n := range w.nodes {
 		for ref, unsure := range n.says.unsure {
 			if unsure {
-				harness.Eventually(w.t, healsWithin, n.name+" says it", func() error { return w.say(w.t.Context(), n, saying{ref, n.says.of[ref]}) })
+				harness.Eventually(w.t, healsWithin, n.name+" says it", func() error { return w.say(w.t.Context(), n, saying{Ref: ref, Viewers: n.says.of[ref]}) })
 			}
 		}
 	}
@@ -119,6 +141,13 @@ func (w *world) pulsesAgree(refs []event.Ref, watchers []*watcher) {
 		}
 	}
 	begun := time.Now()
+	defer func() {
+		for _, ref := range refs {
+			if w.t.Failed() {
+				w.t.Logf("%s:%s", ref, w.views(ref))
+			}
+		}
+	}()
 	for _, n := range w.nodes {
 		harness.Eventually(w.t, pulseWithin, n.name+" knows what is said", func() error {
 			for _, ref := range refs {
