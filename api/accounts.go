@@ -43,6 +43,12 @@ type passwordInput struct {
 	}
 }
 
+type emailInput struct {
+	Body struct {
+		Email string `json:"email" maxLength:"255" example:"ada@example.org"`
+	}
+}
+
 type recoveryInput struct {
 	Body struct {
 		Login string `json:"login" maxLength:"255" doc:"User name or e-mail address."`
@@ -113,7 +119,33 @@ func (s *Server) accountRoutes() {
 		anyUser, func(ctx context.Context, in *Paging) (*output[list[event.Event]], error) {
 			return reply(s.audit(ctx, in))
 		})
+	s.emailRoutes(tags)
 	s.recoveryRoutes(tags)
+}
+
+// emailRoutes change an account's address: asked for by its owner, confirmed from the new one, undone from the old one.
+func (s *Server) emailRoutes(tags []string) {
+	handle(s, huma.Operation{
+		OperationID: "change-email", Method: http.MethodPost, Path: "/v1/users/me/email", DefaultStatus: http.StatusAccepted, Tags: tags,
+		Summary: "Ask for another e-mail address", Description: "Needs a fresh proof of identity: see reauthenticate. Nothing changes until the token mailed to the new address is confirmed. A taken address gets the same 202, and its owner a mail. The newest request counts.",
+		Errors: []int{http.StatusConflict},
+	}, anyUser, func(ctx context.Context, in *emailInput) (*empty, error) {
+		return nothing(s.deps.Auth.ChangeEmail(ctx, caller(ctx), in.Body.Email, client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "confirm-email", Method: http.MethodPost, Path: "/v1/users/email/confirm", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Confirm a new e-mail address", Description: "Sessions go on; links mailed to the old address end, but for the one that it gets now and that undoes this.",
+		Errors: []int{http.StatusConflict, http.StatusGone},
+	}, anybody, func(ctx context.Context, in *tokenInput) (*empty, error) {
+		return nothing(s.deps.Auth.ConfirmEmail(ctx, in.Body.Token, client(ctx)))
+	})
+	handle(s, huma.Operation{
+		OperationID: "undo-email", Method: http.MethodPost, Path: "/v1/users/email/undo", DefaultStatus: http.StatusNoContent, Tags: tags,
+		Summary: "Undo a change of e-mail address", Description: "The account gets its old address back. All its sessions end and its password is good no more: a link to set another one is mailed.",
+		Errors: []int{http.StatusConflict, http.StatusGone},
+	}, anybody, func(ctx context.Context, in *tokenInput) (*empty, error) {
+		return nothing(s.deps.Auth.UndoEmail(ctx, in.Body.Token, client(ctx)))
+	})
 }
 
 func (s *Server) recoveryRoutes(tags []string) {

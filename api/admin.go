@@ -38,6 +38,14 @@ type roleInput struct {
 	}
 }
 
+type adminEmailInput struct {
+	PathID
+	Body struct {
+		Email    string `json:"email" maxLength:"255"`
+		Verified bool   `json:"verified,omitempty" doc:"The address is known to be right; otherwise it is asked to verify."`
+	}
+}
+
 type revoked struct {
 	Revoked int `json:"revoked" doc:"Sessions that ended."`
 }
@@ -62,6 +70,10 @@ func (s *Server) adminRoutes() {
 	handle(s, huma.Operation{OperationID: "admin-set-role", Method: http.MethodPut, Path: "/v1/admin/users/{id}/role", Tags: tags, Summary: "Change what an account may do", Errors: []int{http.StatusNotFound, http.StatusConflict}},
 		freshAdmin, func(ctx context.Context, in *roleInput) (*output[user.User], error) {
 			return reply(s.deps.Auth.SetRole(ctx, caller(ctx).Actor(), in.ID, in.Body.Role))
+		})
+	handle(s, huma.Operation{OperationID: "admin-set-email", Method: http.MethodPut, Path: "/v1/admin/users/{id}/email", Tags: tags, Summary: "Give an account another e-mail address", Description: "Sessions go on, links mailed so far end. The old address is told and cannot undo it.", Errors: []int{http.StatusNotFound, http.StatusConflict}},
+		freshAdmin, func(ctx context.Context, in *adminEmailInput) (*output[user.User], error) {
+			return reply(s.deps.Auth.SetEmail(ctx, caller(ctx).Actor(), in.ID, in.Body.Email, in.Body.Verified))
 		})
 	s.adminAccount(tags, "disable", "Disable an account and end its sessions", s.deps.Auth.Disable)
 	s.adminAccount(tags, "enable", "Enable an account again", s.deps.Auth.Enable)

@@ -57,6 +57,9 @@ type accounts interface {
 	ResendVerification(ctx context.Context, p auth.Principal) error
 	UpdateProfile(ctx context.Context, p auth.Principal, patch user.Profile) (user.User, error)
 	ChangePassword(ctx context.Context, p auth.Principal, current, next string, c auth.Client) (auth.Grant, error)
+	ChangeEmail(ctx context.Context, p auth.Principal, email string, c auth.Client) error
+	ConfirmEmail(ctx context.Context, token string, c auth.Client) error
+	UndoEmail(ctx context.Context, token string, c auth.Client) error
 	DeleteAccount(ctx context.Context, p auth.Principal, c auth.Client) error
 	Export(ctx context.Context, p auth.Principal) (auth.Export, error)
 	BootstrapAdmin(ctx context.Context, setupToken string, r auth.Registration, c auth.Client) (user.User, error)
@@ -85,6 +88,7 @@ type administration interface {
 	Disable(ctx context.Context, by auth.Actor, id uuid.UUID) (user.User, error)
 	Enable(ctx context.Context, by auth.Actor, id uuid.UUID) (user.User, error)
 	VerifyUser(ctx context.Context, by auth.Actor, id uuid.UUID) (user.User, error)
+	SetEmail(ctx context.Context, by auth.Actor, id uuid.UUID, email string, verified bool) (user.User, error)
 	DeleteUser(ctx context.Context, by auth.Actor, id uuid.UUID) error
 	ResetMFA(ctx context.Context, by auth.Actor, id uuid.UUID) error
 	ResumeMFA(ctx context.Context, by auth.Actor, id uuid.UUID) error

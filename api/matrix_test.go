@@ -49,6 +49,9 @@ get-me                   401  200  200  200  200  200  200  200  200
 update-me                401  200  200  200  200  200  200  200  200
 resend-verification      401  202  202  202  202  202  202  202  202
 change-password          401  403a 403a 200  200  200  403a 200  403a
+change-email             401  403a 403a 202  202  202  403a 202  403a
+confirm-email            410  410  410  410  410  410  410  410  410
+undo-email               410  410  410  410  410  410  410  410  410
 delete-me                401  403a 403a 204  204  204  403a 204  403a
 export-me                401  403a 403a 200  200  200  403a 200  403a
 audit-me                 401  200  200  200  200  200  200  200  200
@@ -99,6 +102,7 @@ admin-set-role           401  403r 403r 403r 403r 403r 403r 200  403a
 admin-disable-user       401  403r 403r 403r 403r 403r 403r 200  403a
 admin-enable-user        401  403r 403r 403r 403r 403r 403r 200  403a
 admin-verify-user        401  403r 403r 403r 403r 403r 403r 200  403a
+admin-set-email          401  403r 403r 403r 403r 403r 403r 200  403a
 admin-delete-user        401  403r 403r 403r 403r 403r 403r 204  403a
 admin-list-sessions      401  403r 403r 403r 403r 200  200  200  200
 admin-revoke-sessions    401  403r 403r 403r 403r 403r 403r 200  403a
@@ -282,6 +286,8 @@ func bodies(login, token string) map[string]any {
 		"validate-session": object{"token": token}, "validate-sessions": object{"tokens": []string{token}},
 		"register": account, "admin-create-user": account,
 		"setup":        object{"token": "sut_x", "username": fresh, "email": fresh + "@example.org", "password": password},
+		"change-email": object{"email": fresh + "@example.org"}, "admin-set-email": object{"email": fresh + "@example.org"},
+		"confirm-email": object{"token": "sut_x"}, "undo-email": object{"token": "sut_x"},
 		"verify-email": object{"token": "sut_x"}, "request-recovery": object{"login": login},
 		"confirm-recovery": object{"token": "sut_x", "password": password}, "login": object{"login": login, "password": password},
 		"verify-mfa":     object{"challenge_id": "sch_x", "method": "totp", "code": "000000"},

@@ -40,7 +40,7 @@ type setupInput struct {
 	}
 }
 
-// pageRoutes serves the three forms; they need no other page and no sign-in.
+// pageRoutes serves the forms; they need no other page and no sign-in.
 func (s *Server) pageRoutes() {
 	handle(s, huma.Operation{
 		OperationID: "setup", Method: http.MethodPost, Path: "/v1/setup", DefaultStatus: http.StatusCreated, Tags: []string{"accounts"},
@@ -62,6 +62,16 @@ func (s *Server) pageRoutes() {
 		func(r *http.Request, p page) error {
 			return s.deps.Auth.VerifyEmail(r.Context(), p.Token, client(r.Context()))
 		})
+	s.page(page{Title: "Confirm your new e-mail address", Path: "/email/confirm", Button: "Confirm", Done: "The account has this address now."},
+		func(r *http.Request, p page) error {
+			return s.deps.Auth.ConfirmEmail(r.Context(), p.Token, client(r.Context()))
+		})
+	s.page(page{
+		Title: "Undo the change of your e-mail address", Path: "/email/undo", Button: "Undo it",
+		Done: "The account has its old address again, its sessions have ended, and its password is good no more. A link to set another one is on its way to that address.",
+	}, func(r *http.Request, p page) error {
+		return s.deps.Auth.UndoEmail(r.Context(), p.Token, client(r.Context()))
+	})
 	s.page(page{
 		Title: "Set a new password", Path: "/recover", Button: "Set the password", WantsPassword: true,
 		Done: "The password is set and every session has ended. Sign in with the new one.",

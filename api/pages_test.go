@@ -59,6 +59,7 @@ func TestPages(t *testing.T) {
 	w := newWorld(t)
 	for path, fields := range map[string][]string{
 		"/setup": {"token", "username", "email", "password"}, "/verify": {"token"}, "/recover": {"token", "password"},
+		"/email/confirm": {"token"}, "/email/undo": {"token"},
 	} {
 		first, second := w.do("GET", path, nil), w.do("GET", path, nil)
 		page := first.shown(200)
@@ -111,7 +112,18 @@ func TestPagesDoWhatTheySay(t *testing.T) {
 	link := w.mailed(auth.TopicRecovery)
 	w.submit("/recover", map[string]string{"token": link, "password": "short"}).shown(422)
 	w.submit("/recover", map[string]string{"token": link, "password": "an entirely new password"}).shown(200)
-	w.do("POST", "/v1/auth/login", object{"login": "root", "password": "an entirely new password"}).want(200)
+	a := w.do("POST", "/v1/auth/login", object{"login": "root", "password": "an entirely new password"}).want(200)
+
+	token, _ := a.json()["token"].(string)
+	w.do("POST", "/v1/users/me/email", object{"email": "root@example.net"}, as(token)).want(202)
+	w.submit("/email/confirm", map[string]string{"token": w.mailed(notify.TopicEmailConfirm)}).shown(200)
+	if me := w.do("GET", "/v1/users/me", nil, as(token)).want(200).json(); me["email"] != "root@example.net" || me["verified"] != true {
+		t.Errorf("after the change: %v", me)
+	}
+	undo := map[string]string{"token": w.mailed(notify.TopicEmailChanged)}
+	w.submit("/email/undo", undo).shown(200)
+	w.submit("/email/undo", undo).shown(410)
+	w.do("GET", "/v1/users/me", nil, as(token)).problem(401, "unauthenticated")
 }
 
 func TestPagesShowTextsAsTexts(t *testing.T) {
@@ -122,7 +134,7 @@ func TestPagesShowTextsAsTexts(t *testing.T) {
 	if strings.Contains(page, "<script>alert") {
 		t.Errorf("a text becomes a part of the page: %s", page)
 	}
-	for _, path := range []string{"/setup", "/verify", "/recover"} {
+	for _, path := range []string{"/setup", "/verify", "/recover", "/email/confirm", "/email/undo"} {
 		shown := w.submit(path, map[string]string{"token": evil, "password": password, "username": "root", "email": "root@example.org"})
 		if page := shown.shown(shown.status); shown.status >= 500 || strings.Contains(page, "<script>alert") {
 			t.Errorf("%s: %d %s", path, shown.status, page)

@@ -95,6 +95,11 @@ func (p *Parts) VerifyUser(ctx context.Context, name string) (User, error) {
 	return p.onUser(ctx, name, func(u User) (User, error) { return p.Auth.VerifyUser(ctx, auth.Console(), u.PublicID) })
 }
 
+// SetEmail gives an account another address.
+func (p *Parts) SetEmail(ctx context.Context, name, email string, verified bool) (User, error) {
+	return p.onUser(ctx, name, func(u User) (User, error) { return p.Auth.SetEmail(ctx, auth.Console(), u.PublicID, email, verified) })
+}
+
 // DisableUser keeps an account from signing in and ends its sessions.
 func (p *Parts) DisableUser(ctx context.Context, name string) (User, error) {
 	return p.onUser(ctx, name, func(u User) (User, error) { return p.Auth.Disable(ctx, auth.Console(), u.PublicID) })

@@ -232,7 +232,8 @@ func (p *Parts) openAuth(context.Context) (err error) {
 		Limiter: p.limiter(), Cache: p.Cache, Keyset: p.Keys, Enqueue: p.Sender.Enqueue, Logger: p.Log,
 		Streams: p.exportStreams, Erase: p.eraseAccount,
 		Config: auth.Config{
-			ChallengeFor: c.ChallengeTTL, FreshFor: c.FreshFor, FactorRequired: c.FactorRequired, NoSignInMail: !c.SignInMail, Rate: auth.Rates(c.Rate),
+			ChallengeFor: c.ChallengeTTL, FreshFor: c.FreshFor, FactorRequired: c.FactorRequired, NoSignInMail: !c.SignInMail,
+			EmailChangeFor: c.EmailChangeTTL, EmailUndoFor: c.EmailUndoTTL, Rate: auth.Rates(c.Rate),
 		},
 	})
 	return err

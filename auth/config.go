@@ -10,12 +10,14 @@ import (
 
 // Config tunes a [Service]. Zero values mean the defaults.
 type Config struct {
-	ChallengeFor time.Duration // how long a code may be missing after the password; 0 means 5m
-	FreshFor     time.Duration // how long a proof of identity counts as fresh; 0 means 15m
-	SetupFor     time.Duration // life of a setup token; 0 means 30m
-	Rate         Rates
-	Keep         time.Duration // of finished challenges and tokens; 0 means 24h
-	SweepEvery   time.Duration // between clean-ups of Run; 0 means 5m
+	ChallengeFor   time.Duration // how long a code may be missing after the password; 0 means 5m
+	FreshFor       time.Duration // how long a proof of identity counts as fresh; 0 means 15m
+	SetupFor       time.Duration // life of a setup token; 0 means 30m
+	EmailChangeFor time.Duration // how long a new address may be confirmed; 0 means 24h
+	EmailUndoFor   time.Duration // how long the old address can undo its change; 0 means 72h
+	Rate           Rates
+	Keep           time.Duration // of finished challenges and tokens; 0 means 24h
+	SweepEvery     time.Duration // between clean-ups of Run; 0 means 5m
 
 	// FactorRequired says that every account must have a second factor, so shorter passwords do: see RequireFactor.
 	FactorRequired bool
@@ -52,6 +54,8 @@ func (c Config) withDefaults() Config {
 	c.ChallengeFor = cmp.Or(c.ChallengeFor, 5*time.Minute)
 	c.FreshFor = cmp.Or(c.FreshFor, 15*time.Minute)
 	c.SetupFor = cmp.Or(c.SetupFor, 30*time.Minute)
+	c.EmailChangeFor = cmp.Or(c.EmailChangeFor, 24*time.Hour)
+	c.EmailUndoFor = cmp.Or(c.EmailUndoFor, 72*time.Hour)
 	c.Keep = cmp.Or(c.Keep, 24*time.Hour)
 	c.SweepEvery = cmp.Or(c.SweepEvery, 5*time.Minute)
 	if c.Now == nil {
@@ -75,7 +79,7 @@ func (r *Rates) counts() map[*int]int {
 
 func (c Config) validate() error {
 	var f errs.Fields
-	if min(c.ChallengeFor, c.FreshFor, c.SetupFor, c.Keep, c.SweepEvery) < 0 {
+	if min(c.ChallengeFor, c.FreshFor, c.SetupFor, c.EmailChangeFor, c.EmailUndoFor, c.Keep, c.SweepEvery) < 0 {
 		f.Add("auth", "must not hold a negative time")
 	}
 	least := int(c.Rate.MaxWait)

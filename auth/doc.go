@@ -14,5 +14,5 @@
 //
 // The one loop is [Service.Run], which drops old challenges and tokens. Mails
 // are named by topic; [Renderers] writes them when they are sent, so no token
-// rests in the outbox, and an address only where its account is gone.
+// rests in the outbox, and an address only where its account is gone or has left it.
 package auth

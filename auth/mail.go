@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -32,6 +31,7 @@ const (
 type letter struct {
 	UserID    uuid.UUID `json:"user_id"`
 	SessionID uuid.UUID `json:"session_id,omitzero"`
+	RequestID uuid.UUID `json:"request_id,omitzero"` // of another address
 	At        time.Time `json:"at,omitzero"`
 	CodesLeft int       `json:"codes_left,omitempty"`
 }
@@ -61,15 +61,19 @@ func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
 	cfg.RecoverFor = cmp.Or(cfg.RecoverFor, 30*time.Minute)
 	w := writer{users: users, cfg: cfg}
 	all := map[string]notify.Renderer{
-		notify.TopicVerifyEmail: w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),
-		TopicRecovery:           w.withToken(TopicRecovery, user.Recover, cfg.RecoverFor, "/recover"),
-		TopicDeleted:            w.farewell,
-		notify.TopicNewSignIn:   w.signIn,
+		notify.TopicVerifyEmail:   w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),
+		TopicRecovery:             w.withToken(TopicRecovery, user.Recover, cfg.RecoverFor, "/recover"),
+		TopicDeleted:              w.farewell(TopicDeleted),
+		notify.TopicEmailReplaced: w.farewell(notify.TopicEmailReplaced),
+		notify.TopicEmailConfirm:  w.emailChange(notify.TopicEmailConfirm, "/email/confirm", false),
+		notify.TopicEmailChanged:  w.emailChange(notify.TopicEmailChanged, "/email/undo", true),
+		notify.TopicNewSignIn:     w.signIn,
 	}
 	for _, topic := range []string{
 		notify.TopicRegisterAttempt, notify.TopicPasswordChanged, notify.TopicLockout, notify.TopicTokenReused,
 		notify.TopicFactorAdded, notify.TopicFactorRemoved, notify.TopicFactorSuspended,
 		notify.TopicBackupCodeUsed, notify.TopicBackupCodesLow, TopicBackupCodesNew, TopicDisabled,
+		notify.TopicEmailAsked, notify.TopicEmailAttempt,
 	} {
 		all[topic] = w.notice(topic)
 	}
@@ -144,24 +148,22 @@ func (w writer) withToken(topic string, purpose user.Purpose, life time.Duration
 		if err != nil {
 			return notify.Mail{}, err
 		}
-		d := notify.Data{Token: token.Reveal(), ExpiresIn: life}
-		if w.cfg.PublicURL != "" {
-			// Behind the #, which browsers keep from servers, proxies and the Referer header.
-			d.URL = strings.TrimSuffix(w.cfg.PublicURL, "/") + path + "#token=" + url.QueryEscape(d.Token)
+		return w.compose(topic, u, notify.Data{Token: token.Reveal(), ExpiresIn: life, URL: w.link(path, token)})
+	}
+}
+
+// farewell goes to the message's target: the account is gone, or has left that address.
+func (w writer) farewell(topic string) notify.Renderer {
+	return func(_ context.Context, _ *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
+		var l letter
+		if err := json.Unmarshal(payload, &l); err != nil {
+			return notify.Mail{}, errs.New(errs.Malformed, "bad_payload", "the payload is not a letter").WithCause(err)
 		}
-		return w.compose(topic, u, d)
+		return w.compose(topic, user.User{}, notify.Data{At: l.At})
 	}
 }
 
-// farewell goes to the message's target: the account is gone.
-func (w writer) farewell(_ context.Context, _ *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
-	var l letter
-	if err := json.Unmarshal(payload, &l); err != nil {
-		return notify.Mail{}, errs.New(errs.Malformed, "bad_payload", "the payload is not a letter").WithCause(err)
-	}
-	return w.own(TopicDeleted, notify.Data{At: l.At})
-}
-
+// compose writes a mail to u; without an address it goes to the message's target.
 func (w writer) compose(topic string, u user.User, d notify.Data) (notify.Mail, error) {
 	d.Product = w.cfg.Product
 	m, err := w.own(topic, d)

@@ -15,12 +15,13 @@ import (
 
 // Why sessions end here, as their rows and events say it.
 const (
-	becausePassword  = "password_changed"
-	becauseRecovered = "password_recovered"
-	becauseDisabled  = "user_disabled"
-	becauseDeleted   = "user_deleted"
-	becauseAdmin     = "admin"
-	becausePromoted  = "role_raised"
+	becausePassword    = "password_changed"
+	becauseRecovered   = "password_recovered"
+	becauseEmailUndone = "email_change_undone"
+	becauseDisabled    = "user_disabled"
+	becauseDeleted     = "user_deleted"
+	becauseAdmin       = "admin"
+	becausePromoted    = "role_raised"
 )
 
 // ChangePassword replaces the password of somebody who knows it and ends the

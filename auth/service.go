@@ -146,6 +146,9 @@ func (s *Service) Cleanup(ctx context.Context) (int64, error) {
 		func(tx *postgres.Tx) (int64, error) {
 			return s.users.CleanupTokens(ctx, tx, s.cfg.Now().Add(-s.cfg.Keep), sweepRows)
 		},
+		func(tx *postgres.Tx) (int64, error) {
+			return s.users.CleanupEmailChanges(ctx, tx, s.cfg.Now().Add(-s.cfg.Keep), sweepRows)
+		},
 	} {
 		for n := int64(sweepRows); n == sweepRows; total += n {
 			err := s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {

@@ -12,7 +12,7 @@ import (
 
 func userCommand(env *environment) *cobra.Command {
 	c := &cobra.Command{Use: "user", Short: "Manage accounts", Example: "  rootstream user add ada --email ada@example.org --role admin"}
-	c.AddCommand(userAdd(env), userList(env), userShow(env), userRole(env), userDelete(env), userImport(env), userExport(env),
+	c.AddCommand(userAdd(env), userList(env), userShow(env), userRole(env), userEmail(env), userDelete(env), userImport(env), userExport(env),
 		userAct(env, "verify", "Mark the e-mail address as verified", (*app.Parts).VerifyUser),
 		userAct(env, "disable", "Keep the account from signing in and end its sessions", (*app.Parts).DisableUser),
 		userAct(env, "enable", "Let the account sign in again", (*app.Parts).EnableUser),
@@ -139,6 +139,27 @@ func userRole(env *environment) *cobra.Command {
 			})
 		},
 	}
+}
+
+func userEmail(env *environment) *cobra.Command {
+	var verified bool
+	c := &cobra.Command{
+		Use: "email USER ADDRESS", Short: "Give an account another e-mail address", Args: cobra.ExactArgs(2),
+		Example: "  rootstream user email ada ada@example.net\n  rootstream user email ada ada@example.net --verified",
+		Long: `Give an account another e-mail address. Its sessions go on, links mailed so far end, and the old address is told.
+Without --verified the new address gets a link to verify it.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return env.with(cmd.Context(), func(p *app.Parts) error {
+				u, err := p.SetEmail(cmd.Context(), args[0], args[1], verified)
+				if err != nil {
+					return err
+				}
+				return one(env, u, userColumns()...)
+			})
+		},
+	}
+	c.Flags().BoolVar(&verified, "verified", false, "the address is known to be right")
+	return c
 }
 
 func userDelete(env *environment) *cobra.Command {

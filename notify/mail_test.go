@@ -177,6 +177,11 @@ func TestBuiltInTextsReadWell(t *testing.T) {
 	for topic, want := range map[string][]string{
 		notify.TopicVerifyEmail:     {"https://example.org/v?t=abc\n", "for 24 hours"},
 		notify.TopicRegisterAttempt: {"1 March 2026, 12:30 UTC", "nothing was changed"},
+		notify.TopicEmailConfirm:    {"https://example.org/v?t=abc\n", "for 24 hours"},
+		notify.TopicEmailAsked:      {"1 March 2026, 12:30 UTC", "change your password"},
+		notify.TopicEmailAttempt:    {"1 March 2026, 12:30 UTC", "nothing was changed"},
+		notify.TopicEmailChanged:    {"https://example.org/v?t=abc\n", "for 24 hours", "undo"},
+		notify.TopicEmailReplaced:   {"administrator"},
 		notify.TopicPasswordChanged: {"Firefox on Linux Bcc: evil\n", "Basel, CH", "203.0.113.7"},
 		notify.TopicLockout:         {"1 March 2026, 12:45 UTC"},
 		notify.TopicNewSignIn:       {"Firefox on Linux", "Basel, CH"},

@@ -13,17 +13,22 @@ import (
 
 // Topics with a built-in text, and the fields of [Data] it uses besides Product.
 const (
-	TopicVerifyEmail     = "user.verify_email"     // URL, Token or both; ExpiresIn
-	TopicRegisterAttempt = "user.register_attempt" // At
-	TopicPasswordChanged = "user.password_changed" // At, where
-	TopicLockout         = "user.locked"           // At, Until, where
-	TopicNewSignIn       = "session.new_sign_in"   // At, where
-	TopicTokenReused     = "session.token_reused"  // At, where
-	TopicFactorAdded     = "mfa.factor_added"      // At, Factor, where
-	TopicFactorRemoved   = "mfa.factor_removed"    // At, Factor, where
-	TopicFactorSuspended = "mfa.factor_suspended"  // At, Factor
-	TopicBackupCodeUsed  = "mfa.backup_code_used"  // At, CodesLeft, where
-	TopicBackupCodesLow  = "mfa.backup_codes_low"  // CodesLeft
+	TopicVerifyEmail     = "user.verify_email"           // URL, Token or both; ExpiresIn
+	TopicRegisterAttempt = "user.register_attempt"       // At
+	TopicEmailConfirm    = "user.email_confirm"          // URL, Token or both; ExpiresIn
+	TopicEmailAsked      = "user.email_change_requested" // At
+	TopicEmailAttempt    = "user.email_attempt"          // At
+	TopicEmailChanged    = "user.email_changed"          // At; URL, Token or both; ExpiresIn
+	TopicEmailReplaced   = "user.email_replaced"         // At
+	TopicPasswordChanged = "user.password_changed"       // At, where
+	TopicLockout         = "user.locked"                 // At, Until, where
+	TopicNewSignIn       = "session.new_sign_in"         // At, where
+	TopicTokenReused     = "session.token_reused"        // At, where
+	TopicFactorAdded     = "mfa.factor_added"            // At, Factor, where
+	TopicFactorRemoved   = "mfa.factor_removed"          // At, Factor, where
+	TopicFactorSuspended = "mfa.factor_suspended"        // At, Factor
+	TopicBackupCodeUsed  = "mfa.backup_code_used"        // At, CodesLeft, where
+	TopicBackupCodesLow  = "mfa.backup_codes_low"        // CodesLeft
 )
 
 // Data fills the built-in texts; "where" is Device, Place and IP, each optional.

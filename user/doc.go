@@ -1,6 +1,6 @@
 // Package user keeps accounts: who they are, how they are reached, what proves them.
 //
-// It owns the tables users and user_tokens and starts no loop. The door is
+// It owns the tables users, user_tokens and email_changes and starts no loop. The door is
 // [Store]: create, find, change, delete, list, export, import. Every change
 // appends its event in the caller's transaction. [Rules] says which names,
 // addresses and passwords may be chosen; [Hasher] turns a password into a hash

@@ -22,6 +22,7 @@ type Export struct {
 	PasswordChangedAt *time.Time       `json:"password_changed_at"`
 	LastLoginIP       *netip.Addr      `json:"last_login_ip"`
 	Tokens            []ExportedToken  `json:"tokens"  db:"-"`
+	EmailChange       *ExportedChange  `json:"email_change" db:"-"`
 	Billing           *ExportedBilling `json:"billing" db:"-"`
 }
 
@@ -32,6 +33,15 @@ type ExportedToken struct {
 	CreatedAt  time.Time         `json:"created_at"`
 	ExpiresAt  time.Time         `json:"expires_at"`
 	ConsumedAt *time.Time        `json:"consumed_at"`
+}
+
+// ExportedChange is the account's last change of address, asked for or made.
+type ExportedChange struct {
+	OldEmail  string     `json:"old_email"`
+	NewEmail  string     `json:"new_email"`
+	AskedAt   time.Time  `json:"asked_at"`
+	ChangedAt *time.Time `json:"changed_at"`
+	EndsAt    time.Time  `json:"ends_at"`
 }
 
 // ExportedBilling is the account's row in billing_accounts, a table of Phase 24.2.
@@ -62,7 +72,27 @@ func (s *Store) Export(ctx context.Context, id uuid.UUID) (Export, error) {
 	if err := s.exportTokens(ctx, &e); err != nil {
 		return Export{}, err
 	}
+	if err := s.exportChange(ctx, &e); err != nil {
+		return Export{}, err
+	}
 	return e, s.exportBilling(ctx, &e)
+}
+
+func (s *Store) exportChange(ctx context.Context, e *Export) error {
+	rows, err := s.db.Query(ctx, `select old_email, new_email, asked_at, changed_at, ends_at from email_changes where user_id = $1`, e.ID)
+	if err != nil {
+		return fmt.Errorf("export a change of address: %w", err)
+	}
+	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[ExportedChange])
+	if errors.Is(err, postgres.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("export a change of address: %w", err)
+	}
+	c.AskedAt, c.ChangedAt, c.EndsAt = c.AskedAt.UTC(), utc(c.ChangedAt), c.EndsAt.UTC()
+	e.EmailChange = &c
+	return nil
 }
 
 func (s *Store) exportTokens(ctx context.Context, e *Export) error {

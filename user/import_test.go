@@ -127,7 +127,7 @@ func TestAnExportHoldsEverythingButHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	token := issue(t, s, db, user.TokenRequest{Purpose: user.ChangeEmail, UserID: u.PublicID, TTL: time.Hour, Detail: map[string]string{"email": "new@example.org"}})
+	token := issue(t, s, db, user.TokenRequest{Purpose: user.Recover, UserID: u.PublicID, TTL: time.Hour, Detail: map[string]string{"email": "new@example.org"}})
 	if _, err = db.Exec(t.Context(), "insert into billing_accounts (user_id, payment_method, monthly_limit_gb) values ($1, 'card', 50)", u.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestAnExportHoldsEverythingButHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"username":"ada"`, `"id":"` + u.PublicID.String(), `"purpose":"change_email"`, `"new@example.org"`, `"payment_method":"card"`, `"monthly_limit_gb":50`, `"last_login_ip":null`} {
+	for _, want := range []string{`"username":"ada"`, `"id":"` + u.PublicID.String(), `"purpose":"recover"`, `"new@example.org"`, `"payment_method":"card"`, `"monthly_limit_gb":50`, `"last_login_ip":null`} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %s in %s", want, text)
 		}

@@ -109,7 +109,10 @@ func claim(ctx context.Context, tx *postgres.Tx, self int64, username, email str
 		}
 	}
 	var name, address bool
+	// An address is its old owner's for as long as its change can be undone.
 	b.Queue(`select coalesce(bool_or(lower(username) = lower($1)), false), coalesce(bool_or(lower(email) = lower($2)), false)
+			or exists (select from email_changes where changed_at is not null and lower(old_email) = lower($2)
+				and ends_at > clock_timestamp() and user_id <> $3)
 		from users where id <> $3 and (lower(username) = lower($1) or lower(email) = lower($2))`, username, email, self).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&name, &address) })
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {

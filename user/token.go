@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
 	"rootstream/postgres"
@@ -22,7 +23,6 @@ type Purpose string
 // The purposes of tokens.
 const (
 	VerifyEmail Purpose = "verify_email"
-	ChangeEmail Purpose = "change_email" // to the address in the detail "email"
 	Recover     Purpose = "recover"
 	FirstAdmin  Purpose = "first_admin" // of no user yet
 )
@@ -71,16 +71,21 @@ func (s *Store) IssueToken(ctx context.Context, tx *postgres.Tx, r TokenRequest)
 	if r.Detail == nil {
 		r.Detail = map[string]string{}
 	}
-	raw := make([]byte, 32)
-	_, _ = rand.Read(raw)
-	text := tokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
-	hash := sha256.Sum256([]byte(text))
+	text, hash := newToken()
 	if _, err := tx.Exec(ctx, `insert into user_tokens (token_hash, purpose, user_id, detail, created_at, expires_at)
 		values ($1, $2, $3, $4, clock_timestamp(), clock_timestamp() + $5::interval)`,
 		hash[:], r.Purpose, owner, r.Detail, r.TTL); err != nil {
 		return secret.Secret{}, fmt.Errorf("issue token: %w", err)
 	}
 	return secret.FromString(text), nil
+}
+
+// newToken is 32 random bytes as people get them, and what is kept of them.
+func newToken() (text string, hash [32]byte) {
+	raw := make([]byte, 32)
+	_, _ = rand.Read(raw) // never fails
+	text = tokenPrefix + base64.RawURLEncoding.EncodeToString(raw)
+	return text, sha256.Sum256([]byte(text))
 }
 
 // ConsumeToken uses a token up: of any number of callers exactly one gets it.
@@ -132,9 +137,14 @@ func (s *Store) CleanupTokens(ctx context.Context, tx *postgres.Tx, before time.
 	return tag.RowsAffected(), nil
 }
 
-// revokeTokens ends every live token of an account.
+// revokeTokens ends every live token of an account, and the change of address
+// it has asked for. One that is made can be undone all the same: who took an
+// account over must not keep its owner from that.
 func revokeTokens(ctx context.Context, tx *postgres.Tx, id int64) error {
-	if _, err := tx.Exec(ctx, "delete from user_tokens where user_id = $1 and consumed_at is null", id); err != nil {
+	b := &pgx.Batch{}
+	b.Queue("delete from user_tokens where user_id = $1 and consumed_at is null", id)
+	b.Queue("delete from email_changes where user_id = $1 and changed_at is null", id)
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return fmt.Errorf("revoke tokens: %w", err)
 	}
 	return nil

@@ -42,19 +42,19 @@ func TestATokenIsGoodOnceForItsPurposeAlone(t *testing.T) {
 	s, db := newStore(t)
 	u := mustCreate(t, s, db, "ada")
 	detail := map[string]string{"email": "new@example.org"}
-	token := issue(t, s, db, user.TokenRequest{Purpose: user.ChangeEmail, UserID: u.PublicID, TTL: time.Hour, Detail: detail})
+	token := issue(t, s, db, user.TokenRequest{Purpose: user.VerifyEmail, UserID: u.PublicID, TTL: time.Hour, Detail: detail})
 	if text := token.Reveal(); !strings.HasPrefix(text, "sut_") || len(text) != 47 {
 		t.Errorf("token %q", text)
 	}
 	if _, err := consume(t, s, db, user.Recover, token.Reveal()); !errors.Is(err, user.ErrTokenGone) {
 		t.Errorf("for another purpose: %v", err)
 	}
-	got, err := consume(t, s, db, user.ChangeEmail, token.Reveal())
-	want := user.Token{Purpose: user.ChangeEmail, UserID: u.PublicID, Detail: detail}
+	got, err := consume(t, s, db, user.VerifyEmail, token.Reveal())
+	want := user.Token{Purpose: user.VerifyEmail, UserID: u.PublicID, Detail: detail}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v, -want +got:\n%s", err, diff)
 	}
-	if _, err := consume(t, s, db, user.ChangeEmail, token.Reveal()); !errors.Is(err, user.ErrTokenGone) || errs.KindOf(err) != errs.Gone {
+	if _, err := consume(t, s, db, user.VerifyEmail, token.Reveal()); !errors.Is(err, user.ErrTokenGone) || errs.KindOf(err) != errs.Gone {
 		t.Errorf("the second time: %v", err)
 	}
 }

@@ -59,7 +59,8 @@ func (s *Store) UpdateProfile(ctx context.Context, tx *postgres.Tx, id uuid.UUID
 }
 
 // SetEmail gives the account another address, which counts as unverified, and
-// ends every link mailed so far. [ErrEmailTaken] leaves the transaction usable.
+// ends every link mailed so far, and what of an earlier change was still open.
+// [ErrEmailTaken] leaves the transaction usable.
 func (s *Store) SetEmail(ctx context.Context, tx *postgres.Tx, id uuid.UUID, email string, actor uuid.UUID) (User, error) {
 	email = NormalizeEmail(email)
 	if fault := CheckEmail(email); fault != "" {
@@ -72,20 +73,13 @@ func (s *Store) SetEmail(ctx context.Context, tx *postgres.Tx, id uuid.UUID, ema
 	if u.Email == email {
 		return u, nil
 	}
-	if err = claim(ctx, tx, u.ID, "", email); err != nil {
+	if err = move(ctx, tx, u, address{email: email, actor: actor}); err != nil {
 		return User{}, err
 	}
-	if err = revokeTokens(ctx, tx, u.ID); err != nil {
-		return User{}, err
+	if _, err = tx.Exec(ctx, "delete from email_changes where user_id = $1", u.ID); err != nil {
+		return User{}, fmt.Errorf("set e-mail: %w", err)
 	}
-	u, err = one(tx.Query(ctx, `update users u set email = $2::text, is_verified = false, email_verified_at = null,
-			is_case_duplicate = u.is_case_duplicate and exists (select from users o where o.id <> u.id
-				and (lower(o.username) = lower(u.username) or lower(o.email) = lower($2::text)))
-		where u.id = $1 returning `+columns, u.ID, email))
-	if err != nil {
-		return User{}, fmt.Errorf("set e-mail: %w", taken(err))
-	}
-	return u, tell(tx, id, "user.updated", actor, map[string]any{"fields": []string{"email"}})
+	return locked(ctx, tx, id)
 }
 
 // MarkVerified records that the address is the owner's.
