@@ -22,8 +22,8 @@ var mayImport = map[string]string{
 	"cli":            "app app/backups app/config app/demo app/doctor",
 	"app":            "api app/backups app/config auth backup cache devstack event mfa notify postgres secret session statesync statesync/merge stream user",
 	"app/config":     "backup backup/schedule cache notify secret",
-	"app/backups":    "app/config backup backup/archive backup/repo backup/schedule notify postgres secret",
-	"app/doctor":     "app/backups app/config backup backup/archive backup/repo backup/schedule cache devstack pgserver postgres secret",
+	"app/backups":    "app/config backup backup/archive backup/archive/ledger backup/archive/receive backup/repo backup/schedule notify postgres secret",
+	"app/doctor":     "app/backups app/config backup backup/archive/ledger backup/archive/receive backup/repo backup/schedule cache devstack pgserver postgres secret",
 	"app/demo":       "app app/config mfa",
 	"app/apptest":    "app app/config cache/cachetest postgres postgres/postgrestest",
 	"api":            "auth backup event mfa secret session statesync stream user",
@@ -39,14 +39,20 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup/archive":    "backup/pgdata backup/repo backup/wal pgserver",
+	"backup/archive":    "backup/archive/ledger backup/pgdata backup/repo backup/wal",
 	"backup/base":       "backup/base/wire backup/pgdata backup/repo backup/wal pgserver",
 	"backup/base/wire":  "backup/pgdata backup/wal",
 	"backup/pgdata":     "backup/wal",
-	"backup/restore":    "backup/pgdata backup/repo backup/wal backup/wal/record pgserver",
+	"backup/restore":    "backup/pgdata backup/repo backup/restore/plan backup/restore/recovery backup/wal backup/wal/record pgserver",
 	"backup/schedule":   "",
 	"backup/wal":        "",
 	"backup/wal/record": "backup/wal",
+
+	"backup/archive/ledger":   "backup/repo backup/wal",
+	"backup/archive/receive":  "backup/archive/ledger backup/repo backup/wal",
+	"backup/restore/plan":     "backup/archive/ledger backup/repo backup/wal backup/wal/record",
+	"backup/restore/proof":    "backup/archive/ledger backup/pgdata backup/repo backup/restore backup/restore/plan backup/restore/recovery pgserver",
+	"backup/restore/recovery": "backup/pgdata backup/restore/plan backup/wal pgserver",
 
 	"backup/repo":                "backup/repo/codec backup/repo/files backup/repo/logs backup/repo/pack backup/repo/run backup/repo/seal backup/storage backup/wal",
 	"backup/repo/codec":          "",
@@ -60,7 +66,7 @@ var mayImport = map[string]string{
 	"backup/storage/s3":          "backup/storage secret",
 	"backup/storage/storagetest": "backup/storage",
 
-	"backup": "backup/archive backup/base backup/repo backup/restore backup/schedule backup/storage backup/storage/file backup/storage/s3 backup/wal notify postgres secret",
+	"backup": "backup/archive backup/archive/ledger backup/archive/receive backup/base backup/repo backup/restore backup/restore/plan backup/restore/proof backup/schedule backup/storage backup/storage/file backup/storage/s3 backup/wal notify postgres secret",
 
 	"event":    "event/codec postgres",
 	"notify":   "postgres",
@@ -81,7 +87,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive backup/base backup/base/wire backup/restore",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive/receive backup/base backup/base/wire backup/restore/proof",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

@@ -15,7 +15,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/base"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
@@ -70,7 +71,7 @@ func (m *Manager) create(ctx context.Context, o CreateOptions) (Backup, error) {
 	var manifest repo.Manifest
 	take := func(ctx context.Context) error {
 		manifest, err = base.Take(ctx, m.base(o), m.repo, func(ctx context.Context, size uint32, r wal.Range) error {
-			return archive.Wait(ctx, m.repo, src.system, size, r)
+			return ledger.Wait(ctx, m.repo, src.system, size, r)
 		})
 		return err
 	}
@@ -155,7 +156,7 @@ func (m *Manager) receiving(ctx context.Context, fn func(context.Context) error)
 	defer os.RemoveAll(spool) //nolint:errcheck // what is needed of it is in the repository
 	suffix := make([]byte, 4)
 	_, _ = rand.Read(suffix) // never fails
-	r, err := archive.NewReceiver(archive.Config{
+	r, err := receive.New(receive.Config{
 		DSN: m.cfg.DSN.Reveal(), Slot: "rootstream_backup_" + hex.EncodeToString(suffix), Temporary: true, Spool: filepath.Join(spool, "wal"),
 		Open: func(context.Context) (*repo.Repo, error) { return m.repo, nil }, Logger: m.cfg.Logger,
 	})

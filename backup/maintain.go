@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/errs"
@@ -79,7 +79,7 @@ func (m *Manager) withoutLog(ctx context.Context, ids []string) ([]Finding, erro
 	if err != nil {
 		return nil, err
 	}
-	ledgers := map[uint64]archive.Ledger{}
+	ledgers := map[uint64]ledger.Ledger{}
 	var found []Finding
 	for _, e := range entries {
 		if !slices.Contains(ids, e.ID) || e.Err != nil || e.Type == Logical {
@@ -88,7 +88,7 @@ func (m *Manager) withoutLog(ctx context.Context, ids []string) ([]Finding, erro
 		system := e.Cluster.SystemID
 		l, known := ledgers[system]
 		if !known {
-			l, err = archive.Load(ctx, m.repo, system)
+			l, err = ledger.Load(ctx, m.repo, system)
 			if errors.Is(err, repo.ErrDamaged) || errors.Is(err, repo.ErrWALConflict) {
 				continue // named as an object
 			}

@@ -13,15 +13,17 @@ import (
 
 	"rootstream/backup/archive"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/restore/proof"
 	"rootstream/backup/wal"
 	"rootstream/internal/proc"
 )
 
 // Window is a stretch of time to every moment of which the cluster can be restored.
-type Window = restore.Window
+type Window = plan.Window
 
 // RestoreSpec is a target of a restore as people write it.
-type RestoreSpec = restore.Spec
+type RestoreSpec = plan.Spec
 
 // RestoreProgress is how far a restore is.
 type RestoreProgress = restore.Progress
@@ -82,7 +84,7 @@ func (r Recovery) Restore(ctx context.Context, o RestoreOptions) (Restored, erro
 		cfg.RestoreCommand = command
 		return restore.Run(ctx, cfg, r.m.repo)
 	}
-	if o.Start && target.Action != restore.Pause {
+	if o.Start && target.Action != plan.Pause {
 		owner, err := restore.OwnerOf(cfg)
 		if err != nil {
 			return Restored{}, err
@@ -119,9 +121,9 @@ func (r Recovery) TestRestore(ctx context.Context, o TestRestoreOptions) (Proof,
 	if err != nil {
 		return Proof{}, err
 	}
-	cfg := restore.ProofConfig{System: system, Dir: o.Dir, Workers: o.Workers, Progress: o.Progress, Logger: r.m.cfg.Logger}
+	cfg := proof.Config{System: system, Dir: o.Dir, Workers: o.Workers, Progress: o.Progress, Logger: r.m.cfg.Logger}
 	if o.ID != "" && o.ID != Latest {
-		cfg.Target = restore.Target{Kind: restore.Immediate, Backup: id}
+		cfg.Target = plan.Target{Kind: plan.Immediate, Backup: id}
 	}
 	if o.Planted {
 		cfg.DSN = r.m.cfg.DSN.Reveal()
@@ -133,7 +135,7 @@ func (r Recovery) TestRestore(ctx context.Context, o TestRestoreOptions) (Proof,
 	}
 	p, err := relayed(ctx, r, reach{system, owner, parent}, func(ctx context.Context, command string) (Proof, error) {
 		cfg.RestoreCommand = command
-		proof, failed := restore.TestRestore(ctx, cfg, r.m.repo)
+		proof, failed := proof.Run(ctx, cfg, r.m.repo)
 		return proofOf(proof), failed
 	})
 	if err == nil {
@@ -217,17 +219,11 @@ func (m *Manager) Windows(ctx context.Context) ([]Window, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the system identifier: %w", err)
 	}
-	backups, archived, err := restore.Load(ctx, m.repo, system)
+	backups, l, err := plan.Load(ctx, m.repo, system)
 	if err != nil {
 		return nil, err
 	}
-	newest := all[i].Timeline
-	for tli, h := range archived.Histories {
-		if tli > newest && h.Contains(all[i].Timeline, all[i].StopLSN) {
-			newest = tli
-		}
-	}
-	windows := restore.Windows(newest, backups, archived)
+	windows := plan.Windows(backups, l)
 	if windows == nil {
 		windows = []Window{}
 	}

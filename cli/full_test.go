@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/pgserver"
 )
 
@@ -171,7 +171,7 @@ func TestAReceiverWhoseSpoolIsFullLosesNothing(t *testing.T) {
 		cmd := s.command(s.env, strings.Fields("wal status -o json"+repo)...)
 		var out bytes.Buffer
 		cmd.Stdout = &out
-		var status []archive.Status
+		var status []ledger.Status
 		return cmd.Run() == nil && json.Unmarshal(out.Bytes(), &status) == nil && len(status) == 1 && status[0].Sound() &&
 			s.sql("select ('"+status[0].Archived.String()+"'::pg_lsn >= '"+end+"'::pg_lsn)::text") == "true"
 	})

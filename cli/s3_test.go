@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/storage/storagetest"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
@@ -145,7 +146,7 @@ func cycleOverS3(t *testing.T, s *bucketSite) {
 	end := s.sql("select pg_current_wal_insert_lsn()::text")
 	within(t, "all log is in the bucket", func() bool {
 		code, out, _ := s.rootstream("wal", "status", "-o", "json")
-		var status []archive.Status
+		var status []ledger.Status
 		return code == 0 && json.Unmarshal([]byte(out), &status) == nil && len(status) == 1 &&
 			s.sql("select ('"+status[0].Archived.String()+"'::pg_lsn >= '"+end+"'::pg_lsn)::text") == "true"
 	})

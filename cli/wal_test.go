@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/pgserver"
 )
 
@@ -98,12 +99,12 @@ func TestWriteAheadLogIsPushedLookedAtAndFetched(t *testing.T) {
 	}
 	flags := []string{"--repo", s.repo, "--key-file", s.key}
 	code, out, _ := s.run("", append([]string{"wal", "gaps", "-o", "json"}, flags...)...)
-	var entries []archive.Entry
-	if err := json.Unmarshal([]byte(out), &entries); err != nil || code != 0 || len(entries) != 1 || entries[0].Status != archive.Found {
+	var entries []ledger.Entry
+	if err := json.Unmarshal([]byte(out), &entries); err != nil || code != 0 || len(entries) != 1 || entries[0].Status != ledger.Found {
 		t.Fatalf("exit code %d, %v: %s", code, err, out)
 	}
 	code, out, stderr := s.run("", append([]string{"wal", "status", "-o", "json", "--dsn", s.DSN("postgres")}, flags...)...)
-	var status []archive.Status
+	var status []ledger.Status
 	if err := json.Unmarshal([]byte(out), &status); err != nil || code != 0 || len(status) != 1 || status[0].Archived != entries[0].To || status[0].Server == nil {
 		t.Fatalf("exit code %d, %v: %s%s", code, err, out, stderr)
 	}
@@ -151,7 +152,7 @@ func TestWriteAheadLogIsPushedLookedAtAndFetched(t *testing.T) {
 	if err != nil || len(lost) != 1 || os.Remove(lost[0]) != nil {
 		t.Fatalf("%v, %v", lost, err)
 	}
-	if code, out, _ := s.run("", append([]string{"wal", "gaps"}, flags...)...); code != 8 || !strings.Contains(out, archive.Missing) {
+	if code, out, _ := s.run("", append([]string{"wal", "gaps"}, flags...)...); code != 8 || !strings.Contains(out, ledger.Missing) {
 		t.Errorf("exit code %d: %s", code, out)
 	}
 	if code, _, _ := s.run("", append([]string{"wal", "status"}, flags...)...); code != 8 {

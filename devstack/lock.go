@@ -7,11 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"rootstream/internal/flock"
 	"rootstream/internal/proc"
 )
 
@@ -31,10 +29,10 @@ func Lock(path string) (*FileLock, error) {
 	if err != nil {
 		return nil, ErrAccess.WithCause(err)
 	}
-	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err = flock.Try(f); err != nil {
 		defer func() { _ = f.Close() }()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, ErrAccess.WithCause(fmt.Errorf("lock %s: %w", path, err))
+		if !errors.Is(err, flock.ErrHeld) {
+			return nil, ErrAccess.WithCause(err)
 		}
 		return nil, ErrLocked.WithCause(fmt.Errorf("%s is held by %s", path, readHolder(f))).
 			WithHint("stop that process first, or choose another data folder")
@@ -66,7 +64,7 @@ func lockHolder(path string) string {
 		return ""
 	}
 	defer func() { _ = f.Close() }()
-	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+	if flock.Free(f) {
 		return ""
 	}
 	return readHolder(f)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/backup"
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/backup/schedule"
 	"rootstream/internal/wait"
@@ -39,11 +39,11 @@ func (b *Operator) Keep(ctx context.Context) error {
 const receiverLook = 500 * time.Millisecond
 
 // attached waits until the receiver streams, but not for ever.
-func attached(ctx context.Context, r *archive.Receiver) error {
+func attached(ctx context.Context, r *receive.Receiver) error {
 	const patience = 30 * time.Second
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for r.State().Doing != archive.Streaming {
+	for r.State().Doing != receive.Streaming {
 		if wait.For(waiting, receiverLook) != nil {
 			return ctx.Err()
 		}
@@ -52,7 +52,7 @@ func attached(ctx context.Context, r *archive.Receiver) error {
 }
 
 // receiver is what streams the write-ahead log of the server into the repository.
-func (b *Operator) receiver() (*archive.Receiver, error) {
+func (b *Operator) receiver() (*receive.Receiver, error) {
 	open := func(context.Context) (*repo.Repo, error) { return b.Repo(), nil }
 	alarm := func(ctx context.Context, cause error) {
 		alerts, err := b.alerts()

@@ -13,6 +13,8 @@ import (
 
 	"rootstream/app/config"
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/errs"
 )
@@ -21,9 +23,9 @@ import (
 //
 //nolint:revive // each is documented where it is defined
 type (
-	WALStatus = archive.Status
-	WALEntry  = archive.Entry
-	WALState  = archive.State
+	WALStatus = ledger.Status
+	WALEntry  = ledger.Entry
+	WALState  = receive.State
 )
 
 // ErrWALAbsent says that the repository is proven not to have a file.
@@ -128,7 +130,7 @@ func ParseSystemID(text string) (uint64, error) {
 }
 
 // NewWALReceiver makes the receiver of a configuration. Its loop is Run.
-func NewWALReceiver(cfg config.Config, o Options, alarm func(context.Context, error)) (*archive.Receiver, error) {
+func NewWALReceiver(cfg config.Config, o Options, alarm func(context.Context, error)) (*receive.Receiver, error) {
 	c := cfg.Backup
 	if _, err := readKeys(c); err != nil {
 		return nil, err
@@ -138,13 +140,13 @@ func NewWALReceiver(cfg config.Config, o Options, alarm func(context.Context, er
 }
 
 // receiver makes the receiver of a configuration for a repository that open opens.
-func receiver(cfg config.Config, open func(context.Context) (*repo.Repo, error), alarm func(context.Context, error), log *slog.Logger) (*archive.Receiver, error) {
+func receiver(cfg config.Config, open func(context.Context) (*repo.Repo, error), alarm func(context.Context, error), log *slog.Logger) (*receive.Receiver, error) {
 	c := cfg.Backup
 	spool, err := c.SpoolDir()
 	if err != nil {
 		return nil, err
 	}
-	return archive.NewReceiver(archive.Config{
+	return receive.New(receive.Config{
 		DSN: c.Source(cfg.Postgres).Reveal(), Slot: c.Slot, Spool: spool, Remote: c.Acknowledge == "repository",
 		Alarm: alarm, Open: open, Logger: log,
 	})
@@ -157,9 +159,9 @@ func WALStatuses(ctx context.Context, cfg config.Config) (all []WALStatus, unkno
 	if err != nil {
 		return nil, nil, err
 	}
-	var server *archive.Server
+	var server *ledger.Server
 	if dsn := cfg.Backup.Source(cfg.Postgres); !dsn.IsZero() {
-		s, failed := archive.LookUp(ctx, dsn.Reveal(), cfg.Backup.Slot)
+		s, failed := receive.LookUp(ctx, dsn.Reveal(), cfg.Backup.Slot)
 		if failed == nil {
 			server = &s
 		}
@@ -170,11 +172,11 @@ func WALStatuses(ctx context.Context, cfg config.Config) (all []WALStatus, unkno
 		return nil, nil, err
 	}
 	for _, system := range systems {
-		s, err := archive.StatusOf(ctx, r, system, server)
+		l, err := ledger.Load(ctx, r, system)
 		if err != nil {
 			return nil, nil, err
 		}
-		all = append(all, s)
+		all = append(all, l.Status(server))
 	}
 	return all, unknown, nil
 }
@@ -188,13 +190,13 @@ func WALEntries(ctx context.Context, cfg config.Config, system uint64) ([]WALEnt
 	if system, err = walSystem(ctx, cfg, r, system); err != nil {
 		return nil, err
 	}
-	l, err := archive.Load(ctx, r, system)
+	l, err := ledger.Load(ctx, r, system)
 	return l.Entries(), err
 }
 
 // WALMissing reports whether anything is.
 func WALMissing(entries []WALEntry) bool {
-	return slices.ContainsFunc(entries, func(e WALEntry) bool { return e.Status == archive.Missing })
+	return slices.ContainsFunc(entries, func(e WALEntry) bool { return e.Status == ledger.Missing })
 }
 
 // enoughAhead is the share of what may lie ahead below which more is fetched.

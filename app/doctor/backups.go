@@ -13,7 +13,8 @@ import (
 	"rootstream/app/backups"
 	"rootstream/app/config"
 	"rootstream/backup"
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/backup/schedule"
 	"rootstream/secret"
@@ -26,7 +27,7 @@ type heldBackups struct {
 	configured bool
 	err        error           // nothing below is known
 	all        []backup.Backup // of the whole cluster, newest first
-	log        archive.Status
+	log        ledger.Status
 	broken     error // why the newest backup does not reach the end of the log
 	unknown    error // why nothing is known of the server's slot
 }
@@ -54,10 +55,10 @@ func (h *heldBackups) ask(ctx context.Context, cfg config.Config, down error) {
 
 // askLog sums up the write-ahead log of the server's cluster, else of the one that was last backed up.
 func (h *heldBackups) askLog(ctx context.Context, c config.Backup, r *repo.Repo) error {
-	var server *archive.Server
+	var server *ledger.Server
 	var system uint64
 	if h.unknown == nil && !c.DSN.IsZero() {
-		s, err := archive.LookUp(ctx, c.DSN.Reveal(), c.Slot)
+		s, err := receive.LookUp(ctx, c.DSN.Reveal(), c.Slot)
 		if h.unknown = err; err == nil {
 			server, system = &s, s.SystemID
 		}
@@ -71,13 +72,13 @@ func (h *heldBackups) askLog(ctx context.Context, c config.Backup, r *repo.Repo)
 	}
 	name := strconv.FormatUint(system, 10)
 	h.all = slices.DeleteFunc(h.all, func(b backup.Backup) bool { return b.System != name })
-	ledger, err := archive.Load(ctx, r, system)
+	l, err := ledger.Load(ctx, r, system)
 	if err != nil {
 		return err
 	}
-	h.log = ledger.Status(server)
+	h.log = l.Status(server)
 	if b := h.newest(); b != nil {
-		h.broken = ledger.Onward(b.Timeline, b.StartLSN, b.StopLSN)
+		h.broken = l.Onward(b.Timeline, b.StartLSN, b.StopLSN)
 	}
 	return nil
 }

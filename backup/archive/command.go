@@ -3,13 +3,13 @@ package archive
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/google/uuid"
+
+	"rootstream/internal/proc"
 )
 
 // ExitAbsent is the exit code by which a fetch says that the file is proven absent. It is not 1: that is also how a
@@ -60,14 +60,8 @@ func isPrivate(dir string) error {
 	if err != nil {
 		return fmt.Errorf("folder for segments fetched ahead: %w", err)
 	}
-	if !oursAlone(info) {
+	if !proc.OursAlone(info) {
 		return fmt.Errorf("folder for segments fetched ahead: %s is not a private folder of ours", dir)
 	}
 	return nil
-}
-
-// oursAlone reports whether it is a folder of the user we run as, in which nobody else can write.
-func oursAlone(info fs.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && info.IsDir() && info.Mode().Perm()&0o022 == 0 && int(st.Uid) == os.Geteuid()
 }

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
+	"rootstream/internal/flock"
 )
 
 // Source is where [Source.Fetch] takes files from.
@@ -89,7 +91,7 @@ func (s Source) last(ctx context.Context, n wal.Name) ([]byte, error) {
 		return data, nil // its pieces are all of it: who sent them was killed before it could say so
 	}
 	if goesOn {
-		return nil, ErrGap.WithCause(fmt.Errorf("%v is not whole in the repository, though there is log behind it", n))
+		return nil, ledger.ErrGap.WithCause(fmt.Errorf("%v is not whole in the repository, though there is log behind it", n))
 	}
 	if len(data) == 0 {
 		partial := n
@@ -140,11 +142,11 @@ func (s Source) goesOn(ctx context.Context, n wal.Name, begun bool) (bool, error
 
 // branchedBefore reports whether the timeline had begun when it came to the segment.
 func (s Source) branchedBefore(ctx context.Context, n wal.Name) (bool, error) {
-	h, known, err := readHistory(ctx, s.Repo, s.System, n.Timeline)
+	h, known, err := ledger.History(ctx, s.Repo, s.System, n.Timeline)
 	if err != nil || !known || len(h) < 2 {
 		return false, err
 	}
-	size, err := segmentSize(ctx, s.Repo, s.System, []wal.TimelineID{n.Timeline})
+	size, err := ledger.SegmentSize(ctx, s.Repo, s.System, []wal.TimelineID{n.Timeline})
 	if err != nil || size == 0 {
 		return false, err
 	}
@@ -189,14 +191,16 @@ func (s Source) Prefetch(ctx context.Context, name string, count int) error {
 	if err = privateDir(s.Dir); err != nil {
 		return err
 	}
-	unlock, err := lockFile(os.OpenFile(filepath.Join(s.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600))
-	if errors.Is(err, ErrSpool) {
-		return nil
-	}
+	lock, err := os.OpenFile(filepath.Join(s.Dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { _ = lock.Close() }()
+	if err = flock.Try(lock); errors.Is(err, flock.ErrHeld) {
+		return nil
+	} else if err != nil {
+		return err
+	}
 	var wanted []string
 	for info, err := range s.Repo.ListWAL(ctx, s.System, n.Timeline) {
 		if err != nil {

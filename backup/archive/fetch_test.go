@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 )
@@ -101,15 +102,15 @@ func TestWhatIsFetched(t *testing.T) {
 			s.piece(5, 0, 60000)
 			s.segments(1, 5)
 		}, name1, data1, nil},
-		{"a segment that is missing in the middle", func(s shelf) { s.segments(1, 4, 6) }, name1, nil, archive.ErrGap},
+		{"a segment that is missing in the middle", func(s shelf) { s.segments(1, 4, 6) }, name1, nil, ledger.ErrGap},
 		{"a segment before pieces of a later one", func(s shelf) {
 			s.segments(1, 4)
 			s.piece(7, 0, 100)
-		}, name1, nil, archive.ErrGap},
+		}, name1, nil, ledger.ErrGap},
 		{"pieces where the log goes on", func(s shelf) {
 			s.piece(5, 0, 60000)
 			s.segments(1, 6)
-		}, name1, nil, archive.ErrGap},
+		}, name1, nil, ledger.ErrGap},
 		{"pieces of all of it where the log goes on", func(s shelf) {
 			s.piece(5, 0, 60000)
 			s.piece(5, 50000, size)
@@ -119,7 +120,7 @@ func TestWhatIsFetched(t *testing.T) {
 		{"the segment in which the timeline began", func(s shelf) {
 			s.segments(2, 6, 7)
 			s.history(history)
-		}, name2, nil, archive.ErrGap},
+		}, name2, nil, ledger.ErrGap},
 		{"a segment of before the timeline began", func(s shelf) {
 			s.segments(2, 6, 7)
 			s.history("1\t0/650000\tno recovery target specified\n")

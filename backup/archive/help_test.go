@@ -24,6 +24,8 @@ import (
 	"go.uber.org/goleak"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/backup/storage/file"
 	"rootstream/backup/wal"
@@ -68,7 +70,7 @@ func programs() map[string]func(child) int {
 func receiveProgram(s child) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	r, err := archive.NewReceiver(config(s))
+	r, err := receive.New(config(s))
 	if err == nil {
 		err = r.Run(ctx)
 	}
@@ -361,8 +363,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func config(s child) archive.Config {
-	return archive.Config{
+func config(s child) receive.Config {
+	return receive.Config{
 		DSN: s.DSN, Spool: s.Spool, Remote: s.Remote, Logger: slog.New(slog.DiscardHandler), Patience: 5 * time.Second,
 		Open: func(ctx context.Context) (*repo.Repo, error) { return openRepo(ctx, s.Repo) },
 	}
@@ -370,15 +372,15 @@ func config(s child) archive.Config {
 
 // receiving is a receiver of this process.
 type receiving struct {
-	*archive.Receiver
+	*receive.Receiver
 	t    *testing.T
 	end  context.CancelFunc
 	done chan error
 }
 
-func receive(t *testing.T, cfg archive.Config) *receiving {
+func start(t *testing.T, cfg receive.Config) *receiving {
 	t.Helper()
-	r, err := archive.NewReceiver(cfg)
+	r, err := receive.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,7 +428,7 @@ func (c *cluster) compare(r *repo.Repo, system uint64, rng wal.Range) {
 			c.t.Errorf("%s differs", name)
 		}
 	}
-	if err := archive.Contiguous(c.t.Context(), r, system, rng); err != nil {
+	if err := contiguous(c.t, r, system, rng); err != nil {
 		c.t.Error(err)
 	}
 }
@@ -436,14 +438,27 @@ func contextOf(t *testing.T) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.Context(), 500*time.Millisecond)
 }
 
-func contiguous(t *testing.T, r *repo.Repo, system uint64, rng wal.Range) error {
+func gapsOf(t *testing.T, r *repo.Repo, system uint64) []ledger.Gap {
 	t.Helper()
-	return archive.Contiguous(t.Context(), r, system, rng)
+	l, err := ledger.Load(t.Context(), r, system)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Gaps()
 }
 
-func (c *cluster) slot() (archive.Slot, error) {
+func contiguous(t *testing.T, r *repo.Repo, system uint64, rng wal.Range) error {
+	t.Helper()
+	l, err := ledger.Load(t.Context(), r, system)
+	if err != nil {
+		return err
+	}
+	return l.Contiguous(rng)
+}
+
+func (c *cluster) slot() (ledger.Slot, error) {
 	c.t.Helper()
-	s, err := archive.LookUp(c.t.Context(), c.dsn(), "rootstream")
+	s, err := receive.LookUp(c.t.Context(), c.dsn(), "rootstream")
 	return s.Slot, err
 }
 

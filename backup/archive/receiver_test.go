@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/tests/harness"
@@ -19,14 +20,14 @@ import (
 
 func (r *receiving) streaming() {
 	r.t.Helper()
-	eventually(r.t, "it streams", func() bool { return r.State().Doing == archive.Streaming })
+	eventually(r.t, "it streams", func() bool { return r.State().Doing == receive.Streaming })
 }
 
 func TestEverythingIsReceivedAndTheOpenSegmentToo(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, nil)
 	r, dir := newRepo(t)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	rc.streaming()
 	from := c.lsn().SegmentStart(size)
 	c.write(5)
@@ -81,14 +82,14 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) {
 	l.stop()
 	c.switchSegment()
 	end := c.lsn().SegmentStart(size)
-	rc := receive(t, config(program))
+	rc := start(t, config(program))
 	rc.uploaded(end)
-	ledger, err := archive.Load(t.Context(), r, c.system())
+	have, err := ledger.Load(t.Context(), r, c.system())
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries := ledger.Entries()
-	if len(entries) == 0 || entries[0].From > from+2*size || len(ledger.Gaps()) != 0 {
+	entries := have.Entries()
+	if len(entries) == 0 || entries[0].From > from+2*size || len(have.Gaps()) != 0 {
 		t.Fatalf("from %v on there is %v", from, entries)
 	}
 	c.compare(r, c.system(), wal.Range{Timeline: 1, From: entries[0].From, To: end})
@@ -99,7 +100,7 @@ func TestATimelineIsFollowedToItsEndAndOnToTheNext(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, map[string]string{"restore_command": "false"})
 	r, dir := newRepo(t)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	rc.streaming()
 	from := c.lsn().SegmentStart(size)
 	for tli := wal.TimelineID(2); tli <= 3; tli++ {
@@ -115,9 +116,9 @@ func TestATimelineIsFollowedToItsEndAndOnToTheNext(t *testing.T) {
 	if err := contiguous(t, r, c.system(), wal.Range{Timeline: 3, From: from, To: end}); err != nil {
 		t.Error(err)
 	}
-	ledger, err := archive.Load(t.Context(), r, c.system())
-	if err != nil || len(ledger.Gaps()) != 0 || len(ledger.Timelines) != 3 {
-		t.Errorf("%v, %v", ledger.Entries(), err)
+	l, err := ledger.Load(t.Context(), r, c.system())
+	if err != nil || len(l.Gaps()) != 0 || len(l.Timelines) != 3 {
+		t.Errorf("%v, %v", l.Entries(), err)
 	}
 	for tli := wal.TimelineID(2); tli <= 3; tli++ {
 		want, err := os.ReadFile(filepath.Join(c.DataDir(), "pg_wal", wal.HistoryName(tli)))
@@ -139,7 +140,7 @@ func TestHistoriesOfBeforeAreArchivedToo(t *testing.T) {
 		c.recoverAndPromote()
 	}
 	r, dir := newRepo(t)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	rc.uploaded(c.lsn())
 	for tli := wal.TimelineID(2); tli <= 3; tli++ {
 		if _, err := r.GetWAL(t.Context(), c.system(), wal.HistoryName(tli)); err != nil {
@@ -153,7 +154,7 @@ func TestAPromotedServerThatNeverHadTheEndIsFollowed(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, map[string]string{"restore_command": "false"})
 	r, dir := newRepo(t)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	rc.streaming()
 	c.write(1)
 	c.stop()
@@ -190,7 +191,7 @@ func TestAReceiverOfAnotherMachineGoesOnWhereTheLostOneEnded(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, map[string]string{"restore_command": "false"})
 	r, dir := newRepo(t)
-	lost := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	lost := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	lost.streaming()
 	from := c.lsn().SegmentStart(size)
 	c.write(2)
@@ -206,15 +207,15 @@ func TestAReceiverOfAnotherMachineGoesOnWhereTheLostOneEnded(t *testing.T) {
 	c.write(3)
 	c.query("checkpoint")
 	c.write(1)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
 	c.switchSegment()
 	end := c.lsn().SegmentStart(size)
 	eventually(t, "all of timeline 2 is there", func() bool { return rc.State().Timeline == 2 && rc.State().Uploaded >= end })
 	if err := contiguous(t, r, c.system(), wal.Range{Timeline: 2, From: from, To: end}); err != nil {
 		t.Error(err)
 	}
-	if gaps, err := archive.Gaps(t.Context(), r, c.system()); err != nil || len(gaps) > 0 {
-		t.Errorf("%v, %v", gaps, err)
+	if gaps := gapsOf(t, r, c.system()); len(gaps) > 0 {
+		t.Errorf("%v", gaps)
 	}
 }
 
@@ -225,7 +226,7 @@ func TestAReceiverBesideABackupBeginsNoLaterThanItsCheckpoint(t *testing.T) {
 	r, dir := newRepo(t)
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
 	cfg.Temporary = true
-	before := receive(t, cfg)
+	before := start(t, cfg)
 	before.streaming()
 	c.write(2)
 	before.uploaded(c.lsn())
@@ -240,7 +241,7 @@ func TestAReceiverBesideABackupBeginsNoLaterThanItsCheckpoint(t *testing.T) {
 	}
 	c.switchSegment()
 	cfg.Spool = folder(t)
-	rc := receive(t, cfg)
+	rc := start(t, cfg)
 	rc.streaming()
 	c.switchSegment()
 	end := c.lsn().SegmentStart(size)
@@ -266,7 +267,7 @@ func TestALostSlotIsAGapThatIsTold(t *testing.T) {
 			var told alarms
 			cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
 			cfg.Alarm = told.tell
-			rc := receive(t, cfg)
+			rc := start(t, cfg)
 			rc.streaming()
 			c.write(2)
 			before := c.lsn()
@@ -280,16 +281,16 @@ func TestALostSlotIsAGapThatIsTold(t *testing.T) {
 				c.write(3)
 				c.query("checkpoint")
 			}
-			again := receive(t, cfg)
-			c.eventually("the gap is told", func() bool { return told.told(archive.ErrGap) })
+			again := start(t, cfg)
+			c.eventually("the gap is told", func() bool { return told.told(ledger.ErrGap) })
 			c.write(2)
 			c.switchSegment()
 			again.uploaded(c.lsn().SegmentStart(size))
-			gaps, err := archive.Gaps(t.Context(), r, c.system())
-			if err != nil || len(gaps) != 1 || gaps[0].From > before+size || gaps[0].From < before.SegmentStart(size) || again.State().Gaps != 1 {
-				t.Errorf("%v, %v, %+v", gaps, err, again.State())
+			gaps := gapsOf(t, r, c.system())
+			if len(gaps) != 1 || gaps[0].From > before+size || gaps[0].From < before.SegmentStart(size) || again.State().Gaps != 1 {
+				t.Errorf("%v, %+v", gaps, again.State())
 			}
-			if err := contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: before, To: c.lsn()}); !errors.Is(err, archive.ErrGap) {
+			if err := contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: before, To: c.lsn()}); !errors.Is(err, ledger.ErrGap) {
 				t.Errorf("over the gap: %v", err)
 			}
 			if slot, err := c.slot(); err != nil || slot.Status == "lost" || slot.RestartLSN == 0 {
@@ -305,7 +306,7 @@ func TestARepositoryOutOfReachLosesNothingAndAFullSpoolHoldsBack(t *testing.T) {
 	r, dir := newRepo(t)
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
 	cfg.SpoolMax = 4 * size
-	rc := receive(t, cfg)
+	rc := start(t, cfg)
 	rc.streaming()
 	from := c.lsn().SegmentStart(size)
 	c.write(1)
@@ -316,7 +317,7 @@ func TestARepositoryOutOfReachLosesNothingAndAFullSpoolHoldsBack(t *testing.T) {
 	c.eventually("the spool takes it", func() bool { return rc.State().Durable >= at })
 	c.write(8)
 	at = c.lsn()
-	c.eventually("the spool is full", func() bool { return rc.State().Doing == archive.SpoolFull })
+	c.eventually("the spool is full", func() bool { return rc.State().Doing == receive.SpoolFull })
 	if st := rc.State(); st.Durable >= at || st.LastError == "" || st.Uploaded >= at {
 		t.Errorf("%+v", st)
 	}
@@ -329,7 +330,7 @@ func TestARepositoryOutOfReachLosesNothingAndAFullSpoolHoldsBack(t *testing.T) {
 	end := c.lsn().SegmentStart(size)
 	rc.uploaded(end)
 	c.compare(r, c.system(), wal.Range{Timeline: 1, From: from, To: end})
-	if st := rc.State(); st.Doing != archive.Streaming || st.Spooled >= cfg.SpoolMax {
+	if st := rc.State(); st.Doing != receive.Streaming || st.Spooled >= cfg.SpoolMax {
 		t.Errorf("%+v", st)
 	}
 }
@@ -339,7 +340,7 @@ func TestACommitWaitsForTheRepository(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, nil)
 	r, dir := newRepo(t)
-	rc := receive(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn(), Remote: true}))
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn(), Remote: true}))
 	rc.streaming()
 	c.write(1)
 	c.query("alter system set synchronous_standby_names = 'rootstream'")
@@ -375,7 +376,7 @@ func TestASlowServerDoesNotLeaveThousandsOfPieces(t *testing.T) {
 	r, dir := newRepo(t)
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn(), Remote: true})
 	cfg.PieceEvery = time.Millisecond
-	rc := receive(t, cfg)
+	rc := start(t, cfg)
 	rc.streaming()
 	c.switchSegment()
 	c.query("create table slow (i int)")
@@ -404,16 +405,16 @@ func TestOneSpoolAndOneSlotServeOneReceiver(t *testing.T) {
 	c := newCluster(t, nil)
 	_, dir := newRepo(t)
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
-	receive(t, cfg).streaming()
-	second, err := archive.NewReceiver(cfg)
+	start(t, cfg).streaming()
+	second, err := receive.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := second.Run(t.Context()); !errors.Is(err, archive.ErrSpool) {
+	if err := second.Run(t.Context()); !errors.Is(err, receive.ErrSpool) {
 		t.Errorf("on the same spool: %v", err)
 	}
 	cfg.Spool = folder(t)
-	other := receive(t, cfg)
+	other := start(t, cfg)
 	c.eventually("it says why it gets nothing", func() bool { return strings.Contains(other.State().LastError, "is active") })
 	if st := other.State(); st.Received != 0 {
 		t.Errorf("%+v", st)
@@ -428,7 +429,7 @@ func TestAServerThatSendsOtherLogOnTheSameTimelineStopsTheReceiver(t *testing.T)
 	var told alarms
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
 	cfg.Alarm = told.tell
-	rc := receive(t, cfg)
+	rc := start(t, cfg)
 	c.switchSegment()
 	rc.uploaded(c.lsn())
 	c.stop()
@@ -442,11 +443,11 @@ func TestAServerThatSendsOtherLogOnTheSameTimelineStopsTheReceiver(t *testing.T)
 	c.run("/bin/mv", c.DataDir()+".old", c.DataDir())
 	c.start()
 	c.query("create table another as select md5((-i)::text) from generate_series(1, 500) i")
-	again, err := archive.NewReceiver(cfg)
+	again, err := receive.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := again.Run(t.Context()); !errors.Is(err, archive.ErrDiverged) || !told.told(archive.ErrDiverged) {
+	if err := again.Run(t.Context()); !errors.Is(err, receive.ErrDiverged) || !told.told(receive.ErrDiverged) {
 		t.Errorf("%v, %v", err, told.all)
 	}
 }
@@ -459,7 +460,7 @@ func TestWhatTheRepositoryRefusesIsKeptAndTold(t *testing.T) {
 	var told alarms
 	cfg := config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()})
 	cfg.Alarm = told.tell
-	rc := receive(t, cfg)
+	rc := start(t, cfg)
 	rc.streaming()
 	next := wal.SegmentName(1, c.lsn()+size, size)
 	if err := r.PutWAL(t.Context(), c.system(), next, []byte("what somebody else archived under this name")); err != nil {

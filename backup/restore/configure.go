@@ -11,11 +11,7 @@ import (
 	"strings"
 
 	"rootstream/backup/repo"
-)
-
-const (
-	autoConf = "postgresql.auto.conf"
-	mainConf = "postgresql.conf"
+	"rootstream/backup/restore/recovery"
 )
 
 // needed are the folders without which no server starts.
@@ -29,37 +25,36 @@ func needed() []string {
 
 // configure writes what makes a server recover from the backup, instead of believing that it crashed. The map of
 // tablespaces is not among it: their links are made already, and the map would lead them back to where they were.
-func (j *job) configure() error {
+func (j *Job) configure() error {
 	for _, name := range needed() {
 		if err := j.tree.mkdir(name); err != nil {
 			return err
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(j.cfg.Configuration)) {
-		if err := j.tree.put(name, j.cfg.Configuration[name]); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(j.Config.Configuration)) {
+		if err := j.tree.put(name, j.Config.Configuration[name]); err != nil {
 			return err
 		}
 	}
-	auto, err := j.tree.read(autoConf)
+	auto, err := j.tree.read(recovery.AutoConf)
 	if err != nil {
 		return err
 	}
-	main, err := j.tree.read(mainConf)
+	main, err := j.tree.read(recovery.MainConf)
 	if err != nil {
 		return err
 	}
-	lasting := raised(j.manifest.Settings, main, auto)
-	for _, name := range slices.Sorted(maps.Keys(j.cfg.Settings)) {
-		lasting = append(lasting, setting{name, j.cfg.Settings[name]})
+	conf := recovery.Settings{
+		Target: j.Choice.Target, Timeline: j.Choice.Timeline, Command: j.Config.RestoreCommand,
+		Least: j.Manifest.Settings, Other: j.Config.Settings,
 	}
-	recovery := recoverySettings(j.cfg.Target, uint64(j.choice.Timeline), j.cfg.RestoreCommand)
-	if err := j.tree.put(autoConf, withRecovery(auto, lasting, recovery)); err != nil {
+	if err := j.tree.put(recovery.AutoConf, conf.Write(auto, main)); err != nil {
 		return err
 	}
-	if len(j.manifest.Label) == 0 {
+	if len(j.Manifest.Label) == 0 {
 		return repo.ErrDamaged.WithCause(errors.New("the backup has no label"))
 	}
-	if err := j.tree.put("backup_label", j.manifest.Label); err != nil {
+	if err := j.tree.put("backup_label", j.Manifest.Label); err != nil {
 		return err
 	}
 	return j.tree.put("recovery.signal", nil)
@@ -87,7 +82,7 @@ func (t *tree) read(name string) ([]byte, error) {
 }
 
 // removeLeftovers removes what the backup does not have: files of a later time would be taken for the cluster's own.
-func (j *job) removeLeftovers() error {
+func (j *Job) removeLeftovers() error {
 	if err := j.prune(j.tree.data.FS(), ".", ""); err != nil {
 		return err
 	}
@@ -105,7 +100,7 @@ func (j *job) removeLeftovers() error {
 }
 
 // prune removes everything in a folder that the backup does not know under prefix and its path.
-func (j *job) prune(fsys fs.FS, from, prefix string) error {
+func (j *Job) prune(fsys fs.FS, from, prefix string) error {
 	return fs.WalkDir(fsys, from, func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err

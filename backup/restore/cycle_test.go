@@ -7,7 +7,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"rootstream/backup/repo"
-	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/restore/proof"
 	"rootstream/pgserver"
 )
 
@@ -66,7 +67,7 @@ func (w *world) cycle() {
 			t.Parallel()
 			here := w.of(t)
 			cfg := here.config(string(s.typ))
-			cfg.Target = restore.Target{Kind: restore.Immediate, Backup: s.id}
+			cfg.Target = plan.Target{Kind: plan.Immediate, Backup: s.id}
 			cfg.Tablespaces = map[string]string{outside: filepath.Join(w.home, "outside-"+string(s.typ))}
 			_, server := here.restore(cfg)
 			conn := here.connect(server)
@@ -81,8 +82,8 @@ func (w *world) cycle() {
 		})
 		t.Run("proof of "+string(s.typ), func(t *testing.T) {
 			t.Parallel()
-			proof, err := restore.TestRestore(t.Context(), restore.ProofConfig{
-				Target: restore.Target{Kind: restore.Immediate, Backup: s.id}, Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly(),
+			proof, err := proof.Run(t.Context(), proof.Config{
+				Target: plan.Target{Kind: plan.Immediate, Backup: s.id}, Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly(),
 			}, w.repo)
 			if err != nil || !proof.OK || proof.Facts["pages"] == "0" || proof.Facts["amcheck"] != "every table and B-tree index" {
 				t.Errorf("%+v, %v", proof, err)

@@ -23,6 +23,8 @@ import (
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/restore/proof"
 	"rootstream/internal/proc"
 	"rootstream/pgserver"
 	"rootstream/tests/harness"
@@ -178,7 +180,7 @@ func TestARestoreInPlaceCanBeTakenBack(t *testing.T) {
 	run(t, conn, "create table newer as select 1 as x")
 	run(t, conn, "update far set v = 'newer'")
 	cfg := w.config("unused")
-	cfg.Dir, cfg.Mode, cfg.Target = w.data, restore.InPlace, restore.Target{Kind: restore.Immediate}
+	cfg.Dir, cfg.Mode, cfg.Target = w.data, restore.InPlace, plan.Target{Kind: plan.Immediate}
 	if _, err := restore.Run(t.Context(), cfg, w.repo); !errors.Is(err, pgserver.ErrRunning) {
 		t.Errorf("%v while the server runs", err)
 	}
@@ -237,7 +239,7 @@ func TestWhatWouldEndBadlyIsRefusedBeforeAnythingIsTouched(t *testing.T) {
 		{"a user nobody knows", func(c *restore.Config) { c.Owner = "nobody-has-this-name" }, restore.ErrOwner},
 		{"a server as root", func(c *restore.Config) { c.Owner, c.Start = "root", true }, restore.ErrOwner},
 		{"another version", func(c *restore.Config) { c.Start, c.Installation.Major = true, 13 }, restore.ErrVersion},
-		{"another cluster's backups", func(c *restore.Config) { c.System = 42 }, restore.ErrNoBackup},
+		{"another cluster's backups", func(c *restore.Config) { c.System = 42 }, plan.ErrNoBackup},
 	} {
 		cfg := w.mapped("target", outside)
 		tt.cfg(&cfg)
@@ -421,7 +423,7 @@ func TestDamageIsNamedAndNeverRestored(t *testing.T) {
 			t.Error("a cluster was made of a damaged backup")
 		}
 		if i == 0 {
-			proof, failed := restore.TestRestore(t.Context(), restore.ProofConfig{Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly()}, w.repo)
+			proof, failed := proof.Run(t.Context(), proof.Config{Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly()}, w.repo)
 			if failed != nil || proof.OK || !strings.Contains(proof.Detail, "damaged") {
 				t.Errorf("%+v, %v: a proof that fails was to be had", proof, failed)
 			}

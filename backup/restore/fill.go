@@ -63,8 +63,8 @@ func (w *window) full() bool {
 }
 
 // fill makes all files and returns what belongs into pg_control.
-func (j *job) fill(ctx context.Context) ([]byte, error) {
-	j.report("files", 0)
+func (j *Job) fill(ctx context.Context) ([]byte, error) {
+	j.Report("files", 0)
 	var w window
 	for f, err := range j.entries(ctx) {
 		if err != nil {
@@ -95,7 +95,7 @@ func (j *job) fill(ctx context.Context) ([]byte, error) {
 
 // link makes a link: that of a tablespace, of which it is ours to say where it leads, or one to a file of the machine,
 // such as a key, which leads where it did.
-func (j *job) link(f repo.File) error {
+func (j *Job) link(f repo.File) error {
 	for _, s := range j.tree.spaces {
 		if s.link == f.Path {
 			return j.tree.link(s.link, s.location)
@@ -106,14 +106,14 @@ func (j *job) link(f repo.File) error {
 
 // entries goes through the files of the backup that come back. Left out are notes of an earlier restore, and a
 // tablespace that the backup does not name: it was made while the backup was taken, so the log has it, and all in it.
-func (j *job) entries(ctx context.Context) iter.Seq2[repo.File, error] {
+func (j *Job) entries(ctx context.Context) iter.Seq2[repo.File, error] {
 	named := map[string]bool{}
-	for _, ts := range j.manifest.Tablespaces {
+	for _, ts := range j.Manifest.Tablespaces {
 		named[linkOf(ts)] = true
 	}
 	return func(yield func(repo.File, error) bool) {
 		late := ""
-		for f, err := range j.repo.Files(ctx, j.manifest) {
+		for f, err := range j.repo.Files(ctx, j.Manifest) {
 			if err == nil && f.Kind == repo.Symlink && path.Dir(f.Path) == spacesPath && !named[f.Path] {
 				late = f.Path
 			}
@@ -149,7 +149,7 @@ func (t *target) size(page uint32) int64 {
 }
 
 // flush writes the files of the window and empties it. It returns the content of pg_control if that was among them.
-func (j *job) flush(ctx context.Context, w *window) ([]byte, error) {
+func (j *Job) flush(ctx context.Context, w *window) ([]byte, error) {
 	defer func() {
 		for _, t := range w.files {
 			j.abandon(t)
@@ -177,9 +177,9 @@ func (j *job) flush(ctx context.Context, w *window) ([]byte, error) {
 }
 
 // open makes the window's files. Where something is reused, it finds out which pages are the same.
-func (j *job) open(ctx context.Context, w *window) error {
+func (j *Job) open(ctx context.Context, w *window) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(j.cfg.Workers)
+	group.SetLimit(j.Config.Workers)
 	for _, t := range w.files {
 		if ctx.Err() != nil || t.inline != nil {
 			continue
@@ -194,7 +194,7 @@ func (j *job) open(ctx context.Context, w *window) error {
 	return group.Wait()
 }
 
-func (j *job) make(ctx context.Context, t *target) error {
+func (j *Job) make(ctx context.Context, t *target) error {
 	if !j.reuse {
 		f, err := j.tree.create(t.file.Path, t.file.Size, false)
 		if err != nil {
@@ -280,7 +280,7 @@ func (p piece) missing() iter.Seq[piece] {
 }
 
 // fetch reads the blobs and writes their pages.
-func (j *job) fetch(ctx context.Context, wanted []piece) error {
+func (j *Job) fetch(ctx context.Context, wanted []piece) error {
 	hashers := sync.Pool{New: func() any { return j.repo.NewHasher() }}
 	blank, content := split(wanted)
 	for _, p := range blank {
@@ -297,7 +297,7 @@ func (j *job) fetch(ctx context.Context, wanted []piece) error {
 		}
 	}
 	var mu sync.Mutex
-	return j.repo.ReadAll(ctx, blobs, j.cfg.Workers, func(i int, plain []byte) error {
+	return j.repo.ReadAll(ctx, blobs, j.Config.Workers, func(i int, plain []byte) error {
 		hasher, _ := hashers.Get().(*repo.Hasher)
 		defer hashers.Put(hasher)
 		var bytes int64
@@ -310,7 +310,7 @@ func (j *job) fetch(ctx context.Context, wanted []piece) error {
 		mu.Lock()
 		defer mu.Unlock()
 		j.fetched += bytes
-		j.report("files", bytes)
+		j.Report("files", bytes)
 		return nil
 	})
 }
@@ -342,7 +342,7 @@ func (p piece) bytes() int64 {
 }
 
 // write puts a run of pages where it belongs.
-func (j *job) write(p piece, plain []byte, hasher *repo.Hasher) error {
+func (j *Job) write(p piece, plain []byte, hasher *repo.Hasher) error {
 	from, size := int64(p.at)*pgdata.PageSize, p.bytes()
 	if from+size > int64(len(plain)) {
 		return repo.ErrDamaged.WithCause(fmt.Errorf("page %d ends behind the blob it is in", p.page))
@@ -355,7 +355,7 @@ func (j *job) write(p piece, plain []byte, hasher *repo.Hasher) error {
 	return j.put(p, run)
 }
 
-func (j *job) put(p piece, run []byte) error {
+func (j *Job) put(p piece, run []byte) error {
 	at := int64(p.page) * pgdata.PageSize
 	if p.to.inline != nil {
 		copy(p.to.inline[at:], run)
@@ -365,7 +365,7 @@ func (j *job) put(p piece, run []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err = f.WriteAt(run, at); err == nil && !j.cfg.NoSync {
+	if _, err = f.WriteAt(run, at); err == nil && !j.Config.NoSync {
 		sendOff(f, at, int64(len(run)))
 	}
 	return errors.Join(err, j.release(p.to, f))
@@ -383,7 +383,7 @@ func sendOff(f *os.File, at, n int64) {
 }
 
 // writeZeros makes a run of zeros; a file that was just made is nothing else.
-func (j *job) writeZeros(p piece) error {
+func (j *Job) writeZeros(p piece) error {
 	zeros := make([]byte, 32*pgdata.PageSize)
 	hasher := j.repo.NewHasher()
 	whole := hasher.Sum(zeros[:pgdata.PageSize])
@@ -411,7 +411,7 @@ func (j *job) writeZeros(p piece) error {
 const maxHandles = 1000 // more files at a time are opened anew for each run
 
 // handle returns the open file of t, which the one who writes its last run closes.
-func (j *job) handle(t *target) (*os.File, error) {
+func (j *Job) handle(t *target) (*os.File, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.handle != nil {
@@ -425,7 +425,7 @@ func (j *job) handle(t *target) (*os.File, error) {
 	return f, err
 }
 
-func (j *job) release(t *target, f *os.File) error {
+func (j *Job) release(t *target, f *os.File) error {
 	last := t.left.Add(-1) == 0
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -441,7 +441,7 @@ func (j *job) release(t *target, f *os.File) error {
 }
 
 // abandon closes what a failure left open.
-func (j *job) abandon(t *target) {
+func (j *Job) abandon(t *target) {
 	if t.handle != nil {
 		_ = t.handle.Close()
 		t.handle = nil

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/base"
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
@@ -235,7 +236,7 @@ func (w *world) backup(typ repo.Type) repo.Manifest {
 
 // arrived waits until the repository has a piece of the log.
 func (w *world) arrived(ctx context.Context, size uint32, r wal.Range) error {
-	return archive.Wait(ctx, w.repo, w.system, size, r)
+	return ledger.Wait(ctx, w.repo, w.system, size, r)
 }
 
 // archived switches the segment and waits until all log so far is in the repository.

@@ -13,6 +13,7 @@ import (
 	"rootstream/backup/base"
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/proof"
 	"rootstream/pgserver"
 )
 
@@ -88,7 +89,7 @@ func TestATablespaceMadeWhileTheBackupBeganIsNotReplayedOntoTheLivingOne(t *test
 	before := tree(t, place)
 	cfg := w.proofConfig()
 	cfg.DSN = ""
-	if proof, err := restore.TestRestore(t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) {
+	if proof, err := proof.Run(t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) {
 		t.Errorf("%+v, %v", proof, err)
 	}
 	if _, err := restore.Run(t.Context(), w.mapped("moved", place), w.repo); !errors.Is(err, restore.ErrNotEmpty) {

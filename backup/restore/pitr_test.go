@@ -15,6 +15,7 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
 	"rootstream/backup/wal"
 	"rootstream/backup/wal/record"
 	"rootstream/pgserver"
@@ -72,7 +73,7 @@ func TestRecoveryEndsExactlyAtItsTargetOnEveryTimeline(t *testing.T) {
 	// The cluster goes back to an earlier moment and lives on from there.
 	branch := first[59]
 	cfg := w.config("second")
-	cfg.Target = restore.Target{Kind: restore.AtLSN, LSN: branch.LSN}
+	cfg.Target = plan.Target{Kind: plan.AtLSN, LSN: branch.LSN}
 	cfg.Settings["archive_mode"] = "on"
 	_, second := w.restore(cfg)
 	if tli := ask(t, w.connect(second), "select timeline_id::text from pg_control_checkpoint()"); tli != "2" {
@@ -92,7 +93,7 @@ func TestRecoveryEndsExactlyAtItsTargetOnEveryTimeline(t *testing.T) {
 	if harness.Soak(t, 0) > 0 {
 		n = 100
 	}
-	kinds := []restore.Kind{restore.AtTime, restore.AtLSN, restore.AtXID, restore.AtName}
+	kinds := []plan.Kind{plan.AtTime, plan.AtLSN, plan.AtXID, plan.AtName}
 	for i := range n {
 		tli := wal.TimelineID(1 + i%2)
 		ledger := ledgers[tli]
@@ -135,18 +136,18 @@ func (w *world) commits(tli wal.TimelineID, from wal.LSN) []record.Record {
 }
 
 // aim chooses a target at random and says what has to be there.
-func aim(rng *rand.Rand, kind restore.Kind, ledger []entry, commits []record.Record) (restore.Target, []int) {
+func aim(rng *rand.Rand, kind plan.Kind, ledger []entry, commits []record.Record) (plan.Target, []int) {
 	i := 1 + rng.IntN(len(ledger)-2)
-	if kind == restore.AtName {
+	if kind == plan.AtName {
 		for ledger[i].Point == "" {
 			i = (i + 1) % len(ledger)
 		}
 	}
 	e := ledger[i]
-	t := restore.Target{Kind: kind, Exclusive: kind != restore.AtName && rng.IntN(2) == 0, Action: restore.Promote}
+	t := plan.Target{Kind: kind, Exclusive: kind != plan.AtName && rng.IntN(2) == 0, Action: plan.Promote}
 	last := i
 	switch kind {
-	case restore.AtTime:
+	case plan.AtTime:
 		t.Time = e.At
 		// Commits of several sessions are in the log in another order than in time; it ends before the first that is too late.
 		for _, c := range commits {
@@ -155,15 +156,15 @@ func aim(rng *rand.Rand, kind restore.Kind, ledger []entry, commits []record.Rec
 				break
 			}
 		}
-	case restore.AtLSN:
+	case plan.AtLSN:
 		t.LSN = e.LSN
-	case restore.AtXID:
+	case plan.AtXID:
 		if t.XID = e.XID; t.Exclusive {
 			last--
 		}
-	case restore.AtName:
+	case plan.AtName:
 		t.Name = e.Point
-	case restore.Latest, restore.Immediate:
+	case plan.Latest, plan.Immediate:
 	}
 	want := []int{}
 	for _, e := range ledger[:last+1] {
@@ -186,7 +187,7 @@ func countBefore(ledger []entry, commits []record.Record, at wal.LSN) (n int) {
 	return n
 }
 
-func (w *world) recoversTo(name string, target restore.Target, want []int) {
+func (w *world) recoversTo(name string, target plan.Target, want []int) {
 	w.t.Helper()
 	cfg := w.config(name)
 	cfg.Target = target
@@ -207,19 +208,19 @@ func (w *world) recoversTo(name string, target restore.Target, want []int) {
 // refuses tries what is outside of the window: nothing must be touched.
 func (w *world) refuses(first, later []entry) {
 	end := later[len(later)-1]
-	for name, target := range map[string]restore.Target{
-		"time before the first backup":    {Kind: restore.AtTime, Time: first[0].At.Add(-time.Hour)},
-		"time in the future":              {Kind: restore.AtTime, Time: end.At.Add(time.Hour)},
-		"position in the future":          {Kind: restore.AtLSN, LSN: end.LSN + 1<<40},
-		"position before":                 {Kind: restore.AtLSN, LSN: 1 << 20},
-		"a transaction of another branch": {Kind: restore.AtXID, XID: first[79].XID + 1_000_000},
-		"a point on another branch":       {Kind: restore.AtName, Name: first[77].Point, Timeline: 2},
-		"a point that is not there":       {Kind: restore.AtName, Name: "nowhere"},
+	for name, target := range map[string]plan.Target{
+		"time before the first backup":    {Kind: plan.AtTime, Time: first[0].At.Add(-time.Hour)},
+		"time in the future":              {Kind: plan.AtTime, Time: end.At.Add(time.Hour)},
+		"position in the future":          {Kind: plan.AtLSN, LSN: end.LSN + 1<<40},
+		"position before":                 {Kind: plan.AtLSN, LSN: 1 << 20},
+		"a transaction of another branch": {Kind: plan.AtXID, XID: first[79].XID + 1_000_000},
+		"a point on another branch":       {Kind: plan.AtName, Name: first[77].Point, Timeline: 2},
+		"a point that is not there":       {Kind: plan.AtName, Name: "nowhere"},
 	} {
 		cfg := w.config("refused")
 		cfg.Target = target
 		_, err := restore.Run(w.t.Context(), cfg, w.repo)
-		if !errors.Is(err, restore.ErrOutside) {
+		if !errors.Is(err, plan.ErrOutside) {
 			w.t.Errorf("%s: %v, want a refusal", name, err)
 		}
 		if _, err := os.Lstat(cfg.Dir); !errors.Is(err, os.ErrNotExist) {

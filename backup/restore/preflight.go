@@ -45,7 +45,7 @@ func (s survey) knows(name string) bool {
 }
 
 // look goes through the list of files, so that one that is damaged is found before anything is touched.
-func (j *job) look(ctx context.Context) (survey, error) {
+func (j *Job) look(ctx context.Context) (survey, error) {
 	s := survey{bytes: map[string]int64{"": 0}, seed: maphash.MakeSeed()}
 	last := ""
 	for f, err := range j.entries(ctx) {
@@ -91,25 +91,25 @@ func linkOf(ts repo.Tablespace) string {
 }
 
 // spaces returns the tablespaces at the folders they go to.
-func (j *job) spaces() ([]space, error) {
+func (j *Job) spaces() ([]space, error) {
 	var all []space
 	used := map[string]bool{}
-	for _, ts := range j.manifest.Tablespaces {
+	for _, ts := range j.Manifest.Tablespaces {
 		s := space{oid: ts.OID, link: linkOf(ts), location: filepath.Clean(ts.Location), asked: os.Geteuid() != 0}
-		if j.cfg.spacesUnder != "" {
-			s.location, s.asked = filepath.Join(j.cfg.spacesUnder, strconv.FormatUint(uint64(ts.OID), 10)), true
+		if j.Config.SpacesUnder != "" {
+			s.location, s.asked = filepath.Join(j.Config.SpacesUnder, strconv.FormatUint(uint64(ts.OID), 10)), true
 		}
-		if place, ok := j.cfg.Tablespaces[s.location]; ok {
+		if place, ok := j.Config.Tablespaces[s.location]; ok {
 			used[s.location] = true
 			s.location, s.asked = filepath.Clean(place), true
 		}
-		if !filepath.IsAbs(s.location) || within(j.cfg.Dir, s.location) || within(s.location, j.cfg.Dir) {
+		if !filepath.IsAbs(s.location) || within(j.Config.Dir, s.location) || within(s.location, j.Config.Dir) {
 			return nil, ErrTarget.WithCause(fmt.Errorf("tablespace %d cannot be at %s", ts.OID, s.location)).
 				WithHint("give it another folder: --tablespace-map OLD=NEW")
 		}
 		all = append(all, s)
 	}
-	for old := range j.cfg.Tablespaces {
+	for old := range j.Config.Tablespaces {
 		if !used[old] {
 			return nil, ErrTarget.WithCause(fmt.Errorf("the backup has no tablespace at %s", old))
 		}
@@ -124,12 +124,12 @@ func within(dir, path string) bool {
 }
 
 // version returns the folder in a tablespace that holds what this version of PostgreSQL has there.
-func (j *job) version() string {
-	return fmt.Sprintf("PG_%d_%d", j.manifest.Cluster.Major, j.manifest.Cluster.Catalog)
+func (j *Job) version() string {
+	return fmt.Sprintf("PG_%d_%d", j.Manifest.Cluster.Major, j.Manifest.Cluster.Catalog)
 }
 
-// ownerOf returns whom the files will belong to.
-func ownerOf(cfg Config) (proc.Account, error) {
+// OwnerOf returns whom the files of a restore will belong to, and as whom its server runs.
+func OwnerOf(cfg Config) (proc.Account, error) {
 	us, err := proc.Current()
 	if err != nil {
 		return us, ErrOwner.WithCause(err)
@@ -171,12 +171,12 @@ func ownerAbove(dir string) (proc.Account, error) {
 }
 
 // preflight refuses what would end badly, before anything is touched.
-func (j *job) preflight() error {
-	dir := j.cfg.Dir
+func (j *Job) preflight() error {
+	dir := j.Config.Dir
 	if err := pgserver.InUse(dir); err != nil {
 		return err
 	}
-	if err := j.account.CanEnter(filepath.Dir(dir)); err != nil {
+	if err := j.Account.CanEnter(filepath.Dir(dir)); err != nil {
 		return ErrTarget.WithCause(err)
 	}
 	if err := j.checkLink(); err != nil {
@@ -192,7 +192,7 @@ func (j *job) preflight() error {
 	if unfinished && exists(filepath.Join(dir, pgdata.ControlPath)) {
 		unfinished = false // it was complete but for its last note; a server may have run on it since
 	}
-	j.resume, j.reuse = unfinished, unfinished || j.cfg.Mode == Delta
+	j.resume, j.reuse = unfinished, unfinished || j.Config.Mode == Delta
 	filled, err := holdsAnything(dir)
 	if err != nil {
 		return err
@@ -225,16 +225,16 @@ func exists(path string) bool {
 }
 
 // mayReplace decides about a folder with something in it.
-func (j *job) mayReplace() error {
-	dir := j.cfg.Dir
-	if j.cfg.Mode == Fresh {
+func (j *Job) mayReplace() error {
+	dir := j.Config.Dir
+	if j.Config.Mode == Fresh {
 		return ErrNotEmpty.WithCause(errors.New(dir)).
 			WithHint("choose another folder, or restore over it with --delta, or with --in-place, which keeps it aside")
 	}
 	if _, err := pgserver.DataVersion(dir); err != nil {
 		return ErrForeign.WithCause(fmt.Errorf("%s is no data folder of PostgreSQL: %w", dir, err))
 	}
-	if j.cfg.Mode == InPlace {
+	if j.Config.Mode == InPlace {
 		if old, kept, err := readJournal(dir); err != nil {
 			return err
 		} else if kept && exists(old.Moves[0].To) {
@@ -244,19 +244,19 @@ func (j *job) mayReplace() error {
 		return nil
 	}
 	control, _, err := pgdata.ReadControl(dir)
-	if err == nil && control.SystemID != j.manifest.Cluster.SystemID {
-		return ErrForeign.WithCause(fmt.Errorf("%s holds cluster %d, the backup is of %d", dir, control.SystemID, j.manifest.Cluster.SystemID))
+	if err == nil && control.SystemID != j.Manifest.Cluster.SystemID {
+		return ErrForeign.WithCause(fmt.Errorf("%s holds cluster %d, the backup is of %d", dir, control.SystemID, j.Manifest.Cluster.SystemID))
 	}
 	return nil
 }
 
 // checkSpaces refuses tablespaces whose folders hold data that is not this folder's own: another cluster may live on it.
-func (j *job) checkSpaces(ours []string) error {
+func (j *Job) checkSpaces(ours []string) error {
 	spaces, err := j.spaces()
 	if err != nil {
 		return err
 	}
-	old, _, err := readJournal(j.cfg.Dir)
+	old, _, err := readJournal(j.Config.Dir)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (j *job) checkSpaces(ours []string) error {
 		ours = append(ours, filepath.Dir(m.From))
 	}
 	for _, s := range spaces {
-		if err := j.account.CanEnter(filepath.Dir(s.location)); err != nil {
+		if err := j.Account.CanEnter(filepath.Dir(s.location)); err != nil {
 			return ErrTarget.WithCause(err)
 		}
 		if err := j.mayUse(s); err != nil {
@@ -274,8 +274,8 @@ func (j *job) checkSpaces(ours []string) error {
 		if err != nil {
 			return err
 		}
-		linked, _ := os.Readlink(filepath.Join(j.cfg.Dir, s.link))
-		own := slices.Contains(ours, s.location) || (j.cfg.Mode != Fresh && linked == s.location)
+		linked, _ := os.Readlink(filepath.Join(j.Config.Dir, s.link))
+		own := slices.Contains(ours, s.location) || (j.Config.Mode != Fresh && linked == s.location)
 		if filled && !own {
 			return ErrNotEmpty.WithCause(fmt.Errorf("tablespace folder %s holds data", s.location)).
 				WithHint("give the tablespace another folder: --tablespace-map " + s.location + "=NEW")
@@ -286,38 +286,38 @@ func (j *job) checkSpaces(ours []string) error {
 
 // mayUse refuses root a folder that only the backup names, unless it is the owner's already: where a tablespace is, a
 // superuser of the database says.
-func (j *job) mayUse(s space) error {
+func (j *Job) mayUse(s space) error {
 	if s.asked {
 		return nil
 	}
 	owner, err := proc.Owner(s.location)
-	if err == nil && owner.UID == j.account.UID && owner.UID != 0 {
+	if err == nil && owner.UID == j.Account.UID && owner.UID != 0 {
 		return nil
 	}
-	return ErrTarget.WithCause(errors.Join(fmt.Errorf("tablespace folder %s is not a folder of user %s", s.location, j.account.Name), err)).
+	return ErrTarget.WithCause(errors.Join(fmt.Errorf("tablespace folder %s is not a folder of user %s", s.location, j.Account.Name), err)).
 		WithHint("if it is to be there, say so: --tablespace-map " + s.location + "=" + s.location)
 }
 
 // checkLink refuses a target that is a link to somebody else's folder: who owns the folder above may have put it there.
-func (j *job) checkLink() error {
-	if !j.cfg.linked {
+func (j *Job) checkLink() error {
+	if !j.Config.linked {
 		return nil
 	}
-	owner, err := proc.Owner(j.cfg.Dir)
-	if err == nil && owner.UID == j.account.UID {
+	owner, err := proc.Owner(j.Config.Dir)
+	if err == nil && owner.UID == j.Account.UID {
 		return nil
 	}
-	return ErrTarget.WithCause(errors.Join(fmt.Errorf("it is a link to %s, which is not a folder of user %s", j.cfg.Dir, j.account.Name), err)).
+	return ErrTarget.WithCause(errors.Join(fmt.Errorf("it is a link to %s, which is not a folder of user %s", j.Config.Dir, j.Account.Name), err)).
 		WithHint("name the folder itself")
 }
 
 // checkRoom adds up what goes to each disk.
-func (j *job) checkRoom() error {
+func (j *Job) checkRoom() error {
 	spaces, err := j.spaces()
 	if err != nil {
 		return err
 	}
-	places := map[string]int64{j.cfg.Dir: j.survey.bytes[""]}
+	places := map[string]int64{j.Config.Dir: j.survey.bytes[""]}
 	for _, s := range spaces {
 		places[s.location] += j.survey.bytes[s.link]
 	}
@@ -381,11 +381,11 @@ func usage(dir string) (sum int64) {
 }
 
 // makeRoom moves the old folders aside, or goes on with that.
-func (j *job) makeRoom() error {
-	if j.cfg.Mode != InPlace {
+func (j *Job) makeRoom() error {
+	if j.Config.Mode != InPlace {
 		return nil
 	}
-	old, begun, err := readJournal(j.cfg.Dir)
+	old, begun, err := readJournal(j.Config.Dir)
 	if err != nil {
 		return err
 	}
@@ -403,18 +403,18 @@ func (j *job) makeRoom() error {
 	return nil
 }
 
-func (j *job) moves() (journal, error) {
+func (j *Job) moves() (journal, error) {
 	now := time.Now().UTC()
-	jo := journal{Dir: j.cfg.Dir, Backup: j.manifest.ID, Started: now}
+	jo := journal{Dir: j.Config.Dir, Backup: j.Manifest.ID, Started: now}
 	suffix := jo.suffix()
 	spaces, err := j.spaces()
 	if err != nil {
 		return jo, err
 	}
-	if filled, err := holdsAnything(j.cfg.Dir); err != nil || !filled {
+	if filled, err := holdsAnything(j.Config.Dir); err != nil || !filled {
 		return jo, err
 	}
-	jo.Moves = append(jo.Moves, move{j.cfg.Dir, j.cfg.Dir + suffix})
+	jo.Moves = append(jo.Moves, move{j.Config.Dir, j.Config.Dir + suffix})
 	for _, s := range spaces {
 		place := filepath.Join(s.location, j.version())
 		if filled, err := holdsAnything(place); err != nil {

@@ -11,10 +11,14 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/restore/proof"
+	"rootstream/backup/restore/recovery"
+	"rootstream/pgserver"
 )
 
-func (w *world) proofConfig() restore.ProofConfig {
-	return restore.ProofConfig{
+func (w *world) proofConfig() proof.Config {
+	return proof.Config{
 		DSN: w.server.DSN("postgres"), Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly(), Arrival: 30 * time.Second,
 	}
 }
@@ -32,7 +36,7 @@ func TestAProofFindsWhatWasPlantedAndLeavesNothing(t *testing.T) {
 	w.work(w.server, 50)
 	before, err := os.ReadDir(w.home)
 	must(t, err)
-	proof, err := restore.TestRestore(t.Context(), w.proofConfig(), w.repo)
+	proof, err := proof.Run(t.Context(), w.proofConfig(), w.repo)
 	if err != nil || !proof.OK || proof.Kind != "test-restore" {
 		t.Fatalf("%+v, %v", proof, err)
 	}
@@ -80,7 +84,7 @@ func TestAProofRunsNothingThatUsersOfTheDatabaseWrote(t *testing.T) {
 	run(t, conn, "create event trigger act on ddl_command_start execute function act()")
 	run(t, conn, "alter event trigger act enable always")
 	w.backup(repo.Full)
-	proof, err := restore.TestRestore(t.Context(), w.proofConfig(), w.repo)
+	proof, err := proof.Run(t.Context(), w.proofConfig(), w.repo)
 	if err != nil || !proof.OK || proof.Facts["restore_point"] == "" || proof.Facts["canary"] != "" {
 		t.Errorf("%+v, %v", proof, err)
 	}
@@ -110,7 +114,7 @@ func TestAProofNamesWhatIsCorrupt(t *testing.T) {
 	w.archived(w.server)
 	cfg := w.proofConfig()
 	cfg.DSN = ""
-	proof, err := restore.TestRestore(t.Context(), cfg, w.repo)
+	proof, err := proof.Run(t.Context(), cfg, w.repo)
 	if err != nil || proof.OK || !strings.Contains(proof.Detail, "accounts_balance_idx") {
 		t.Errorf("%+v, %v: the index was to be named", proof, err)
 	}
@@ -131,7 +135,7 @@ func TestAProofNeverTouchesTheTablespacesOfTheLivingCluster(t *testing.T) {
 	before := tree(t, place)
 	cfg := w.proofConfig()
 	cfg.DSN = ""
-	proof, err := restore.TestRestore(t.Context(), cfg, w.repo)
+	proof, err := proof.Run(t.Context(), cfg, w.repo)
 	if err != nil || !proof.OK || proof.Facts["backup"] != m.ID || !strings.Contains(proof.Facts["ended_before"], place) {
 		t.Errorf("%+v, %v", proof, err)
 	}
@@ -156,7 +160,7 @@ func TestALogThatDoesNotArriveFailsTheProof(t *testing.T) {
 	w.alter(w.connect(w.server), "archive_command", "/bin/false")
 	cfg := w.proofConfig()
 	cfg.Arrival = 2 * time.Second
-	proof, err := restore.TestRestore(t.Context(), cfg, w.repo)
+	proof, err := proof.Run(t.Context(), cfg, w.repo)
 	if err != nil || proof.OK || !strings.Contains(proof.Detail, "does not arrive") {
 		t.Errorf("%+v, %v", proof, err)
 	}
@@ -179,7 +183,7 @@ func TestAServerIsStartedPausedShutDownOrNotAtAll(t *testing.T) {
 	w.archived(w.server)
 
 	paused := w.config("paused")
-	paused.Target = restore.Target{Kind: restore.AtLSN, LSN: at, Action: restore.Pause}
+	paused.Target = plan.Target{Kind: plan.AtLSN, LSN: at, Action: plan.Pause}
 	_, s := w.restore(paused)
 	pc := w.connect(s)
 	if v := ask(t, pc, "select pg_is_in_recovery()::text"); v != "true" {
@@ -191,24 +195,72 @@ func TestAServerIsStartedPausedShutDownOrNotAtAll(t *testing.T) {
 	}
 
 	down := w.config("down")
-	down.Target, down.Start = restore.Target{Kind: restore.AtLSN, LSN: at, Action: restore.Shutdown}, true
+	down.Target, down.Start = plan.Target{Kind: plan.AtLSN, LSN: at, Action: plan.Shutdown}, true
 	res, err := restore.Run(t.Context(), down, w.repo)
 	if err != nil || res.Started {
 		t.Errorf("%+v, %v", res, err)
 	}
 
 	never := w.config("never")
-	never.Target, never.Start = restore.Target{Kind: restore.AtTime, Time: time.Now().Add(20 * time.Second)}, true
-	if _, err = restore.Run(t.Context(), never, w.repo); !errors.Is(err, restore.ErrReach) && !errors.Is(err, restore.ErrOutside) {
+	never.Target, never.Start = plan.Target{Kind: plan.AtTime, Time: time.Now().Add(20 * time.Second)}, true
+	if _, err = restore.Run(t.Context(), never, w.repo); !errors.Is(err, recovery.ErrReach) && !errors.Is(err, plan.ErrOutside) {
 		t.Errorf("%v: a time that has not come was restored", err)
 	}
 
 	promoted := w.config("promoted")
 	w.restore(promoted)
-	raw, err := os.ReadFile(filepath.Join(promoted.Dir, "postgresql.auto.conf"))
-	if err != nil || strings.Contains(string(raw), "recovery_target") {
-		t.Errorf("%v: a target is left in:\n%s", err, raw)
+	if auto := w.auto(promoted); strings.Contains(auto, "recovery_target") {
+		t.Errorf("a target is left in:\n%s", auto)
 	}
+}
+
+// Whoever starts the server, and whenever it is promoted: a standby made of the folder must not obey the old target.
+func TestATargetIsForgottenOnceRecoveryHasEnded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conn := w.connect(w.server)
+	run(t, conn, "create table marks as select 1 as n")
+	w.backup(repo.Full)
+	at := position(t, conn)
+	run(t, conn, "insert into marks values (2)")
+	w.archived(w.server)
+	for name, action := range map[string]plan.Action{"promoted": plan.Promote, "paused": plan.Pause} {
+		cfg := w.config(name)
+		cfg.Target = plan.Target{Kind: plan.AtLSN, LSN: at, Action: action}
+		_, err := restore.Run(t.Context(), cfg, w.repo)
+		must(t, err)
+		s, err := pgserver.New(pgserver.Config{Installation: w.in, DataDir: cfg.Dir, Foreign: true, RunAs: w.owner.Name, Logger: quietly()})
+		must(t, err)
+		t.Cleanup(func() { w.stop(s) })
+		must(t, s.Start(t.Context())) // by hand, later
+		c := w.connect(s)
+		if action == plan.Pause {
+			w.eventually(func() bool { return ask(t, c, "select pg_get_wal_replay_pause_state()") == "paused" })
+			if auto := w.auto(cfg); !strings.Contains(auto, "recovery_target_lsn = '"+at.String()+"'") {
+				t.Errorf("%s: recovery has not ended, and its target is forgotten:\n%s", name, auto)
+			}
+			run(t, c, "alter system set work_mem = '7MB'") // it writes the file anew
+			run(t, c, "select pg_promote()")
+		}
+		w.eventually(func() bool { return ask(t, c, "select pg_is_in_recovery()::text") == "false" })
+		if n := ask(t, c, "select count(*)::text from marks"); n != "1" {
+			t.Errorf("%s: %s marks at the target", name, n)
+		}
+		auto := w.auto(cfg)
+		if strings.Contains(auto, "recovery") || strings.Contains(auto, "restore_command") {
+			t.Errorf("%s: a target is left in:\n%s", name, auto)
+		}
+		if !strings.Contains(auto, "archive_mode") || action == plan.Pause && !strings.Contains(auto, "work_mem = '7MB'") {
+			t.Errorf("%s: settings are gone:\n%s", name, auto)
+		}
+	}
+}
+
+func (w *world) auto(cfg restore.Config) string {
+	w.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(cfg.Dir, "postgresql.auto.conf"))
+	must(w.t, err)
+	return string(raw)
 }
 
 func (w *world) eventually(is func() bool) {

@@ -1,17 +1,16 @@
-// Package restore brings a backup back to life, and proves that it can.
+// Package restore brings a backup back to life.
 //
-// [Plan] is pure: it chooses the backup and the timeline for a [Target], and
-// refuses what cannot be reached ([Windows] says what can). [Run] puts the
-// files in place: into an empty folder, over what is there ([Delta]) or beside
-// the old folder, which is kept aside ([InPlace], [Rollback], [Confirm]).
-// pg_control is removed first and comes back last, so that no server starts on
-// half of a cluster; a restore that was killed goes on where it was when it is
-// run again. Every byte is checked against the backup before it counts.
-// [TestRestore] does all of it in a temporary folder and looks at the result.
+// [Run] puts the files in place: into an empty folder, over what is there
+// ([Delta]) or beside the old folder, which is kept aside ([InPlace],
+// [Rollback], [Confirm]). pg_control is removed first and comes back last, so
+// that no server starts on half of a cluster; a restore that was killed goes on
+// where it was when it is run again. Every byte is checked against the backup
+// before it counts. [Prepare] and [Job.Fill] are its two halves.
 //
-// It owns no table and no goroutine that outlives a call. Objects are read
-// through package repo, log is delivered by package archive; servers are run
-// by package pgserver.
+// Package plan chooses the backup, package recovery says how far PostgreSQL
+// recovers, package proof tries it all and looks at the result. It owns no table
+// and no goroutine that outlives a call. Objects are read through package repo,
+// servers are run by package pgserver.
 package restore
 
 import (
@@ -27,6 +26,8 @@ import (
 
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/restore/recovery"
 	"rootstream/backup/wal"
 	"rootstream/errs"
 	"rootstream/internal/proc"
@@ -41,9 +42,6 @@ var (
 	ErrSpace    = errs.New(errs.Precondition, "restore_space", "there is too little space on the disk")
 	ErrOwner    = errs.New(errs.Forbidden, "restore_owner", "files cannot be given to that user")
 	ErrVersion  = errs.New(errs.Precondition, "restore_version", "the PostgreSQL found is of another version than the backup")
-	ErrReach    = errs.New(errs.Precondition, "restore_unreached", "recovery did not reach its target")
-	ErrAddress  = errs.New(errs.Conflict, "restore_address", "the files are restored, but the server cannot have the address it is configured for")
-	ErrRecovery = errs.New(errs.Internal, "restore_recovery", "PostgreSQL did not recover from the backup")
 )
 
 // Mode is what becomes of the target folder's content.
@@ -59,10 +57,11 @@ const (
 // Config says what is restored, and to where. Dir and RestoreCommand are required.
 type Config struct {
 	Dir            string                // the data folder to make
-	Target         Target                // zero means the latest
+	Target         plan.Target           // zero means the latest
 	System         uint64                // whose backups; 0 means the only cluster of the repository
 	Mode           Mode                  // zero means Fresh
 	Tablespaces    map[string]string     // old folder → new folder
+	SpacesUnder    string                // a folder that all tablespaces go to, whatever their names; may be empty
 	Owner          string                // user; empty means the owner of Dir's parent, or PostgreSQL's user where that is root
 	RestoreCommand string                // shell text as archive.RestoreCommand makes it
 	Configuration  map[string][]byte     // files that replace the backup's own, such as postgresql.conf
@@ -75,8 +74,7 @@ type Config struct {
 	Progress       func(Progress)        // called now and then, never at the same time; may be nil
 	Logger         *slog.Logger          // nil means slog.Default
 
-	spacesUnder string // a folder that all tablespaces go to, whatever their names
-	linked      bool   // Dir was given by way of a link
+	linked bool // Dir was given by way of a link
 }
 
 // Progress is how far a restore is.
@@ -118,11 +116,11 @@ func (cfg *Config) check() error {
 			faults.Add("tablespace_map", "maps one absolute path to another: "+old+"="+place)
 		}
 	}
-	checkSettings(cfg.Settings, &faults)
+	recovery.CheckSettings(cfg.Settings, &faults)
 	cfg.Dir = filepath.Clean(cfg.Dir)
 	cfg.Workers = cmp.Or(cfg.Workers, 4)
-	cfg.Target.Kind = cmp.Or(cfg.Target.Kind, Latest)
-	cfg.Target.Action = cmp.Or(cfg.Target.Action, Promote)
+	cfg.Target.Kind = cmp.Or(cfg.Target.Kind, plan.Latest)
+	cfg.Target.Action = cmp.Or(cfg.Target.Action, plan.Promote)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -132,13 +130,14 @@ func (cfg *Config) check() error {
 	return faults.Err()
 }
 
-// job is one restore.
-type job struct {
-	cfg      Config
+// Job is one restore.
+type Job struct {
+	Config   Config // as it was asked for, complete
+	Choice   plan.Choice
+	Manifest repo.Manifest // of the backup that was chosen
+	Account  proc.Account  // whom the files will belong to
+
 	repo     *repo.Repo
-	manifest repo.Manifest
-	choice   Choice
-	account  proc.Account
 	tree     *tree
 	survey   survey
 	resume   bool
@@ -152,63 +151,56 @@ type job struct {
 // Run restores, and starts the server if that is wanted. When it was killed, the same call goes on.
 func Run(ctx context.Context, cfg Config, r *repo.Repo) (Result, error) {
 	began := time.Now()
-	if err := cfg.check(); err != nil {
-		return Result{}, err
-	}
-	if real, err := filepath.EvalSymlinks(cfg.Dir); err == nil {
-		cfg.Dir, cfg.linked = real, real != cfg.Dir
-	}
-	j, err := prepare(ctx, cfg, r)
+	j, err := Prepare(ctx, cfg, r)
 	if err == nil && cfg.Mode == Fresh && !j.resume {
 		err = j.beside(ctx)
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	if err = j.files(ctx); errors.Is(err, syscall.ENOSPC) {
+	cfg = j.Config
+	if err = j.Fill(ctx); errors.Is(err, syscall.ENOSPC) {
 		err = ErrSpace.WithCause(err).WithHint("make room, then run the same command again: it goes on")
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("restore %s to %s: %w", j.manifest.ID, cfg.Dir, err)
+		return Result{}, fmt.Errorf("restore %s to %s: %w", j.Manifest.ID, cfg.Dir, err)
 	}
-	if j.manifest.PageErrors > 0 {
-		cfg.Logger.WarnContext(ctx, "the backup was taken of damaged pages, and so is what was restored", "backup", j.manifest.ID, "pages", j.manifest.PageErrors)
+	if j.Manifest.PageErrors > 0 {
+		cfg.Logger.WarnContext(ctx, "the backup was taken of damaged pages, and so is what was restored", "backup", j.Manifest.ID, "pages", j.Manifest.PageErrors)
 	}
 	res := Result{
-		Backup: j.manifest.ID, System: j.manifest.Cluster.SystemID, Dir: cfg.Dir, Owner: j.account.Name, Target: cfg.Target.String(), Timeline: j.choice.Timeline,
-		Kept: j.kept, Files: j.survey.files, Bytes: j.survey.total(), Fetched: j.fetched, Resumed: j.resume, Took: time.Since(began),
-		BadPages: j.manifest.PageErrors,
+		Backup: j.Manifest.ID, System: j.Manifest.Cluster.SystemID, Dir: cfg.Dir, Owner: j.Account.Name, Target: cfg.Target.String(), Timeline: j.Choice.Timeline,
+		Kept: j.kept, Files: j.survey.files, Bytes: j.Bytes(), Fetched: j.fetched, Resumed: j.resume, Took: time.Since(began),
+		BadPages: j.Manifest.PageErrors,
 	}
 	if !cfg.Start {
 		return res, nil
 	}
 	from := time.Now()
-	server, err := j.start(ctx)
-	if err != nil {
-		return res, err
+	res.Started, err = j.start(ctx)
+	if err == nil {
+		res.Recovery = time.Since(from)
 	}
-	res.Started, res.Recovery = server != nil, time.Since(from)
-	return res, nil
+	return res, err
 }
 
-// prepare decides everything and touches nothing. A job comes with an error once a backup is chosen.
-func prepare(ctx context.Context, cfg Config, r *repo.Repo) (*job, error) {
-	backups, archive, err := Load(ctx, r, cfg.System)
+// Prepare decides everything and touches nothing. A job comes with an error once a backup is chosen.
+func Prepare(ctx context.Context, cfg Config, r *repo.Repo) (*Job, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if real, err := filepath.EvalSymlinks(cfg.Dir); err == nil {
+		cfg.Dir, cfg.linked = real, real != cfg.Dir
+	}
+	choice, err := plan.Make(ctx, r, cfg.System, cfg.Target)
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Target, err = locate(ctx, r, cfg.Target, backups, archive); err != nil {
-		return nil, err
-	}
-	choice, err := Plan(cfg.Target, backups, archive)
-	if err != nil {
-		return nil, err
-	}
-	j := &job{cfg: cfg, repo: r, choice: choice}
-	if j.manifest, err = r.Manifest(ctx, choice.Backup.ID); err != nil {
+	j := &Job{Config: cfg, repo: r, Choice: choice}
+	if j.Manifest, err = r.Manifest(ctx, choice.Backup.ID); err != nil {
 		return j, fmt.Errorf("read backup %s: %w", choice.Backup.ID, err)
 	}
-	if j.account, err = ownerOf(cfg); err != nil {
+	if j.Account, err = OwnerOf(cfg); err != nil {
 		return j, err
 	}
 	if cfg.Start {
@@ -222,8 +214,8 @@ func prepare(ctx context.Context, cfg Config, r *repo.Repo) (*job, error) {
 	return j, j.preflight()
 }
 
-// files puts the cluster in place, pg_control last.
-func (j *job) files(ctx context.Context) (err error) {
+// Fill puts the cluster in place, pg_control last.
+func (j *Job) Fill(ctx context.Context) (err error) {
 	if err = j.makeRoom(); err != nil {
 		return err
 	}
@@ -231,7 +223,7 @@ func (j *job) files(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if j.tree, err = openTree(j.cfg.Dir, j.account, spaces, j.survey.group); err != nil {
+	if j.tree, err = openTree(j.Config.Dir, j.Account, spaces, j.survey.group); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, j.tree.close()) }()
@@ -258,13 +250,13 @@ func (j *job) files(ctx context.Context) (err error) {
 }
 
 // complete waits for the disk, then lets pg_control appear.
-func (j *job) complete(control []byte) error {
-	j.report("sync", 0)
+func (j *Job) complete(control []byte) error {
+	j.Report("sync", 0)
 	blind, err := pgdata.WithoutCheckpoint(control)
 	if err != nil {
 		return err
 	}
-	if !j.cfg.NoSync {
+	if !j.Config.NoSync {
 		if err = j.tree.sync(); err != nil {
 			return err
 		}
@@ -275,10 +267,14 @@ func (j *job) complete(control []byte) error {
 	return j.tree.remove(statePath)
 }
 
-func (j *job) report(phase string, done int64) {
+// Bytes is how much the cluster's files hold.
+func (j *Job) Bytes() int64 { return j.survey.total() }
+
+// Report tells how far the restore is.
+func (j *Job) Report(phase string, done int64) {
 	if phase != j.progress.Phase {
 		j.progress = Progress{Phase: phase, Total: j.survey.total()}
 	}
 	j.progress.Done += done
-	j.cfg.Progress(j.progress)
+	j.Config.Progress(j.progress)
 }

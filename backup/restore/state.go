@@ -85,8 +85,8 @@ func parseNote(path string, f io.Reader, into any) error {
 }
 
 // claim writes down that the folder is being restored.
-func (j *job) claim() error {
-	s := state{Repository: j.repo.ID().String(), Backup: j.manifest.ID, Target: j.cfg.Target.String(), Started: time.Now().UTC()}
+func (j *Job) claim() error {
+	s := state{Repository: j.repo.ID().String(), Backup: j.Manifest.ID, Target: j.Config.Target.String(), Started: time.Now().UTC()}
 	for _, space := range j.tree.spaces {
 		s.Spaces = append(s.Spaces, space.location)
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rootstream/backup/repo"
+	"rootstream/internal/flock"
 	"rootstream/internal/proc"
 )
 
@@ -70,7 +71,7 @@ func alone(root *os.Root) (*os.File, error) {
 	if err != nil {
 		return nil, ErrTarget.WithCause(err)
 	}
-	if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err = flock.Try(f); err != nil {
 		return nil, ErrTarget.WithCause(errors.Join(fmt.Errorf("another restore writes to %s: %w", root.Name(), err), f.Close()))
 	}
 	return f, nil

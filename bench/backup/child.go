@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/base"
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
@@ -86,7 +87,7 @@ func take(ctx context.Context, cfg base.Config, r *repo.Repo) error {
 		fmt.Fprintf(os.Stderr, "%v %s %d/%d, %d stored\n", time.Since(began).Round(time.Millisecond), p.Phase, p.Bytes, p.Total, p.Stored)
 	}
 	m, err := base.Take(ctx, cfg, r, func(ctx context.Context, size uint32, rng wal.Range) error {
-		return archive.Wait(ctx, r, control.SystemID, size, rng)
+		return ledger.Wait(ctx, r, control.SystemID, size, rng)
 	})
 	if err == nil {
 		_, err = fmt.Fprintln(os.Stdout, m.ID, m.Size, m.Stored)

@@ -18,6 +18,7 @@ import (
 
 	"rootstream/backup"
 	"rootstream/backup/archive"
+	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/internal/wait"
 	"rootstream/pgserver"
@@ -130,7 +131,7 @@ func (k *keeper) mishap(ctx context.Context) (before time.Time, err error) {
 
 // receive streams the write-ahead log into the repository until it is stopped.
 func (k *keeper) receive(ctx context.Context) (stop func() error, err error) {
-	receiver, err := archive.NewReceiver(archive.Config{
+	receiver, err := receive.New(receive.Config{
 		DSN: k.server.DSN("postgres"), Slot: "example", Spool: filepath.Join(k.home, "spool"), Logger: slog.New(slog.DiscardHandler),
 		Open: func(context.Context) (*repo.Repo, error) { return k.backups.Repo(), nil },
 	})
@@ -144,7 +145,7 @@ func (k *keeper) receive(ctx context.Context) (stop func() error, err error) {
 	const look, patience = 20 * time.Millisecond, 30 * time.Second
 	waiting, enough := context.WithTimeout(running, patience)
 	defer enough()
-	for receiver.State().Doing != archive.Streaming {
+	for receiver.State().Doing != receive.Streaming {
 		if err := wait.For(waiting, look); err != nil {
 			return nil, errors.Join(errors.New("the log does not stream: "+receiver.State().LastError), stop())
 		}

@@ -94,3 +94,9 @@ func (a Account) owns(info os.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && st.Uid == a.UID
 }
+
+// OursAlone reports whether it is a folder of the user we run as, in which nobody else can write.
+func OursAlone(info os.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && info.IsDir() && info.Mode().Perm()&0o022 == 0 && int(st.Uid) == os.Geteuid()
+}

@@ -18,7 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/backup"
-	"rootstream/backup/archive"
+	logledger "rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/internal/wait"
@@ -117,7 +117,7 @@ func (w *world) followed() int64 {
 	last := entries[len(entries)-1]
 	ctx, cancel := context.WithTimeout(w.t.Context(), harness.Patience)
 	defer cancel()
-	must(w.t, archive.Wait(ctx, m.Repo(), last.Cluster.SystemID, last.Cluster.SegmentSize, wal.Range{Timeline: last.StopTimeline, From: last.StartLSN, To: end}))
+	must(w.t, logledger.Wait(ctx, m.Repo(), last.Cluster.SystemID, last.Cluster.SegmentSize, wal.Range{Timeline: last.StopTimeline, From: last.StartLSN, To: end}))
 	return w.ledger.acknowledged()
 }
 
@@ -211,13 +211,13 @@ func (c *crowd) createAndKill(ctx context.Context, rng *rand.Rand) {
 	run := c.start(args...)
 	if doomed {
 		before := len(c.files("sessions"))
-		for !run.within(3*time.Millisecond) && len(c.files("sessions")) <= before { // or it is refused
+		for !run.Within(3*time.Millisecond) && len(c.files("sessions")) <= before { // or it is refused
 		}
-		if !run.within(harness.Between(rng, 0, 1500)) {
-			run.signal(syscall.SIGKILL)
+		if !run.Within(harness.Between(rng, 0, 1500)) {
+			run.Signal(syscall.SIGKILL)
 		}
 	}
-	switch r := run.wait(); {
+	switch r := ended(c.t, run); {
 	case r.code == 0:
 		c.made(r, least)
 		c.count(string(kind)+" backups", 1)

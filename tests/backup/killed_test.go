@@ -126,14 +126,14 @@ func (k *killer) kill(v victim) (killed bool) {
 	least, before := k.ledger.acknowledged(), k.there()
 	run, begun := k.start(v.args...), time.Now()
 	if k.rng.IntN(5) > 0 {
-		for !v.sign() && !run.within(3*time.Millisecond) {
+		for !v.sign() && !run.Within(3*time.Millisecond) {
 		}
 		begun = time.Now()
 	}
-	if !run.within(time.Duration(k.rng.Int64N(int64(max(k.took[v.kind], 100*time.Millisecond))))) {
-		run.signal(syscall.SIGKILL)
+	if !run.Within(time.Duration(k.rng.Int64N(int64(max(k.took[v.kind], 100*time.Millisecond))))) {
+		run.Signal(syscall.SIGKILL)
 	}
-	r := run.wait()
+	r := ended(k.t, run)
 	switch r.code {
 	case -1:
 		k.count(v.kind+" killed", 1)

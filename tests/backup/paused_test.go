@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -66,8 +65,8 @@ func (w *world) stopped(rng *rand.Rand, round int) {
 	} else {
 		<-time.After(shortLease)
 	}
-	pruner.signal(syscall.SIGCONT)
-	r := pruner.wait()
+	pruner.Resume()
+	r := ended(w.t, pruner)
 	switch said := r.says(5, lost); {
 	case said:
 		w.count("deletions that said that they lost their lease", 1)
@@ -90,18 +89,18 @@ func (w *world) stopped(rng *rand.Rand, round int) {
 }
 
 // stopOnceDeclared runs a deletion and stops it at a random moment after it has said what it will delete.
-func (w *world) stopOnceDeclared(rng *rand.Rand, args []string) *child {
+func (w *world) stopOnceDeclared(rng *rand.Rand, args []string) *harness.Program {
 	w.t.Helper()
 	c := w.startWith([]string{"ROOTSTREAM_BACKUP_LEASE=" + shortLease.String()}, args...)
 	for len(w.files("intents")) == 0 {
-		if c.within(200 * time.Microsecond) {
+		if c.Within(200 * time.Microsecond) {
 			break // it was quicker than we look
 		}
 	}
-	c.within(time.Duration(math.Pow(rng.Float64(), 3) * float64(12*time.Millisecond))) // a fast disk deletes all in a few
-	c.signal(syscall.SIGSTOP)
+	c.Within(time.Duration(math.Pow(rng.Float64(), 3) * float64(12*time.Millisecond))) // a fast disk deletes all in a few
+	c.Pause()
 	harness.Eventually(w.t, harness.Patience, "the stop", func() error {
-		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.cmd.Process.Pid)); err == nil && !c.ended() && !strings.Contains(string(stat), ") T ") {
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.PID())); err == nil && !c.Ended() && !strings.Contains(string(stat), ") T ") {
 			return fmt.Errorf("it goes on: %.60s", stat)
 		}
 		return nil

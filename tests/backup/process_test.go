@@ -1,26 +1,13 @@
 package backup_test
 
 import (
-	"bytes"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"rootstream/tests/harness"
 )
-
-// child is one run of the program.
-type child struct {
-	t              *testing.T
-	args           []string
-	cmd            *exec.Cmd
-	stdout, stderr bytes.Buffer
-	done           chan struct{}
-}
 
 // result is a run that has ended; its code is -1 if it was killed.
 type result struct {
@@ -47,76 +34,26 @@ const (
 	lost      = "the run was declared dead, or could not say that it lives"
 )
 
-func (w *world) start(args ...string) *child {
+// start starts the program.
+func (w *world) start(args ...string) *harness.Program {
 	w.t.Helper()
 	return w.startWith(nil, args...)
 }
 
 // startWith starts the program with something more in its environment.
-func (w *world) startWith(env []string, args ...string) *child {
+func (w *world) startWith(env []string, args ...string) *harness.Program {
 	w.t.Helper()
-	c := &child{t: w.t, args: args, cmd: harness.Command(args, slices.Concat(w.env, env)), done: make(chan struct{})}
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // its parent outlives it
-	c.cmd.Stdout, c.cmd.Stderr = &c.stdout, &c.stderr
-	if err := c.cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	go func() {
-		defer close(c.done)
-		_ = c.cmd.Wait() // ProcessState has it
-	}()
-	return c
+	return harness.Start(w.t, strings.Join(args[:2], "-"), args, slices.Concat(w.env, env))
 }
 
 // run runs the program to its end.
 func (w *world) run(args ...string) result {
 	w.t.Helper()
-	return w.start(args...).wait()
+	return ended(w.t, w.start(args...))
 }
 
-func (c *child) signal(s syscall.Signal) {
-	select {
-	case <-c.done:
-	default:
-		_ = c.cmd.Process.Signal(s) // it may be ending
-	}
-}
-
-func (c *child) ended() bool {
-	select {
-	case <-c.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// within waits that long for the end.
-func (c *child) within(d time.Duration) bool {
-	select {
-	case <-c.done:
-		return true
-	case <-time.After(d):
-		return false
-	}
-}
-
-// wait waits for the end, and looks for what must never be said.
-func (c *child) wait() result {
-	c.t.Helper()
-	if !c.within(3 * harness.Patience) {
-		c.signal(syscall.SIGQUIT)
-		c.within(time.Second)
-		c.signal(syscall.SIGKILL)
-		<-c.done
-		c.t.Errorf("%v does not end:\n%s", c.args, c.stderr.String())
-	}
-	r := result{c.cmd.ProcessState.ExitCode(), c.stdout.String(), c.stderr.String()}
-	for _, word := range []string{"DATA RACE", "panic:", "fatal error"} {
-		if strings.Contains(r.stderr, word) {
-			c.t.Errorf("%v: %v", c.args, r)
-			break
-		}
-	}
-	return r
+// ended waits for the end of a run.
+func ended(t *testing.T, p *harness.Program) result {
+	t.Helper()
+	return result{p.WaitFor(3 * harness.Patience), p.Output(), p.Log()}
 }

@@ -21,6 +21,8 @@ const RunAsProgram = "HARNESS_RUN_AS_PROGRAM"
 // Patience is for what happens at once on a machine that is not busy.
 const Patience = 40 * time.Second
 
+const lookEvery = 10 * time.Millisecond
+
 // readyPrefix begins the line that a process prints to standard output once it serves; the rest is its URL.
 const readyPrefix = "rootstream is ready: "
 
@@ -29,8 +31,8 @@ type Program struct {
 	Name   string
 	tb     testing.TB
 	cmd    *exec.Cmd
+	stdout string // file
 	stderr string // file
-	stdout *bufio.Reader
 	done   chan struct{}
 }
 
@@ -85,17 +87,9 @@ func Publish(tb testing.TB, path string) {
 func Start(tb testing.TB, name string, args, env []string) *Program {
 	tb.Helper()
 	p := &Program{tb: tb, Name: name, cmd: Command(args, env), done: make(chan struct{})}
-	stderr, err := os.CreateTemp(tb.TempDir(), name+"-*.log")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p.stderr = stderr.Name()
-	out, in, err := os.Pipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	p.cmd.Stdout, p.cmd.Stderr = in, stderr
-	p.stdout = bufio.NewReader(out)
+	out := p.output(&p.stdout, "out")
+	said := p.output(&p.stderr, "log")
+	p.cmd.Stdout, p.cmd.Stderr = out, said
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // the kernel sends Pdeathsig when the starting thread ends
@@ -106,21 +100,29 @@ func Start(tb testing.TB, name string, args, env []string) *Program {
 			_ = p.cmd.Wait() // ProcessState has it
 		}
 	}()
-	err = <-started
-	_ = in.Close()
-	_ = stderr.Close()
+	err := errors.Join(<-started, out.Close(), said.Close())
 	if err != nil {
 		tb.Fatalf("start %s: %v", name, err)
 	}
 	tb.Cleanup(func() {
 		p.Kill()
-		_ = out.Close()
 		p.inspect()
 		if tb.Failed() {
 			tb.Logf("the last warnings of %s:\n%s", name, p.warnings())
 		}
 	})
 	return p
+}
+
+// output makes a file for what the process writes.
+func (p *Program) output(path *string, kind string) *os.File {
+	p.tb.Helper()
+	f, err := os.CreateTemp(p.tb.TempDir(), p.Name+"-*."+kind)
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	*path = f.Name()
+	return f
 }
 
 // Ready waits for the ready line and returns the URL in it.
@@ -135,25 +137,18 @@ func (p *Program) Ready() string {
 
 // Await is Ready for a process that other things than the test's own steps may hold up.
 func (p *Program) Await() (string, error) {
-	type line struct {
-		text string
-		err  error
-	}
-	got := make(chan line, 1)
-	go func() {
-		text, err := p.stdout.ReadString('\n')
-		got <- line{text, err}
-	}()
-	select {
-	case l := <-got:
-		url, ok := strings.CutPrefix(strings.TrimSpace(l.text), readyPrefix)
-		if ok {
-			return url, nil
+	for end := time.Now().Add(2 * Patience); ; {
+		line, _, whole := strings.Cut(p.Output(), "\n")
+		if url, ok := strings.CutPrefix(line, readyPrefix); ok && whole {
+			return strings.TrimSpace(url), nil
 		}
-		<-time.After(time.Second) // its last words
-		return "", fmt.Errorf("%s said %q (%w), not that it is ready:\n%s", p.Name, l.text, l.err, p.Log())
-	case <-time.After(2 * Patience):
-		return "", fmt.Errorf("%s is not ready:\n%s", p.Name, p.Log())
+		if whole || p.Within(lookEvery) && p.Output() == line {
+			p.Within(time.Second) // its last words
+			return "", fmt.Errorf("%s said %q, not that it is ready:\n%s", p.Name, line, p.Log())
+		}
+		if time.Now().After(end) {
+			return "", fmt.Errorf("%s is not ready:\n%s", p.Name, p.Log())
+		}
 	}
 }
 
@@ -162,9 +157,14 @@ func SayReady(w io.Writer, url string) {
 	_, _ = fmt.Fprintln(w, readyPrefix+url) // who does not listen does not wait
 }
 
+// Output is what it has written to standard output.
+func (p *Program) Output() string { return contentOf(p.stdout) }
+
 // Log is what it has written to standard error.
-func (p *Program) Log() string {
-	b, _ := os.ReadFile(p.stderr)
+func (p *Program) Log() string { return contentOf(p.stderr) }
+
+func contentOf(path string) string {
+	b, _ := os.ReadFile(path) //nolint:gosec // made by us
 	return string(b)
 }
 
@@ -236,14 +236,28 @@ func (p *Program) Terminate() int {
 	return p.Wait()
 }
 
-// Wait waits for the end of the process and returns its exit code.
-func (p *Program) Wait() int {
-	p.tb.Helper()
+// Within waits that long for the end of the process, and reports whether it came.
+func (p *Program) Within(d time.Duration) bool {
 	select {
 	case <-p.done:
-	case <-time.After(Patience):
+		return true
+	case <-time.After(d):
+		return p.Ended()
+	}
+}
+
+// Wait waits for the end of the process and returns its exit code, -1 if it was killed.
+func (p *Program) Wait() int {
+	p.tb.Helper()
+	return p.WaitFor(Patience)
+}
+
+// WaitFor is Wait for a process that has more to do.
+func (p *Program) WaitFor(patience time.Duration) int {
+	p.tb.Helper()
+	if !p.Within(patience) {
 		p.Signal(syscall.SIGQUIT)
-		<-time.After(time.Second)
+		p.Within(time.Second)
 		p.tb.Errorf("%s does not stop:\n%s", p.Name, p.Tail())
 		p.Kill()
 	}

@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rootstream/backup/storage"
+	"rootstream/internal/flock"
 	"rootstream/internal/wait"
 )
 
@@ -37,8 +38,6 @@ const (
 	rename   = 5               // tries, when a folder goes while we write into it
 	patience = 5 * time.Second // for the lock
 )
-
-var errHeld = errors.New("another process holds it")
 
 // Storage is a folder that holds objects. It is safe for concurrent use, also by many processes.
 type Storage struct {
@@ -333,15 +332,15 @@ func (s *Storage) lock(ctx context.Context) (unlock func(), _ error) {
 	held, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := flock.Try(f)
 		if err == nil {
 			return func() { _ = f.Close() }, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if !errors.Is(err, flock.ErrHeld) {
 			return nil, errors.Join(err, f.Close())
 		}
 		if wait.For(held, 2*time.Millisecond) != nil {
-			return nil, errors.Join(cmp.Or(ctx.Err(), errHeld), f.Close())
+			return nil, errors.Join(cmp.Or(ctx.Err(), err), f.Close())
 		}
 	}
 }

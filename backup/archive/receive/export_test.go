@@ -1,4 +1,4 @@
-package archive
+package receive
 
 import "rootstream/backup/wal"
 

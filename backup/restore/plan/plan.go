@@ -1,4 +1,10 @@
-package restore
+// Package plan chooses how a target of a restore is reached: the backup to begin with, the timeline to follow.
+//
+// [Spec] is a target as people write it, [Target] as it is meant. [Choose] is
+// pure: it refuses what cannot be reached, and says what can be ([Windows]).
+// [Make] reads what is to choose from, and looks in the log for what only the
+// log knows: where a transaction or a restore point is. It changes nothing.
+package plan
 
 import (
 	"cmp"
@@ -8,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/wal"
 	"rootstream/errs"
 )
@@ -16,7 +23,6 @@ import (
 var (
 	ErrNoBackup = errs.New(errs.NotFound, "backup_not_found", "there is no such backup")
 	ErrOutside  = errs.New(errs.Precondition, "outside_window", "the target is outside of what can be restored")
-	ErrGap      = errs.New(errs.Precondition, "wal_gap", "write-ahead log is missing on the way to the target")
 	ErrTimeline = errs.New(errs.Precondition, "wal_timeline", "no backup leads to that timeline")
 )
 
@@ -29,26 +35,16 @@ type Backup struct {
 	Completed time.Time
 }
 
-// Archive is the write-ahead log that is at hand.
-type Archive struct {
-	System      uint64 // whose it is
-	SegmentSize uint32
-	Histories   map[wal.TimelineID]wal.History // of every timeline there is
-	Pieces      []Piece                        // what is there without a hole
-}
-
-// Piece is a stretch of one timeline.
-type Piece struct {
-	wal.Range
-	Until time.Time // when its end arrived, by the storage's clock
-}
-
 // Choice is how a target is reached.
 type Choice struct {
+	Target   Target // with what the log says of it
 	Backup   Backup
 	Timeline wal.TimelineID // to follow; never "the latest", which somebody else may change
 	History  wal.History    // of that timeline
 	Path     []wal.Range    // what is replayed, as far as it is known
+
+	system      uint64
+	segmentSize uint32
 }
 
 // Window is a stretch of time to every moment of which the cluster can be restored.
@@ -70,12 +66,11 @@ func (w Window) String() string {
 // PostgreSQL itself is the judge within it: it refuses to end before its target.
 const clockSlack = time.Minute
 
-// Plan chooses the backup to begin with and the timeline to follow. A target that cannot be reached is refused, and
+// Choose chooses the backup to begin with and the timeline to follow. A target that cannot be reached is refused, and
 // the error says what can be.
-func Plan(t Target, backups []Backup, a Archive) (Choice, error) {
+func Choose(t Target, backups []Backup, l ledger.Ledger) (Choice, error) {
 	t.Kind = cmp.Or(t.Kind, Latest)
-	backups = slices.Clone(backups)
-	sortBackups(backups)
+	backups = sorted(backups)
 	if len(backups) == 0 {
 		return Choice{}, ErrNoBackup.WithCause(errors.New("the repository holds none of this cluster"))
 	}
@@ -88,12 +83,12 @@ func Plan(t Target, backups []Backup, a Archive) (Choice, error) {
 		newest = backups[i]
 		backups = backups[i : i+1]
 	}
-	path, err := a.follow(t, newest)
+	path, err := follow(l, t, newest)
 	if err != nil {
 		return Choice{}, err
 	}
-	windows := a.windows(path, backups)
-	best, reach, refused := a.choose(t, path, backups)
+	windows := windowsOn(l, path, backups)
+	best, reach, refused := pick(l, t, path, backups)
 	if refused != nil {
 		return Choice{}, explain(refused, t, windows)
 	}
@@ -105,13 +100,19 @@ func Plan(t Target, backups []Backup, a Archive) (Choice, error) {
 		end = t.LSN
 	case Latest, AtTime, AtXID, AtName:
 	}
-	return Choice{Backup: best, Timeline: path.Timeline(), History: path, Path: path.Path(best.Start, end)}, nil
+	return Choice{
+		Target: t, Backup: best, Timeline: path.Timeline(), History: path, Path: path.Path(best.Start, end),
+		system: l.SystemID, segmentSize: l.SegmentSize,
+	}, nil
 }
 
-func sortBackups(backups []Backup) {
-	slices.SortFunc(backups, func(x, y Backup) int {
-		return cmp.Or(cmp.Compare(x.Timeline, y.Timeline), cmp.Compare(x.Stop, y.Stop))
-	})
+// Newest returns the backup of which there is nothing newer, of at least one.
+func Newest(backups []Backup) Backup { return slices.MaxFunc(backups, byAge) }
+
+func sorted(backups []Backup) []Backup { return slices.SortedFunc(slices.Values(backups), byAge) }
+
+func byAge(x, y Backup) int {
+	return cmp.Or(cmp.Compare(x.Timeline, y.Timeline), cmp.Compare(x.Stop, y.Stop))
 }
 
 func explain(err *errs.Error, t Target, windows []Window) error {
@@ -133,35 +134,27 @@ func explain(err *errs.Error, t Target, windows []Window) error {
 }
 
 // follow returns the history of the timeline to follow.
-func (a Archive) follow(t Target, newest Backup) (wal.History, error) {
+func follow(l ledger.Ledger, t Target, newest Backup) (wal.History, error) {
 	if t.Timeline != 0 {
-		if _, known := a.Histories[t.Timeline]; !known && t.Timeline != newest.Timeline {
+		if l.Timeline(t.Timeline) == nil && t.Timeline != newest.Timeline {
 			return nil, ErrTimeline.WithCause(fmt.Errorf("the repository knows no timeline %d", t.Timeline))
 		}
-		return a.history(t.Timeline), nil
+		return l.History(t.Timeline), nil
 	}
-	path := a.history(newest.Timeline)
+	path := l.History(newest.Timeline)
 	if t.Current || t.Kind == Immediate {
 		return path, nil
 	}
-	for _, h := range a.Histories {
-		if h.Timeline() > path.Timeline() && h.Contains(newest.Timeline, newest.Stop) {
-			path = h
+	for _, tl := range l.Timelines {
+		if tl.History.Timeline() > path.Timeline() && tl.History.Contains(newest.Timeline, newest.Stop) {
+			path = tl.History
 		}
 	}
 	return path, nil
 }
 
-// history returns the history of a timeline; the first has none on file.
-func (a Archive) history(tli wal.TimelineID) wal.History {
-	if h, ok := a.Histories[tli]; ok {
-		return h
-	}
-	return wal.NewHistory(tli)
-}
-
-// choose returns the newest backup from which the target can be reached, and how far the log leads from it.
-func (a Archive) choose(t Target, path wal.History, backups []Backup) (Backup, wal.LSN, *errs.Error) {
+// pick returns the newest backup from which the target can be reached, and how far the log leads from it.
+func pick(l ledger.Ledger, t Target, path wal.History, backups []Backup) (Backup, wal.LSN, *errs.Error) {
 	usable := false
 	for _, b := range slices.Backward(backups) {
 		if !path.Contains(b.Timeline, b.Stop) {
@@ -171,16 +164,16 @@ func (a Archive) choose(t Target, path wal.History, backups []Backup) (Backup, w
 		if !t.after(b) {
 			continue
 		}
-		reach, until := a.reach(path, b.Start)
+		reach, until := l.Reach(path, b.Start)
 		switch {
 		case reach < b.Stop:
 			continue // its own log is gone
-		case t.Kind == Latest && reach < a.end(path):
-			return Backup{}, 0, ErrGap.WithCause(fmt.Errorf("after %v there is a hole before %v", reach, a.end(path)))
+		case t.Kind == Latest && reach < l.End(path):
+			return Backup{}, 0, ledger.ErrGap.WithCause(fmt.Errorf("after %v there is a hole before %v", reach, l.End(path)))
 		case t.Kind == AtLSN && t.LSN > reach, t.found > reach, t.Kind == AtTime && t.Time.After(until.Add(clockSlack)):
 			return Backup{}, 0, ErrOutside
 		}
-		if t.blind() && a.connected(path, backups, b, reach) {
+		if t.blind() && connected(l, path, backups, b, reach) {
 			continue
 		}
 		return b, reach, nil
@@ -209,71 +202,33 @@ func (t Target) after(b Backup) bool {
 }
 
 // connected reports whether an older backup leads as far as b: from it, what b would miss is found as well.
-func (a Archive) connected(path wal.History, backups []Backup, b Backup, reach wal.LSN) bool {
+func connected(l ledger.Ledger, path wal.History, backups []Backup, b Backup, reach wal.LSN) bool {
 	return slices.ContainsFunc(backups, func(older Backup) bool {
 		if older.Stop >= b.Stop || !path.Contains(older.Timeline, older.Stop) {
 			return false
 		}
-		far, _ := a.reach(path, older.Start)
+		far, _ := l.Reach(path, older.Start)
 		return far >= reach
 	})
 }
 
-// reach returns how far the log leads from a position without a hole, and when the end of that arrived.
-func (a Archive) reach(path wal.History, from wal.LSN) (wal.LSN, time.Time) {
-	at, until := from, time.Time{}
-	for {
-		p, ok := a.piece(path, at)
-		if !ok {
-			return at, until
-		}
-		at, until = p.To, p.Until
+// Windows returns everything that can be restored on the way to the newest timeline that the newest backup leads to,
+// oldest first. Between two windows log is missing.
+func Windows(backups []Backup, l ledger.Ledger) []Window {
+	if len(backups) == 0 {
+		return nil
 	}
+	path, _ := follow(l, Target{}, Newest(backups)) // only a timeline that is asked for can be unknown
+	return windowsOn(l, path, backups)
 }
 
-// piece returns what PostgreSQL reads at a position: the newest timeline's copy of the segment, as far as the
-// timeline is part of the path.
-func (a Archive) piece(path wal.History, at wal.LSN) (Piece, bool) {
-	for _, branch := range slices.Backward(path) {
-		if branch.Begin.SegmentStart(a.SegmentSize) > at {
-			continue
-		}
-		for _, p := range a.Pieces {
-			p.To = min(p.To, branch.End)
-			if p.Timeline == branch.Timeline && p.From <= at && at < p.To {
-				return p, true
-			}
-		}
-	}
-	return Piece{}, false
-}
-
-// end returns the furthest position of the path that anything at hand belongs to.
-func (a Archive) end(path wal.History) wal.LSN {
-	end := wal.LSN(0)
-	for _, p := range a.Pieces {
-		for _, branch := range path {
-			if p.Timeline == branch.Timeline && p.From < branch.End {
-				end = max(end, min(p.To, branch.End))
-			}
-		}
-	}
-	return end
-}
-
-// Windows returns everything that can be restored on the way to a timeline, oldest first. Between two windows log is missing.
-func Windows(tli wal.TimelineID, backups []Backup, a Archive) []Window {
-	return a.windows(a.history(tli), backups)
-}
-
-func (a Archive) windows(path wal.History, backups []Backup) []Window {
+func windowsOn(l ledger.Ledger, path wal.History, backups []Backup) []Window {
 	var all []Window
-	sorted := slices.SortedFunc(slices.Values(backups), func(x, y Backup) int { return cmp.Compare(x.Stop, y.Stop) })
-	for _, b := range sorted {
+	for _, b := range slices.SortedFunc(slices.Values(backups), func(x, y Backup) int { return cmp.Compare(x.Stop, y.Stop) }) {
 		if !path.Contains(b.Timeline, b.Stop) {
 			continue
 		}
-		reach, until := a.reach(path, b.Start)
+		reach, until := l.Reach(path, b.Start)
 		if reach < b.Stop || (len(all) > 0 && all[len(all)-1].To >= reach) {
 			continue
 		}

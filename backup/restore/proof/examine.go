@@ -1,4 +1,4 @@
-package restore
+package proof
 
 import (
 	"context"
@@ -15,7 +15,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/pgdata"
+	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
 	"rootstream/errs"
 	"rootstream/internal/wait"
 	"rootstream/pgserver"
@@ -102,12 +105,12 @@ func plantRow(ctx context.Context, tx pgx.Tx) (row uuid.UUID, in string, err err
 }
 
 // awaitArrival tries again while the log of a restore point is on its way.
-func awaitArrival(ctx context.Context, try func() (*job, error)) (*job, error) {
+func awaitArrival(ctx context.Context, try func() (*restore.Job, error)) (*restore.Job, error) {
 	var missing error
 	for {
 		j, err := try()
 		switch {
-		case errors.Is(err, ErrOutside) || errors.Is(err, ErrGap):
+		case errors.Is(err, plan.ErrOutside) || errors.Is(err, ledger.ErrGap):
 			missing = err
 		case missing == nil || ctx.Err() == nil:
 			return j, err
@@ -313,12 +316,12 @@ func (p planted) find(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // readPages checks the checksum of every block of the stopped cluster with our own reader.
-func (t *trial) readPages(ctx context.Context, j *job) error {
-	if !j.manifest.Cluster.DataChecksums {
+func (t *trial) readPages(ctx context.Context, j *restore.Job) error {
+	if !j.Manifest.Cluster.DataChecksums {
 		t.facts["pages"] = "the cluster has no checksums"
 		return nil
 	}
-	pages, err := checkPages(ctx, j.cfg.Dir)
+	pages, err := checkPages(ctx, j.Config.Dir)
 	t.facts["pages"] = strconv.FormatInt(pages, 10)
 	return err
 }

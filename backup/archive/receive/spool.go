@@ -1,4 +1,4 @@
-package archive
+package receive
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"rootstream/backup/wal"
+	"rootstream/internal/proc"
 	"rootstream/internal/wait"
 )
 
@@ -61,7 +62,7 @@ func openFolder(dir string) (*os.Root, error) {
 		return root, err
 	}
 	info, err := root.Stat(".")
-	if err == nil && (!os.SameFile(named, info) || !oursAlone(info)) {
+	if err == nil && (!os.SameFile(named, info) || !proc.OursAlone(info)) {
 		err = fmt.Errorf("%s is a link, or not a folder of root alone", dir)
 	}
 	if err != nil {

@@ -1,4 +1,4 @@
-package archive
+package receive
 
 import (
 	"context"
@@ -7,27 +7,9 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/wal"
 )
-
-// Slot is a replication slot as the server sees it. The zero value is one that is not there.
-type Slot struct {
-	Name       string  `json:"name"`
-	Active     bool    `json:"active"`
-	RestartLSN wal.LSN `json:"restart_lsn"`
-	Status     string  `json:"wal_status"`     // reserved, extended, unreserved, lost
-	Retained   int64   `json:"retained_bytes"` // of log that the server keeps for it
-}
-
-// Lost reports whether the server has thrown log away that the slot was to keep.
-func (s Slot) Lost() bool { return s.Status == "lost" }
-
-// Server is what a server says of itself and of a slot.
-type Server struct {
-	SystemID uint64  `json:"system_id"`
-	LSN      wal.LSN `json:"lsn"` // up to here it has log
-	Slot     Slot    `json:"slot"`
-}
 
 const lookUp = `select system_identifier::text, at::text, coalesce(slot_name::text, ''), coalesce(active, false)::text,
 	coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), greatest(0, coalesce(pg_wal_lsn_diff(at, restart_lsn), 0))::bigint::text
@@ -36,42 +18,42 @@ const lookUp = `select system_identifier::text, at::text, coalesce(slot_name::te
 	left join pg_replication_slots on slot_name = $1 and slot_type = 'physical'`
 
 // LookUp asks a server over an ordinary connection: one for replication takes no queries.
-func LookUp(ctx context.Context, dsn, slot string) (Server, error) {
+func LookUp(ctx context.Context, dsn, slot string) (ledger.Server, error) {
 	cfg, err := parseDSN(dsn, "rootstream", false)
 	if err != nil {
-		return Server{}, err
+		return ledger.Server{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {
-		return Server{}, ErrServer.WithCause(err)
+		return ledger.Server{}, ErrServer.WithCause(err)
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	result := conn.ExecParams(ctx, lookUp, [][]byte{[]byte(slot)}, nil, nil, nil).Read()
 	if result.Err != nil || len(result.Rows) != 1 {
-		return Server{}, fmt.Errorf("look up the replication slot: %w", ErrServer.WithCause(result.Err))
+		return ledger.Server{}, fmt.Errorf("look up the replication slot: %w", ErrServer.WithCause(result.Err))
 	}
 	return parseServer(result.Rows[0])
 }
 
-func parseServer(row [][]byte) (Server, error) {
+func parseServer(row [][]byte) (ledger.Server, error) {
 	system, err := strconv.ParseInt(string(row[0]), 10, 64) // SQL has no unsigned numbers
 	if err != nil {
-		return Server{}, fmt.Errorf("the server's system id: %w", err)
+		return ledger.Server{}, fmt.Errorf("the server's system id: %w", err)
 	}
-	s := Server{SystemID: uint64(system), Slot: Slot{Name: string(row[2]), Active: string(row[3]) == "true", Status: string(row[5])}} //nolint:gosec // the same bits
+	s := ledger.Server{SystemID: uint64(system), Slot: ledger.Slot{Name: string(row[2]), Active: string(row[3]) == "true", Status: string(row[5])}} //nolint:gosec // the same bits
 	if s.LSN, err = wal.ParseLSN(string(row[1])); err != nil {
-		return Server{}, err
+		return ledger.Server{}, err
 	}
 	if s.Slot.RestartLSN, err = wal.ParseLSN(string(row[4])); err != nil {
-		return Server{}, err
+		return ledger.Server{}, err
 	}
 	s.Slot.Retained, err = strconv.ParseInt(string(row[6]), 10, 64)
 	return s, err
 }
 
-func (r *Receiver) slot(ctx context.Context) (Slot, error) {
+func (r *Receiver) slot(ctx context.Context) (ledger.Slot, error) {
 	s, err := LookUp(ctx, r.cfg.DSN, r.cfg.Slot)
 	return s.Slot, err
 }

@@ -1,4 +1,10 @@
-package restore
+// Package recovery tells PostgreSQL how far to recover, and watches it do so.
+//
+// [Settings.Write] is pure: the postgresql.auto.conf of a folder that is to be
+// recovered, for PostgreSQL 14 to 18; the target goes by itself once recovery
+// has ended. [Run] starts the server and waits until it is where its target
+// wants it. It starts no goroutine; servers are package pgserver's.
+package recovery
 
 import (
 	"bytes"
@@ -10,7 +16,15 @@ import (
 	"strconv"
 	"strings"
 
+	"rootstream/backup/restore/plan"
+	"rootstream/backup/wal"
 	"rootstream/errs"
+)
+
+// The files of a configuration.
+const (
+	AutoConf = "postgresql.auto.conf"
+	MainConf = "postgresql.conf"
 )
 
 // setting is one line of a PostgreSQL configuration.
@@ -19,25 +33,25 @@ type setting struct{ name, value string }
 // recoverySettings returns what tells PostgreSQL 14 to 18 where to end. All targets are set, since one that is left
 // over in another file would contradict ours and keep the server from starting. The one that counts is the last: an
 // empty one after it is a contradiction, too.
-func recoverySettings(t Target, timeline uint64, restoreCommand string) []setting {
+func recoverySettings(t plan.Target, timeline uint64, restoreCommand string) []setting {
 	all := []setting{
 		{"restore_command", restoreCommand},
 		{"recovery_target_inclusive", map[bool]string{false: "on", true: "off"}[t.Exclusive]},
 		{"recovery_target_timeline", strconv.FormatUint(timeline, 10)},
-		{"recovery_target_action", string(cmp.Or(t.Action, Promote))},
+		{"recovery_target_action", string(cmp.Or(t.Action, plan.Promote))},
 		{"recovery_min_apply_delay", "0"},
-		{"recovery_end_command", ""},
+		{"recovery_end_command", forget},
 		{"archive_cleanup_command", ""},
 	}
 	targets := []struct {
-		kind Kind
+		kind plan.Kind
 		setting
 	}{
-		{Immediate, setting{"recovery_target", "immediate"}},
-		{AtTime, setting{"recovery_target_time", t.Time.UTC().Format("2006-01-02 15:04:05.999999+00")}},
-		{AtLSN, setting{"recovery_target_lsn", t.LSN.String()}},
-		{AtXID, setting{"recovery_target_xid", strconv.FormatUint(t.XID, 10)}},
-		{AtName, setting{"recovery_target_name", t.Name}},
+		{plan.Immediate, setting{"recovery_target", "immediate"}},
+		{plan.AtTime, setting{"recovery_target_time", t.Time.UTC().Format("2006-01-02 15:04:05.999999+00")}},
+		{plan.AtLSN, setting{"recovery_target_lsn", t.LSN.String()}},
+		{plan.AtXID, setting{"recovery_target_xid", strconv.FormatUint(t.XID, 10)}},
+		{plan.AtName, setting{"recovery_target_name", t.Name}},
 	}
 	var last []setting
 	for _, target := range targets {
@@ -60,8 +74,8 @@ func isRecovery(name string) bool {
 // settingName is what PostgreSQL takes for the name of a setting, also one of an extension.
 var settingName = regexp.MustCompile(`^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$`)
 
-// checkSettings refuses what would be no line of a configuration, or would contradict the target.
-func checkSettings(settings map[string]string, faults *errs.Fields) {
+// CheckSettings refuses what would be no line of a configuration, or would contradict the target.
+func CheckSettings(settings map[string]string, faults *errs.Fields) {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		switch {
 		case !settingName.MatchString(name):
@@ -75,21 +89,42 @@ func checkSettings(settings map[string]string, faults *errs.Fields) {
 }
 
 const (
-	blockBegin = "# Recovery, written by rootstream restore. It may go once the server is in production."
+	blockBegin = "# Recovery, written by rootstream restore. It goes by itself once recovery has ended."
 	blockEnd   = "# End of recovery."
 )
 
-// withRecovery returns postgresql.auto.conf with the settings of this recovery in place of any earlier one's.
-// PostgreSQL reads this file last, wherever its others are.
-func withRecovery(auto []byte, lasting, recovery []setting) []byte {
+// forget takes these settings out of postgresql.auto.conf when recovery has ended, whoever started the server and
+// whenever that was: a standby made of the folder would obey them too. PostgreSQL runs it in its data folder, when a
+// crash would no longer lead back into this recovery. Every setting has a line of its own, also where ALTER SYSTEM has
+// written the file anew, which drops the comments.
+const forget = `sed -E "/^(restore_command|archive_cleanup_command|recovery_(min_apply_delay|end_command|target[a-z_]*)) =|` +
+	`^# (Recovery, written by rootstream restore|End of recovery)\./d" ` + AutoConf + ` >rootstream.auto.conf && ` +
+	`sync rootstream.auto.conf && mv rootstream.auto.conf ` + AutoConf
+
+// Settings is what a recovery needs.
+type Settings struct {
+	Target   plan.Target
+	Timeline wal.TimelineID    // to follow
+	Command  string            // restore_command
+	Least    map[string]string // of the parameters that recovery needs to be as large as they were where the log was written
+	Other    map[string]string // settings of the restored cluster
+}
+
+// Write returns postgresql.auto.conf with the settings of this recovery in place of any earlier one's. PostgreSQL reads
+// this file last, wherever its others are; main is its main configuration.
+func (s Settings) Write(auto, main []byte) []byte {
+	lasting := raised(s.Least, main, auto)
+	for _, name := range slices.Sorted(maps.Keys(s.Other)) {
+		lasting = append(lasting, setting{name, s.Other[name]})
+	}
 	var b bytes.Buffer
 	b.Write(withoutRecovery(auto, lasting))
-	for _, s := range lasting {
-		b.WriteString(s.line())
+	for _, l := range lasting {
+		b.WriteString(l.line())
 	}
 	b.WriteString(blockBegin + "\n")
-	for _, s := range recovery {
-		b.WriteString(s.line())
+	for _, l := range recoverySettings(s.Target, uint64(s.Timeline), s.Command) {
+		b.WriteString(l.line())
 	}
 	b.WriteString(blockEnd + "\n")
 	return b.Bytes()

@@ -1,4 +1,4 @@
-package archive
+package receive
 
 import (
 	"cmp"
@@ -12,14 +12,15 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/errs"
+	"rootstream/internal/flock"
 	"rootstream/internal/wait"
 )
 
@@ -124,8 +125,8 @@ type Receiver struct {
 	room  chan struct{} // something left the spool
 }
 
-// NewReceiver checks cfg.
-func NewReceiver(cfg Config) (*Receiver, error) {
+// New checks cfg.
+func New(cfg Config) (*Receiver, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -167,11 +168,15 @@ func (r *Receiver) Run(ctx context.Context) error {
 		return ErrSpool.WithCause(err).WithHint("name a folder for it: backup.spool")
 	}
 	defer func() { _ = root.Close() }()
-	unlock, err := lockFile(root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600))
+	lock, err := root.OpenFile("lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return err
+		return ErrSpool.WithCause(err)
 	}
-	defer unlock()
+	defer func() { _ = lock.Close() }()
+	if err := flock.Try(lock); err != nil {
+		return ErrSpool.WithCause(fmt.Errorf("%s: %w", r.cfg.Spool, err)).
+			WithHint("one process receives the log on this machine already; another needs a folder of its own: backup.spool")
+	}
 	r.root = root
 	if err := r.findSpools(); err != nil {
 		return err
@@ -185,19 +190,6 @@ func (r *Receiver) Run(ctx context.Context) error {
 		return err
 	}
 	return nil
-}
-
-// lockFile takes a lock that ends with the process.
-func lockFile(f *os.File, err error) (unlock func(), _ error) {
-	if err != nil {
-		return nil, ErrSpool.WithCause(err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, ErrSpool.WithCause(fmt.Errorf("%s: another process uses it", filepath.Dir(f.Name()))).
-			WithHint("one process receives the log on this machine already; another needs a folder of its own: backup.spool")
-	}
-	return func() { _ = f.Close() }, nil
 }
 
 // findSpools takes up what was not uploaded, also of a server that is no more.
@@ -423,7 +415,7 @@ func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN,
 	look, cancel := context.WithTimeout(ctx, longestPause)
 	defer cancel()
 	if rp, closed := r.cfg.Open(look); closed == nil {
-		if tli, end, unknown := lastWhole(look, rp, l.system, h, l.size); unknown == nil && end != 0 {
+		if tli, end, unknown := ledger.LastWhole(look, rp, l.system, h, l.size); unknown == nil && end != 0 {
 			return tli, end, nil
 		}
 	}
@@ -463,12 +455,12 @@ func (r *Receiver) remedy(ctx context.Context, s *spool, cause error) error {
 	return r.skip(ctx, again, s, cmp.Or(slot.RestartLSN, again.at))
 }
 
-func (r *Receiver) renewSlot(ctx context.Context, l *link) (Slot, error) {
+func (r *Receiver) renewSlot(ctx context.Context, l *link) (ledger.Slot, error) {
 	if err := l.dropSlot(ctx, r.cfg.Slot); err != nil {
-		return Slot{}, err
+		return ledger.Slot{}, err
 	}
 	if err := l.reserve(ctx, r.cfg.Slot, r.cfg.Temporary); err != nil {
-		return Slot{}, err
+		return ledger.Slot{}, err
 	}
 	return r.slot(ctx)
 }
@@ -483,12 +475,12 @@ func (r *Receiver) skip(ctx context.Context, l *link, s *spool, at wal.LSN) erro
 	if err != nil {
 		return err
 	}
-	gap := Gap{wal.Range{Timeline: from.tli, From: s.reached(), To: to}}
+	gap := ledger.Gap{Range: wal.Range{Timeline: from.tli, From: s.reached(), To: to}}
 	if err := s.begin(h.At(to), to); err != nil {
 		return fmt.Errorf("go on behind the gap: %w", err)
 	}
 	r.change(func(st *State) { st.Gaps++ })
-	r.note(ctx, "write-ahead log is lost: take a full backup", gap.err())
-	r.cfg.Alarm(ctx, gap.err())
+	r.note(ctx, "write-ahead log is lost: take a full backup", gap.Err())
+	r.cfg.Alarm(ctx, gap.Err())
 	return nil
 }

@@ -1,10 +1,8 @@
-package archive
+package ledger
 
 import (
-	"context"
 	"time"
 
-	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 )
 
@@ -21,13 +19,23 @@ type Status struct {
 	Behind   int64          `json:"behind_bytes"`
 }
 
-// StatusOf sums up what the repository has of a cluster; server is what its server says, or nil.
-func StatusOf(ctx context.Context, r *repo.Repo, system uint64, server *Server) (Status, error) {
-	l, err := Load(ctx, r, system)
-	if err != nil {
-		return Status{}, err
-	}
-	return l.Status(server), nil
+// Slot is a replication slot as the server sees it. The zero value is one that is not there.
+type Slot struct {
+	Name       string  `json:"name"`
+	Active     bool    `json:"active"`
+	RestartLSN wal.LSN `json:"restart_lsn"`
+	Status     string  `json:"wal_status"`     // reserved, extended, unreserved, lost
+	Retained   int64   `json:"retained_bytes"` // of log that the server keeps for it
+}
+
+// Lost reports whether the server has thrown log away that the slot was to keep.
+func (s Slot) Lost() bool { return s.Status == "lost" }
+
+// Server is what a server says of itself and of a slot.
+type Server struct {
+	SystemID uint64  `json:"system_id"`
+	LSN      wal.LSN `json:"lsn"` // up to here it has log
+	Slot     Slot    `json:"slot"`
 }
 
 // Status sums the ledger up; server is what its server says, or nil.

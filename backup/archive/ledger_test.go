@@ -1,0 +1,123 @@
+package archive_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"rootstream/backup/archive/ledger"
+	"rootstream/backup/repo"
+	"rootstream/backup/wal"
+)
+
+func TestTheLedgerTellsFoundFromMissing(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t)
+	s := shelf{t, r}
+	s.segments(1, 2, 3, 5)
+	s.piece(6, 0, 1000)
+	s.segments(2, 7, 8)
+	s.history("1\t0/600200\tx\n") // within segment 6, of which timeline 2 has nothing
+	l, err := ledger.Load(t.Context(), r, someSystem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry := func(tli wal.TimelineID, from, to wal.LSN, status string) ledger.Entry {
+		return ledger.Entry{Range: wal.Range{Timeline: tli, From: from, To: to}, Status: status}
+	}
+	want := []ledger.Entry{
+		entry(1, 0x200000, 0x400000, ledger.Found), entry(1, 0x400000, 0x500000, ledger.Missing),
+		entry(1, 0x500000, 0x600000, ledger.Found), entry(1, 0x600000, 0x6003E8, ledger.Partial),
+		entry(2, 0x600000, 0x700000, ledger.Missing), entry(2, 0x700000, 0x900000, ledger.Found),
+	}
+	have := l.Entries()
+	for i := range max(len(have), len(want)) {
+		if i >= len(have) || i >= len(want) || have[i] != want[i] {
+			t.Fatalf("%v\nnot %v", have, want)
+		}
+	}
+	for _, c := range []struct {
+		rng wal.Range
+		gap bool
+	}{
+		{wal.Range{Timeline: 1, From: 0x200000, To: 0x400000}, false},
+		{wal.Range{Timeline: 1, From: 0x200000, To: 0x400001}, true},
+		{wal.Range{Timeline: 1, From: 0x500010, To: 0x6003E8}, false},
+		{wal.Range{Timeline: 2, From: 0x500010, To: 0x600200}, false}, // timeline 1 leads there
+		{wal.Range{Timeline: 2, From: 0x500010, To: 0x600201}, true},
+		{wal.Range{Timeline: 2, From: 0x700000, To: 0x900000}, false},
+		{wal.Range{Timeline: 3, From: 0x700000, To: 0x800000}, true},
+	} {
+		if err = l.Contiguous(c.rng); errors.Is(err, ledger.ErrGap) != c.gap || (err != nil) != c.gap {
+			t.Errorf("%v: %v", c.rng, err)
+		}
+		ctx, cancel := contextOf(t)
+		err = ledger.Wait(ctx, r, someSystem, 1<<20, c.rng)
+		cancel()
+		if errors.Is(err, ledger.ErrGap) != c.gap || (err != nil) != c.gap {
+			t.Errorf("waiting for %v: %v", c.rng, err)
+		}
+	}
+	status := l.Status(&ledger.Server{SystemID: someSystem, LSN: 0x900010})
+	if status.Gaps != 2 || status.Sound() || status.Timeline != 2 || status.Archived != 0x900000 || status.Behind != 16 {
+		t.Errorf("%+v", status)
+	}
+}
+
+func TestAnEmptyLedgerHasNoGaps(t *testing.T) {
+	t.Parallel()
+	r, _ := newRepo(t)
+	l, err := ledger.Load(t.Context(), r, someSystem)
+	if gaps := l.Gaps(); err != nil || len(gaps) != 0 {
+		t.Errorf("%v, %v", gaps, err)
+	}
+	if _, err := r.FindWAL(t.Context(), someSystem, "x"); !errors.Is(err, wal.ErrName) {
+		t.Errorf("%v", err)
+	}
+	if _, err := r.FindWAL(t.Context(), someSystem, "000000010000000000000001"); !errors.Is(err, repo.ErrWALAbsent) {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whoever sent the log may be long dead: it ends when the last of it arrived, not now.
+func TestAStretchEndsWhenItsEndArrived(t *testing.T) {
+	t.Parallel()
+	r, dir := newRepo(t)
+	s := shelf{t, r}
+	s.segments(1, 2, 3)
+	age(t, dir, 2*time.Hour)
+	s.piece(4, 0, 1000)
+	age(t, dir, time.Hour)
+	l, err := ledger.Load(t.Context(), r, someSystem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at, until := l.Reach(l.History(1), 0x200000)
+	if old := time.Since(until); at != 0x4003E8 || old < time.Hour || old > 2*time.Hour {
+		t.Errorf("it reaches to %v, which arrived %v ago", at, old)
+	}
+	if have := l.Timelines[0].Have; len(have) != 1 {
+		t.Errorf("%v: there is no hole", have)
+	}
+}
+
+// age makes everything in a repository older.
+func age(t *testing.T, dir string, by time.Duration) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		then := info.ModTime().Add(-by)
+		return os.Chtimes(path, then, then)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
