@@ -26,7 +26,7 @@ import (
 
 // ErrNoServer is a backup that is to be taken of no server.
 var ErrNoServer = errs.New(errs.Invalid, "backup_no_server", "no server to back up is configured").
-	WithHint("name it with --dsn and --pgdata, or set backup.dsn and backup.pgdata")
+	WithHint("name it with --dsn (and its folder with --pgdata, if it is on this machine), or set backup.dsn")
 
 // CreateOptions says how a backup is taken.
 type CreateOptions struct {

@@ -35,7 +35,7 @@ type doubt struct {
 }
 
 const (
-	onTheirWay = 256     // chunks: two units, so that two workers have something to do whatever the files
+	onTheirWay = 128     // chunks: a unit, so that a second worker has something to do before the first is done with a large file
 	mostDoubts = 1 << 16 // there are a few in a busy hour
 )
 

@@ -70,7 +70,7 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		to.ConnectTimeout = dialTimeout
 	}
 	to.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if cfg.Notice != nil && n.Severity != "NOTICE" {
+		if cfg.Notice != nil && n.SeverityUnlocalized == "WARNING" {
 			cfg.Notice(n.Message)
 		}
 	}
