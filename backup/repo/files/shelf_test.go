@@ -42,13 +42,13 @@ func TestWhatIsPutOnAShelfIsFoundAndGoneThroughInOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%500 == 0 { // also while others are still to come
-			if f, err := s.Find(all[at].Path); err != nil || f == nil || !cmp.Equal(*f, all[at]) {
-				t.Errorf("found %+v of %+v, %v", f, all[at], err)
+			if f, failed := s.Find(all[at].Path); failed != nil || f == nil || !cmp.Equal(*f, all[at]) {
+				t.Errorf("found %+v of %+v, %v", f, all[at], failed)
 			}
 		}
 	}
-	if f, err := s.Find("base/1/1"); f != nil || err != nil {
-		t.Errorf("found %+v, %v", f, err)
+	if f, failed := s.Find("base/1/1"); f != nil || failed != nil {
+		t.Errorf("found %+v, %v", f, failed)
 	}
 	if err = s.Write(t.Context(), all[5]); !errors.Is(err, seal.ErrInvalid) {
 		t.Errorf("the same twice: %v", err)
