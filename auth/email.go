@@ -123,17 +123,21 @@ func (s *Service) UndoEmail(ctx context.Context, token string, c Client) error {
 func (s *Service) SetEmail(ctx context.Context, by Actor, id uuid.UUID, email string, verified bool) (user.User, error) {
 	return s.change(ctx, by, id, func(tx *postgres.Tx, u user.User) (user.User, error) {
 		changed, err := s.users.SetEmail(ctx, tx, id, email, by.id)
-		if err != nil || changed.Email == u.Email {
-			return changed, err
-		}
-		err = s.enqueue(tx, notify.Message{ // there is no account any more to look the old address up from
-			Channel: notify.ChannelMail, Topic: notify.TopicEmailReplaced, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
-		})
 		if err != nil {
 			return user.User{}, err
 		}
-		if verified {
+		if changed.Email != u.Email {
+			err = s.enqueue(tx, notify.Message{ // there is no account any more to look the old address up from
+				Channel: notify.ChannelMail, Topic: notify.TopicEmailReplaced, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
+			})
+		}
+		switch {
+		case err != nil:
+			return user.User{}, err
+		case verified:
 			return s.users.MarkVerified(ctx, tx, id, by.id)
+		case changed.Email == u.Email:
+			return changed, nil
 		}
 		return changed, s.mail(tx, notify.TopicVerifyEmail, letter{UserID: id})
 	})

@@ -13,6 +13,7 @@ import (
 	"rootstream/auth"
 	"rootstream/errs"
 	"rootstream/notify"
+	"rootstream/postgres"
 	"rootstream/session"
 	"rootstream/user"
 )
@@ -237,6 +238,62 @@ func TestAnAddressNobodyProvedToOwnCannotUndo(t *testing.T) {
 		t.Error("a stranger's address is told")
 	}
 	w.ask(w.login("ada"), "ada@example.com") // nothing is left to undo
+}
+
+func TestWhoProvesToOwnTheOldAddressMeanwhileCanUndo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	verify := w.mailed(notify.TopicVerifyEmail)
+	w.ask(w.login("ada"), "eve@example.net") // somebody else's request, made while nobody was to be told
+	token := w.mailed(notify.TopicEmailConfirm)
+	if err := w.VerifyEmail(t.Context(), verify, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.exec(`update users set email = 'ada@example.com' where public_id = $1`, u.PublicID) // by a writer of Phase 24.2
+	if err := w.ConfirmEmail(t.Context(), token, from(1)); err != nil {
+		t.Fatal(err)
+	}
+	if to, _ := w.letter(notify.TopicEmailChanged); to != "ada@example.com" {
+		t.Errorf("the link to undo it goes to %q", to)
+	}
+	if err := w.UndoEmail(t.Context(), w.mailed(notify.TopicEmailChanged), from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.address(u.PublicID, "ada@example.com")
+}
+
+func TestAWriterOfPhase242CannotHaveAnAddressWhoseChangeCanBeUndone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u, g := w.verified("ada")
+	undo := w.move(g, "eve@example.net")
+	w.register("bob")
+	for _, sql := range []string{
+		`insert into users (username, email, password_hash) values ('eve', 'ADA@example.org', 'x')`,
+		`update users set email = 'ada@example.org' where username = 'bob'`,
+	} {
+		if _, err := w.db.Exec(t.Context(), sql); !postgres.UniqueViolation(err, "users") {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	w.exec(`update users set is_verified = false where username = 'ada'`)
+	if err := w.UndoEmail(t.Context(), undo, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.address(u.PublicID, "ada@example.org")
+}
+
+func TestAnAdministratorVerifiesTheAddressThatAnAccountHas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	if changed, err := w.SetEmail(t.Context(), auth.Console(), u.PublicID, "ada@example.org", true); err != nil || !changed.IsVerified {
+		t.Errorf("%+v, %v", changed, err)
+	}
+	if n := w.mails(notify.TopicVerifyEmail, u.PublicID); n != 1 {
+		t.Errorf("%d mails to verify it, want that of the registration", n)
+	}
 }
 
 func TestAnAdministratorsNewAddressIsToldToTheOldOne(t *testing.T) {

@@ -75,8 +75,8 @@ func (s *Service) pretend(ctx context.Context, n user.New) (user.User, error) {
 		PublicID: id, Username: n.Username, Email: n.Email, Role: user.RoleUser, IsActive: true, CreatedAt: now, UpdatedAt: now,
 	}
 	owner, err := readOwner(ctx, s.db, n.Email)
-	if errors.Is(err, user.ErrNotFound) { // gone a moment ago: there is nobody to tell
-		return made, nil
+	if errors.Is(err, user.ErrNotFound) { // it was left, and its change can be undone: there is nobody to tell
+		return made, s.db.InTx(ctx, func(tx *postgres.Tx) error { idle(tx); return nil })
 	}
 	if err != nil {
 		return user.User{}, err

@@ -101,7 +101,8 @@ func owned(ctx context.Context, tx *postgres.Tx, hash [32]byte) (User, error) {
 // ConfirmEmail gives the account the address that token was mailed to, which
 // counts as verified, and ends every other link mailed so far. For as long as
 // undo the owner of the old address can take it back, and nobody else can have
-// it. [ErrEmailTaken] if another account has the new address by now.
+// it: of the one that the account has by now, if that is known to be the
+// owner's by now. [ErrEmailTaken] if another account has the new address by now.
 func (s *Store) ConfirmEmail(ctx context.Context, tx *postgres.Tx, token string, undo time.Duration) (EmailChange, error) {
 	hash := sha256.Sum256([]byte(token))
 	u, err := owned(ctx, tx, hash)
@@ -109,10 +110,10 @@ func (s *Store) ConfirmEmail(ctx context.Context, tx *postgres.Tx, token string,
 		return EmailChange{}, err
 	}
 	c := EmailChange{UserID: u.PublicID}
-	err = tx.QueryRow(ctx, `update email_changes c set token_hash = null, changed_at = clock_timestamp(),
-			ends_at = clock_timestamp() + case when undoable then $2::interval else interval '0' end
+	err = tx.QueryRow(ctx, `update email_changes c set token_hash = null, changed_at = clock_timestamp(), old_email = $4, undoable = $5,
+			ends_at = clock_timestamp() + case when $5 then $2::interval else interval '0' end
 		where token_hash = $1 and changed_at is null and ends_at > clock_timestamp() and $3
-		returning `+changeColumns, hash[:], undo, u.IsActive).Scan(c.targets()...)
+		returning `+changeColumns, hash[:], undo, u.IsActive, u.Email, u.IsVerified).Scan(c.targets()...)
 	if errors.Is(err, postgres.ErrNoRows) {
 		return EmailChange{}, ErrTokenGone
 	}
