@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -31,43 +32,62 @@ type sentinel struct {
 type verdict struct {
 	addr  string
 	epoch int64
-	err   error
 }
 
 func (c *Client) behindSentinels() bool { return len(c.sentinels) > 0 }
 
 // askSentinels returns the master of the newest failover that a majority knows of, or whoever answers in time.
 func (c *Client) askSentinels(ctx context.Context) (string, error) {
-	verdicts := make(chan verdict, len(c.sentinels))
+	type answer struct {
+		verdict
+		err error
+	}
+	answers := make(chan answer, len(c.sentinels))
 	for _, s := range c.sentinels {
-		c.wg.Go(func() { verdicts <- s.ask(ctx) }) // one that is late has a connection for the next question
+		c.wg.Go(func() { // one that is late has a connection for the next question
+			v, err := s.ask(ctx)
+			answers <- answer{v, err}
+		})
 	}
 	patience := time.NewTimer(c.cfg.DialTimeout)
 	defer patience.Stop()
-	newest, known := verdict{err: errNoSentinel}, 0
-	for range c.sentinels {
+	said, known, err := map[verdict]int{}, 0, errNoSentinel
+	for asked := len(c.sentinels); asked > 0; asked-- {
 		select {
-		case v := <-verdicts:
-			newest = newest.or(v)
-			if v.err == nil {
+		case a := <-answers:
+			if err = a.err; err == nil {
+				said[a.verdict]++
 				known++
 			}
 		case <-patience.C:
-			return newest.addr, newest.err
+			asked = 0
 		}
-		if known > len(c.sentinels)/2 {
-			break
+		if master, agreed := elected(said); agreed && known > len(c.sentinels)/2 {
+			return master, nil
 		}
 	}
-	return newest.addr, newest.err
+	if master, _ := elected(said); master != "" {
+		return master, nil
+	}
+	return "", err
 }
 
-// or returns the verdict that knows of the newer failover.
-func (v verdict) or(o verdict) verdict {
-	if v.err != nil || o.err == nil && o.epoch > v.epoch {
-		return o
+// elected returns the master of the newest failover, "" if nobody said any. Sentinels that know of no other failover and
+// yet differ were told so, as one that was set up anew with an address of old: what most say counts, and if as many say
+// this as that, always the same, so that clients do not go to and fro between the two.
+func elected(said map[verdict]int) (addr string, agreed bool) {
+	var best verdict
+	for v, n := range said {
+		if cmp.Or(cmp.Compare(v.epoch, best.epoch), cmp.Compare(n, said[best]), cmp.Compare(v.addr, best.addr)) > 0 {
+			best = v
+		}
 	}
-	return v
+	for v := range said {
+		if v.epoch == best.epoch && v != best {
+			return best.addr, false
+		}
+	}
+	return best.addr, best.addr != ""
 }
 
 // replaced reports whether the sentinels name another master than the one l leads to.
@@ -80,15 +100,15 @@ func (c *Client) replaced(ctx context.Context, l *link) bool {
 	return err == nil && !same
 }
 
-func (s *sentinel) ask(ctx context.Context) (v verdict) {
+func (s *sentinel) ask(ctx context.Context) (verdict, error) {
 	if !s.mu.TryLock() {
-		v.err = errNoSentinel // it has not answered the last question yet
-		return v
+		return verdict{}, errNoSentinel // it has not answered the last question yet
 	}
 	defer s.mu.Unlock()
 	if s.link == nil {
-		if s.link, v.err = s.connect(ctx); v.err != nil {
-			return v
+		var err error
+		if s.link, err = s.connect(ctx); err != nil {
+			return verdict{}, err
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.c.cfg.CommandTimeout)
@@ -100,15 +120,14 @@ func (s *sentinel) ask(ctx context.Context) (v verdict) {
 	addr, err := rs[0].AsStrSlice()
 	if err != nil || len(addr) != 2 {
 		s.link.conns.cut()
-		v.err = errors.Join(errNoSentinel, err)
-		return v
+		return verdict{}, errors.Join(errNoSentinel, err)
 	}
 	about, err := rs[1].AsStrMap()
-	if err == nil {
-		v.epoch, err = strconv.ParseInt(about["config-epoch"], 10, 64)
+	if err != nil {
+		return verdict{}, err
 	}
-	v.addr, v.err = net.JoinHostPort(addr[0], addr[1]), err
-	return v
+	epoch, err := strconv.ParseInt(about["config-epoch"], 10, 64)
+	return verdict{net.JoinHostPort(addr[0], addr[1]), epoch}, err
 }
 
 func (s *sentinel) connect(ctx context.Context) (*link, error) {

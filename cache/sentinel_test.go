@@ -26,6 +26,33 @@ func TestTheNewestFailoverIsBelievedWhateverOneSentinelSays(t *testing.T) {
 	}
 }
 
+func TestOneSentinelThatDiffersLeadsNobodyAway(t *testing.T) {
+	t.Parallel()
+	set, elsewhere := cachetest.Sentinel(t), cachetest.Server(t)
+	set.Mislead(set.Sentinels[0], elsewhere) // as far as it knows there was no failover, as far as the others know neither
+	for range 20 {
+		c := set.Client(t, cache.Config{})
+		eventually(t, 20*time.Second, "it is connected", func() bool { return c.Set(t.Context(), "k", "v", time.Minute) == nil })
+		c.Close()
+		if got := elsewhere.Do("GET", "k"); got != nil {
+			t.Fatalf("a client went where one sentinel of three led it, which has %v", got)
+		}
+	}
+	set.Sentinels[1].Kill()
+	addrs := map[string]bool{}
+	for range 10 {
+		c := set.Client(t, cache.Config{})
+		eventually(t, 20*time.Second, "it is connected", func() bool { return c.Set(t.Context(), "k", "v", time.Minute) == nil })
+		info, err := c.Info(t.Context())
+		must(t, err)
+		addrs[info.Addr] = true
+		c.Close()
+	}
+	if len(addrs) != 1 {
+		t.Errorf("where one says this and one that, clients are at %v", addrs)
+	}
+}
+
 func TestAMasterIsLeftThatWasReplacedAndStillAnswers(t *testing.T) {
 	t.Parallel()
 	set, next := cachetest.Sentinel(t), cachetest.Server(t)
