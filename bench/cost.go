@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +12,24 @@ import (
 
 // cost is the CPU time that everybody who takes part in shared state has used.
 type cost struct{ here, other, postgres, redis time.Duration }
+
+// spent is a cost with what PostgreSQL has written to its log.
+type spent struct {
+	cost
+	wal int64 // bytes
+}
+
+func (s *stack) spent(ctx context.Context, w *watcher) (x spent, err error) {
+	if x.cost, err = s.cost(w); err != nil {
+		return x, err
+	}
+	x.wal, err = s.number(ctx, "select (pg_current_wal_insert_lsn() - '0/0')::bigint")
+	return x, err
+}
+
+func (x spent) per(n float64, before spent) string {
+	return fmt.Sprintf("%s; %.0f bytes of log", x.cost.per(n, before.cost), float64(x.wal-before.wal)/max(n, 1))
+}
 
 // cost reads what was used until now.
 func (s *stack) cost(w *watcher) (c cost, err error) {

@@ -3,6 +3,9 @@ package cachetest
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -130,6 +133,7 @@ func (s *SentinelSet) PauseMaster() {
 // Settle waits until the master has its replica in sync and the sentinels know both.
 func (s *SentinelSet) Settle() {
 	s.tb.Helper()
+	defer s.explain()
 	within(s.tb, sentinelPatience, "a replica in sync", func() bool {
 		for _, n := range s.Sentinels {
 			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
@@ -179,8 +183,20 @@ func (s *SentinelSet) Mislead(sentinel, master *Redis) {
 	sentinel.Do("SENTINEL", "SET", s.Name, "auth-pass", master.password)
 }
 
+// explain shows what everybody has written of late if the test has failed.
+func (s *SentinelSet) explain() {
+	if !s.tb.Failed() {
+		return
+	}
+	for _, n := range slices.Concat(s.Sentinels, s.Nodes) {
+		log, err := os.ReadFile(filepath.Join(n.dir, "redis.log"))
+		s.tb.Logf("port %d: %v ...%s", n.port, err, log[max(0, len(log)-4000):])
+	}
+}
+
 func (s *SentinelSet) awaitOther(old *Redis) {
 	s.tb.Helper()
+	defer s.explain()
 	within(s.tb, sentinelPatience, "another master", func() bool {
 		for _, n := range s.Sentinels {
 			v, _ := n.Try("SENTINEL", "MASTER", s.Name)
