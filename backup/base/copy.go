@@ -7,17 +7,20 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/internal/wait"
 )
 
 const (
 	pageSize   = pgdata.PageSize
-	chunkPages = 32   // read, hashed and, if all of it is new, stored together
-	unitPages  = 4096 // one worker's piece of a file; its page hashes are one blob
-	fewPages   = 8    // a file of so many has no list of page hashes
-	window     = 128  // units begun and not yet written down: bounds memory
+	chunkPages = 32      // read, hashed and, if all of it is new, stored together
+	unitPages  = 4096    // one worker's piece of a file; its page hashes are one blob
+	fewPages   = 8       // a file of so many has no list of page hashes
+	window     = 128     // units begun and not yet written down: bounds memory
+	pieces     = 1 << 18 // extents of files begun and not yet written down, as far as known before: likewise; one per page in a file that changed page by page
 	chunkBytes = chunkPages * pageSize
 )
 
@@ -39,7 +42,9 @@ type copier struct {
 	units chan *unit    // to be read
 	slots chan struct{} // held by units from their beginning until they are written down
 	order chan *item
-	nudge chan struct{} // the walk waits: whoever has nothing to do gives up waiting for more pages
+	room  *semaphore.Weighted // for what is known of files that are not yet written down
+	freed chan struct{}       // there is more of it
+	nudge chan struct{}       // the walk waits: whoever has nothing to do gives up waiting for more pages
 }
 
 // fileList is where files are written down.
@@ -53,6 +58,7 @@ type item struct {
 	parent *repo.File
 	entry  pgdata.Entry
 	units  []*unit // none: the file is known already
+	weight int64   // extents that are known of it before it is read
 }
 
 // unit is a piece of a file.
@@ -86,6 +92,7 @@ func (c *copier) run(ctx context.Context, pairs iter.Seq2[pair, error], list fil
 	c.zero = c.r.NewHasher().Sum(make([]byte, pageSize))
 	c.units, c.order = make(chan *unit, window), make(chan *item, window)
 	c.slots, c.nudge = make(chan struct{}, window), make(chan struct{}, 1)
+	c.room, c.freed = semaphore.NewWeighted(pieces), make(chan struct{}, 1)
 	var bad int64
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
@@ -112,6 +119,9 @@ func (c *copier) walk(ctx context.Context, pairs iter.Seq2[pair, error]) error {
 			continue
 		}
 		it := c.item(p)
+		if err := c.makeRoom(ctx, it); err != nil {
+			return err
+		}
 		if err := put(ctx, c, c.order, it); err != nil {
 			return err
 		}
@@ -126,6 +136,24 @@ func (c *copier) walk(ctx context.Context, pairs iter.Seq2[pair, error]) error {
 			if err := p.feed(ctx, u); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// makeRoom waits until what is known of the item fits in beside what waits to be written down, as [put] does.
+func (c *copier) makeRoom(ctx context.Context, it *item) error {
+	it.weight = int64(len(it.file.Extents))
+	if it.parent != nil {
+		it.weight = int64(len(it.parent.Extents))
+	}
+	it.weight = min(it.weight, pieces)
+	for !c.room.TryAcquire(it.weight) {
+		select {
+		case <-c.freed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case c.nudge <- struct{}{}:
 		}
 	}
 	return nil
@@ -228,6 +256,8 @@ func (c *copier) write(ctx context.Context, list fileList) (bad int64, err error
 		if len(it.units) == 0 {
 			c.done.bytes.Add(it.file.Size)
 		}
+		c.room.Release(it.weight)
+		wait.Wake(c.freed)
 	}
 }
 

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -279,4 +282,48 @@ func TestPageThatIsBeingWrittenIsNotCalledWrong(t *testing.T) {
 	close(stop)
 	<-stopped
 	_ = f.Close()
+}
+
+// Files that changed page by page have an extent for each page. The walk does not run ahead with many such, however
+// long one before them takes.
+func TestTheWalkHoldsFewFilesOfManyPieces(t *testing.T) {
+	t.Parallel()
+	const files, pieces, most = 20, 100_000, 4 // the one that is held up, two that fit, one that waits
+	_, r := newRepo(t)
+	s, ctx, err := r.Begin(t.Context(), repo.RunInfo{Kind: "backup", Lease: "writer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, pulled := make(base.Stalled), int64(0)
+	err = base.CopyAhead(ctx, r, s, held, func(written func() int64) iter.Seq[base.Listed] {
+		return func(yield func(base.Listed) bool) {
+			for i := range files {
+				if pulled++; pulled == most {
+					close(held)
+				}
+				if ahead := pulled - written(); ahead > most {
+					t.Errorf("it is %d files ahead", ahead)
+				}
+				l := base.Listed{Entry: pgdata.Entry{Path: fmt.Sprintf("f%03d", i), Size: page, ModTime: 1}}
+				if i > 0 {
+					l.Entry.Size, l.Parent = pieces*page, inPieces(l.Entry.Path, pieces)
+				}
+				if !yield(l) {
+					return
+				}
+			}
+		}
+	})
+	if err = errors.Join(err, s.Abort(t.Context())); err != nil || pulled != files {
+		t.Errorf("%d of %d files: %v", pulled, files, err)
+	}
+}
+
+// inPieces is a file, each of whose pages is in a blob of its own.
+func inPieces(path string, pages uint32) *repo.File {
+	f := &repo.File{Path: path, Kind: repo.Regular, ModTime: 1, Size: int64(pages) * page, Extents: make([]repo.Extent, pages)}
+	for i := range pages {
+		f.Extents[i] = repo.Extent{Page: i, Pages: 1, Blob: repo.Blob{Pack: repo.PackID{15: 1}, Number: i, Stored: 100, Raw: page}}
+	}
+	return f
 }

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 
 	"rootstream/backup/repo/files"
@@ -103,44 +103,69 @@ func (r *Repo) readBack(ctx context.Context, want *Manifest) error {
 	if err != nil {
 		return err
 	}
-	needed, err := r.neededPacks(ctx, m)
-	if err != nil {
-		return err
+	unneeded, needed := len(m.Packs), make([]bool, len(m.Packs))
+	for id, err := range r.neededPacks(ctx, m) {
+		if err != nil {
+			return err
+		}
+		i, named := slices.BinarySearchFunc(m.Packs, id, pack.Compare)
+		if !named {
+			return ErrInvalid.WithCause(fmt.Errorf("its files need pack %v, which it does not name", id))
+		}
+		if !needed[i] {
+			needed[i] = true
+			unneeded--
+		}
 	}
-	if !slices.Equal(slices.SortedFunc(maps.Keys(needed), pack.Compare), m.Packs) {
-		return ErrInvalid.WithCause(fmt.Errorf("its files need %d packs, it names %d", len(needed), len(m.Packs)))
+	if unneeded > 0 {
+		return ErrInvalid.WithCause(fmt.Errorf("it names %d packs that its files do not need", unneeded))
 	}
 	return nil
 }
 
-// neededPacks collects the packs that a backup's files are in.
-func (r *Repo) neededPacks(ctx context.Context, m Manifest) (map[pack.ID]bool, error) {
-	needed := map[pack.ID]bool{}
-	for _, b := range m.Files {
-		needed[b.Pack] = true
-	}
-	for f, err := range files.Read(ctx, r.packs, m.list()) {
-		if err != nil {
-			return nil, err
+// neededPacks goes through the packs that a backup's files are in, mostly once each.
+func (r *Repo) neededPacks(ctx context.Context, m Manifest) iter.Seq2[pack.ID, error] {
+	return func(yield func(pack.ID, error) bool) {
+		for _, b := range m.Files {
+			if !yield(b.Pack, nil) {
+				return
+			}
 		}
-		for b := range f.Blobs() {
-			needed[b.Pack] = true
+		var last pack.ID
+		for f, err := range files.Read(ctx, r.packs, m.list()) {
+			if err != nil {
+				yield(last, err)
+				return
+			}
+			for b := range f.Blobs() {
+				if b.Pack != last && !yield(b.Pack, nil) {
+					return
+				}
+				last = b.Pack
+			}
 		}
 	}
-	return needed, nil
 }
 
 // packsThere looks for packs; those just written must have the size they were written with.
 func (r *Repo) packsThere(ctx context.Context, packs []pack.ID, sizes map[pack.ID]int64) error {
-	there, err := r.packs.List(ctx)
-	if err != nil {
-		return err
-	}
-	for _, id := range packs {
-		o, found := there[id]
-		if want, mine := sizes[id]; !found || mine && want != o.Size {
-			return seal.Damaged(id.Object(), "it has %d bytes (%d were written)", o.Size, want)
+	there := make([]bool, len(packs))
+	for o, err := range r.st.List(ctx, pack.Prefix) {
+		if err != nil {
+			return fmt.Errorf("list packs: %w", err)
 		}
+		id, _ := pack.ParseName(o.Name)
+		i, needed := slices.BinarySearchFunc(packs, id, pack.Compare)
+		if !needed {
+			continue
+		}
+		there[i] = true
+		if want, mine := sizes[id]; mine && want != o.Size {
+			return seal.Damaged(o.Name, "it has %d bytes (%d were written)", o.Size, want)
+		}
+	}
+	if i := slices.Index(there, false); i >= 0 {
+		return seal.Damaged(packs[i].Object(), "it is not there")
 	}
 	return nil
 }

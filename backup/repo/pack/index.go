@@ -16,7 +16,7 @@ import (
 // Index finds blobs that an earlier run has stored. A nil Index holds none.
 type Index struct{ entries []entry }
 
-const maxIndexed = 1 << 20 // blobs: 56 MiB of memory
+const maxIndexed = 1 << 19 // blobs: 26 MiB of memory, and there may be two
 
 // Find returns the blob with that content.
 func (x *Index) Find(h seal.Hash) (Blob, bool) {

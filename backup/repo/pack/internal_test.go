@@ -106,3 +106,35 @@ func benchPages() []byte {
 	}
 	return b.Bytes()[:256<<10]
 }
+
+// Buffers are made only when none is free, and the more lanes there are, the smaller they are.
+func TestPacksOfManyLanesStayWithinTheirMemory(t *testing.T) {
+	t.Parallel()
+	const uploads = 4
+	for _, lanes := range []int{1, 3, 17, maxLanes} {
+		w := &Writer{
+			cfg: WriterConfig{PackSize: DefaultSize, Uploads: uploads},
+			may: make(chan struct{}, maxLanes+uploads), made: make(chan []byte, maxLanes+uploads),
+		}
+		for range uploads + lanes {
+			if !w.allow() {
+				t.Fatal("a lane is refused")
+			}
+		}
+		total := 0
+		for range uploads + lanes {
+			buf, err := w.buffer(t.Context(), packRoom(w.limit()))
+			if err != nil || cap(buf) < packRoom(leastPack) {
+				t.Fatalf("%d bytes, %v", cap(buf), err)
+			}
+			total += cap(buf)
+		}
+		if most := max(memory, (uploads+lanes)*leastPack) * 5 / 4; total > most {
+			t.Errorf("%d lanes have %d bytes, more than %d", lanes, total, most)
+		}
+		w.made <- make([]byte, 0, 1)
+		if buf, err := w.buffer(t.Context(), leastPack); err != nil || cap(buf) != 1 {
+			t.Errorf("there was a free one, and it got one of %d bytes: %v", cap(buf), err)
+		}
+	}
+}

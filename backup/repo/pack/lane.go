@@ -22,9 +22,7 @@ func (w *Writer) NewLane(c codec.Compression) (*Lane, error) {
 	if err != nil {
 		return nil, seal.ErrInvalid.WithCause(err)
 	}
-	select {
-	case w.buffers <- nil: // one more may exist
-	default:
+	if !w.allow() {
 		return nil, seal.ErrInvalid.WithCause(fmt.Errorf("a run has at most %d lanes", maxLanes))
 	}
 	return &Lane{w: w, comp: comp}, nil
@@ -64,7 +62,7 @@ func (l *Lane) Close(ctx context.Context) error {
 	case <-l.w.ended:
 		return errEnded
 	case <-ctx.Done():
-		l.w.buffers <- p.buf[:0]
+		l.w.made <- p.buf[:0]
 		return context.Cause(ctx)
 	}
 }

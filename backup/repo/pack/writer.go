@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"rootstream/backup/repo/seal"
 )
@@ -20,14 +21,20 @@ type WriterConfig struct {
 	Failed   func(error) // is told that a pack could not be stored; it ends the writer's context
 }
 
-const maxLanes = 256
+const (
+	maxLanes  = 256
+	memory    = 64 << 20 // of all packs being filled and on their way, as long as none is smaller than leastPack
+	leastPack = 2 << 20
+)
 
 // Writer stores the packs that lanes fill. Drain ends it.
 type Writer struct {
 	s       *Store
 	cfg     WriterConfig
 	pace    pacer
-	buffers chan []byte
+	may     chan struct{} // buffers that may be made
+	made    chan []byte   // buffers that are free
+	buffers atomic.Int32  // that there can be
 	queue   chan *pack
 
 	ended   chan struct{} // no more packs
@@ -43,10 +50,11 @@ type Writer struct {
 func (s *Store) NewWriter(ctx context.Context, cfg WriterConfig) *Writer {
 	w := &Writer{
 		s: s, cfg: cfg, pace: pacer{rate: cfg.Rate}, sent: map[ID]int64{},
-		buffers: make(chan []byte, maxLanes+cfg.Uploads), queue: make(chan *pack), ended: make(chan struct{}),
+		may: make(chan struct{}, maxLanes+cfg.Uploads), made: make(chan []byte, maxLanes+cfg.Uploads),
+		queue: make(chan *pack), ended: make(chan struct{}),
 	}
 	for range cfg.Uploads {
-		w.buffers <- nil
+		w.allow()
 		w.uploads.Go(func() { w.upload(ctx) })
 	}
 	return w
@@ -65,16 +73,45 @@ func (w *Writer) Sent() map[ID]int64 {
 	return maps.Clone(w.sent)
 }
 
-// newPack waits for a buffer that is free. There is one more than lanes can hold while an upload is under way.
-func (w *Writer) newPack(ctx context.Context) (*pack, error) {
-	var buf []byte
+// allow lets there be one more buffer; false if there are too many.
+func (w *Writer) allow() bool {
 	select {
-	case buf = <-w.buffers:
+	case w.may <- struct{}{}:
+		w.buffers.Add(1)
+		return true
+	default:
+		return false
+	}
+}
+
+// limit is how large packs become: the more buffers there can be, the smaller.
+func (w *Writer) limit() int {
+	return min(w.cfg.PackSize, max(leastPack, memory/int(w.buffers.Load())))
+}
+
+// buffer waits for one that is free, and makes one only if none is. There is one more than lanes can hold while an
+// upload is under way.
+func (w *Writer) buffer(ctx context.Context, room int) ([]byte, error) {
+	select {
+	case buf := <-w.made:
+		return buf, nil
+	default:
+	}
+	select {
+	case buf := <-w.made:
+		return buf, nil
+	case <-w.may:
+		return make([]byte, 0, room), nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if buf == nil {
-		buf = make([]byte, 0, packRoom(w.cfg.PackSize))
+}
+
+func (w *Writer) newPack(ctx context.Context) (*pack, error) {
+	limit := w.limit()
+	buf, err := w.buffer(ctx, packRoom(limit))
+	if err != nil {
+		return nil, err
 	}
 	id, err := newID(w.s.safe.Epoch(), w.cfg.Mark)
 	if err != nil {
@@ -84,7 +121,7 @@ func (w *Writer) newPack(ctx context.Context) (*pack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pack{sealer: lock, id: id, buf: buf, limit: w.cfg.PackSize}, nil
+	return &pack{sealer: lock, id: id, buf: buf, limit: limit}, nil
 }
 
 // upload sends packs until the writer ends. After a failure it only gives the buffers back.
@@ -99,7 +136,7 @@ func (w *Writer) upload(ctx context.Context) {
 					w.cfg.Failed(fmt.Errorf("store a pack: %w", err))
 				}
 			}
-			w.buffers <- p.buf[:0]
+			w.made <- p.buf[:0]
 		}
 	}
 }
