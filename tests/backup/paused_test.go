@@ -5,10 +5,13 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"rootstream/backup"
 	"rootstream/tests/harness"
@@ -44,8 +47,9 @@ func (w *world) stopped(rng *rand.Rand, round int) {
 	w.t.Helper()
 	old := []string{w.create(), w.create("--type", "incremental")}
 	taken := w.packs()
-	pruner := w.stopOnceDeclared(rng, append([]string{"backup", "delete", "--yes"}, old...))
-	declared, left := len(w.files("intents")) > 0, w.packs()
+	before := w.files("intents") // of one that was stopped earlier, and that nobody has completed yet
+	pruner := w.stopOnceDeclared(rng, before, append([]string{"backup", "delete", "--yes"}, old...))
+	declared, left := w.declared(before), w.packs()
 	gone := len(slices.DeleteFunc(slices.Clone(taken), func(p string) bool { return slices.Contains(left, p) }))
 	if declared {
 		w.count("deletions stopped before they had deleted all", 1)
@@ -88,16 +92,31 @@ func (w *world) stopped(rng *rand.Rand, round int) {
 	}
 }
 
+// declared reports whether there is an intent that was not there before.
+func (w *world) declared(before []string) bool {
+	return slices.ContainsFunc(w.files("intents"), func(id string) bool { return !slices.Contains(before, id) })
+}
+
 // stopOnceDeclared runs a deletion and stops it at a random moment after it has said what it will delete.
-func (w *world) stopOnceDeclared(rng *rand.Rand, args []string) *harness.Program {
+func (w *world) stopOnceDeclared(rng *rand.Rand, before, args []string) *harness.Program {
 	w.t.Helper()
 	c := w.startWith([]string{"ROOTSTREAM_BACKUP_LEASE=" + shortLease.String()}, args...)
-	for len(w.files("intents")) == 0 {
+	for !w.declared(before) {
 		if c.Within(200 * time.Microsecond) {
 			break // it was quicker than we look
 		}
 	}
 	c.Within(time.Duration(math.Pow(rng.Float64(), 3) * float64(12*time.Millisecond))) // a fast disk deletes all in a few
+	for w.halt(c); w.locked() && !c.Ended(); w.halt(c) {                               // whoever stops in a swap holds up everybody, which proves nothing here
+		c.Resume()
+		c.Within(time.Millisecond)
+	}
+	return c
+}
+
+// halt stops a program and waits until it has.
+func (w *world) halt(c *harness.Program) {
+	w.t.Helper()
 	c.Pause()
 	harness.Eventually(w.t, harness.Patience, "the stop", func() error {
 		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.PID())); err == nil && !c.Ended() && !strings.Contains(string(stat), ") T ") {
@@ -105,7 +124,15 @@ func (w *world) stopOnceDeclared(rng *rand.Rand, args []string) *harness.Program
 		}
 		return nil
 	})
-	return c
+}
+
+// locked reports whether somebody is about to replace an object of the repository.
+func (w *world) locked() bool {
+	w.t.Helper()
+	f, err := os.Open(filepath.Join(w.repo, ".lock"))
+	must(w.t, err)
+	defer func() { _ = f.Close() }()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
 }
 
 // packs are the names of all packs.
