@@ -67,11 +67,11 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	all, err := s.all(ctx)
-	section := s.section(ctx, all)
+	sections := s.sections(ctx, all)
 	if err != nil || o.out == "" {
-		_, _ = os.Stdout.WriteString(section)
+		_, _ = os.Stdout.WriteString(strings.Join(sections, ""))
 	} else {
-		err = write(o.out, section)
+		err = write(o.out, sections)
 	}
 	return errors.Join(err, s.close(ctx))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,20 +15,24 @@ import (
 
 const preface = `# Backups beside pgBackRest
 
-Written by ` + "`make bench-backup`" + `, one section per size of the database (` + "`SCALE=300`" + ` for another). Both tools take turns on the same server in the same run, as the
+Written by ` + "`make bench-backup`" + `, a section per size of the database, and one beside pgbench (` + "`SCALE=300`" + ` for another). Both tools take turns on the same server in the same run, as the
 same user, with a warm page cache and repositories on the same disk; before each turn everything is on disk that was written before. Both read page checksums, encrypt
 (we with AES-256-GCM), wait until the log of the backup is in their repository, and fsync. Time is from start to exit, of restores too: files in place and on
 disk. The best of the rounds counts. Processor time is of all the tool's processes, per GB (2^30) of data; bytes are those added to the repository; memory is the peak of our
 process, which has to stay below 300 MB.
 `
 
-// write puts the section into the document, in the place of an older one of the same name.
-func write(path, section string) error {
+// write puts the sections into the document, in the place of older ones of the same name.
+func write(path string, sections []string) error {
 	old, err := os.ReadFile(path) //nolint:gosec // the operator names the document
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.WriteFile(path, []byte(document(string(old), section)), 0o644) //nolint:gosec // a document
+	text := string(old)
+	for _, s := range sections {
+		text = document(text, s)
+	}
+	return os.WriteFile(path, []byte(text), 0o644) //nolint:gosec // a document
 }
 
 const heading = "\n## "
@@ -37,12 +42,17 @@ func document(old, section string) string {
 	_, rest, _ := strings.Cut(old, heading)
 	sections := []string{section}
 	for s := range strings.SplitSeq(rest, heading) {
-		if s = heading + s; rest != "" && scaleOf(s) != scaleOf(section) {
+		if s = heading + s; rest != "" && titleOf(s) != titleOf(section) {
 			sections = append(sections, strings.TrimRight(s, "\n")+"\n")
 		}
 	}
-	slices.SortFunc(sections, func(a, b string) int { return scaleOf(a) - scaleOf(b) })
+	slices.SortFunc(sections, func(a, b string) int { return cmp.Or(scaleOf(a)-scaleOf(b), strings.Compare(titleOf(a), titleOf(b))) })
 	return preface + strings.Join(sections, "")
+}
+
+func titleOf(section string) string {
+	title, _, _ := strings.Cut(strings.TrimPrefix(section, heading), "\n")
+	return title
 }
 
 func scaleOf(section string) (scale int) {
@@ -50,8 +60,23 @@ func scaleOf(section string) (scale int) {
 	return scale
 }
 
-// section writes what was measured.
-func (s *stand) section(ctx context.Context, m measured) string {
+// sections writes what was measured.
+func (s *stand) sections(ctx context.Context, m measured) (all []string) {
+	if len(m.results) > 0 {
+		all = append(all, s.table(ctx, m.results))
+	}
+	if len(m.loads) > 0 {
+		section := fmt.Sprintf(heading+"Scale %d, beside pgbench\n\n%s, PostgreSQL %s, %d processors, pgBackRest %s.\n", s.o.scale,
+			time.Now().UTC().Format("2006-01-02"), s.server.Installation().Version, runtime.NumCPU(), s.peerVersion(ctx))
+		for _, l := range m.loads {
+			section += "\n" + l.String()
+		}
+		all = append(all, section)
+	}
+	return all
+}
+
+func (s *stand) table(ctx context.Context, results []result) string {
 	var b strings.Builder
 	blocks := "with block incremental"
 	if !s.peerHasBlocks(ctx) {
@@ -66,11 +91,8 @@ func (s *stand) section(ctx context.Context, m measured) string {
 |---|---|---|---|---|---|---|---|---|---|---|---|
 `, s.o.scale, time.Now().UTC().Format("2006-01-02"), s.o.scale, data>>20, s.server.Installation().Version, runtime.NumCPU(), s.o.rounds,
 		map[bool]string{true: "round", false: "rounds"}[s.o.rounds == 1], s.peerVersion(ctx), blocks, processes)
-	for _, r := range m.results {
+	for _, r := range results {
 		b.WriteString(r.row(float64(data) / (1 << 30)))
-	}
-	for _, l := range m.loads {
-		fmt.Fprintf(&b, "\n%s", l)
 	}
 	b.WriteString("\nTheir settings:\n\n```ini\n" + s.settings(ctx, classes()[0]) + "```\n")
 	return b.String()
