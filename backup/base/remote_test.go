@@ -57,7 +57,7 @@ func TestBackupsThatTheServerSendsAreWholeDatabases(t *testing.T) {
 			t.Errorf("%s of %q stored %d bytes, the full one %d", m.ID, m.Parent, m.Stored, taken[0].Stored)
 		}
 	}
-	for _, m := range taken {
+	for _, m := range taken[1:] { // each needs the full one
 		requireSound(t, c.recover(m))
 	}
 }
