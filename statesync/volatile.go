@@ -21,6 +21,7 @@ const (
 	assertEvery   = 2 * time.Second       // what did not change is said again
 	assertionLife = 6 * time.Second       // after the last assertion, by our own clock
 	maxVolatile   = 1 << 20               // entities an instance contributes to
+	maxSaid       = 64 << 20              // bytes of all that it says
 	maxCast       = 200 << 10
 )
 
@@ -29,6 +30,7 @@ type volatile struct {
 	m    *Manager
 	mu   sync.Mutex
 	own  map[event.Ref]*assertion
+	size int         // bytes of what own says
 	news []event.Ref // own that changed since the last tick
 	seen map[event.Ref]*joined
 }
@@ -100,10 +102,13 @@ func (v *volatile) set(ref event.Ref, s said) error {
 		return ErrOverloaded
 	case a == nil:
 		a = &assertion{}
-		v.own[ref] = a
+	}
+	size := v.size + len(s.raw) - len(a.raw)
+	if size > max(maxSaid, v.size) {
+		return ErrOverloaded
 	}
 	s.at = v.m.clock.Now()
-	a.said = s
+	v.own[ref], v.size, a.said = a, size, s
 	if !a.dirty {
 		a.dirty = true
 		v.news = append(v.news, ref)

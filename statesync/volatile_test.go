@@ -3,6 +3,7 @@ package statesync_test
 import (
 	"encoding/json"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 
@@ -132,6 +133,31 @@ func TestOfWhatIsSaidAtOnceAllBelieveTheSame(t *testing.T) {
 			theirs, err := b.Get(t.Context(), r, statesync.Local())
 			return err == nil && asJSON(t, theirs.Data) == asJSON(t, mine.Data)
 		})
+	}
+}
+
+func TestWhatAnInstanceSaysIsBounded(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	value := map[string]any{"text": strings.Repeat("x", 60<<10)}
+	var refs []event.Ref
+	for {
+		r := ref("cursor")
+		if err := a.SetVolatile(r, value); errors.Is(err, statesync.ErrOverloaded) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if refs = append(refs, r); len(refs) > 2000 {
+			t.Fatal("there is no end to it")
+		}
+	}
+	if err := a.SetVolatile(refs[0], value); err != nil {
+		t.Errorf("what is said again needs no more room: %v", err)
+	}
+	a.DropVolatile(refs[1])
+	if err := a.SetVolatile(ref("cursor"), value); err != nil {
+		t.Errorf("what was taken back leaves room: %v", err)
 	}
 }
 
