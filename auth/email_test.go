@@ -263,6 +263,36 @@ func TestWhoProvesToOwnTheOldAddressMeanwhileCanUndo(t *testing.T) {
 	w.address(u.PublicID, "ada@example.com")
 }
 
+// A thief who has the account's mail asks for a token again and again, so that one is being made while the owner undoes.
+func TestATokenThatIsMadeDuringAnUndoGoesToTheAddressThatTheAccountHasThen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, g := w.verified("ada")
+	undo := w.move(g, "eve@example.net")
+	if err := w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
+		t.Fatal(err)
+	}
+	type outcome struct {
+		notify.Mail
+		err error
+	}
+	made := make(chan outcome, 1)
+	err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+		if _, err := w.users.UndoEmail(t.Context(), tx, undo); err != nil {
+			return err
+		}
+		go func() {
+			m, err := w.render(auth.TopicRecovery)
+			made <- outcome{m, err}
+		}()
+		w.lockWaits(1)
+		return nil
+	})
+	if got := <-made; err != nil || got.err != nil || got.To != "ada@example.org" {
+		t.Errorf("the token goes to %q, %v, %v", got.To, got.err, err)
+	}
+}
+
 func TestAWriterOfPhase242CannotHaveAnAddressWhoseChangeCanBeUndone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -137,16 +137,20 @@ func (w writer) signIn(ctx context.Context, tx *postgres.Tx, payload json.RawMes
 // withToken makes the token when the mail is sent, so it never rests in the outbox.
 func (w writer) withToken(topic string, purpose user.Purpose, life time.Duration, path string) notify.Renderer {
 	return func(ctx context.Context, tx *postgres.Tx, payload json.RawMessage) (notify.Mail, error) {
-		_, u, err := w.open(ctx, tx, payload)
+		l, _, err := w.open(ctx, tx, payload)
+		if err != nil {
+			return notify.Mail{}, err
+		}
+		token, err := w.users.IssueToken(ctx, tx, user.TokenRequest{Purpose: purpose, UserID: l.UserID, TTL: life})
+		if err != nil {
+			return notify.Mail{}, err
+		}
+		u, err := readAccount(ctx, tx, l.UserID) // it is locked by now: the address stays what it is
 		if err != nil {
 			return notify.Mail{}, err
 		}
 		if !u.IsActive || (purpose == user.VerifyEmail && u.IsVerified) {
 			return notify.Mail{}, errNobody
-		}
-		token, err := w.users.IssueToken(ctx, tx, user.TokenRequest{Purpose: purpose, UserID: u.PublicID, TTL: life})
-		if err != nil {
-			return notify.Mail{}, err
 		}
 		return w.compose(topic, u, notify.Data{Token: token.Reveal(), ExpiresIn: life, URL: w.link(path, token)})
 	}
