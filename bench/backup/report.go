@@ -66,12 +66,13 @@ func (s *stand) sections(ctx context.Context, m measured) (all []string) {
 		all = append(all, s.table(ctx, m.results))
 	}
 	if len(m.loads) > 0 {
-		section := fmt.Sprintf(heading+"Scale %d, beside pgbench\n\n%s, PostgreSQL %s, %d processors, pgBackRest %s.\n", s.o.scale,
+		var b strings.Builder
+		fmt.Fprintf(&b, heading+"Scale %d, beside pgbench\n\n%s, PostgreSQL %s, %d processors, pgBackRest %s.\n", s.o.scale,
 			time.Now().UTC().Format("2006-01-02"), s.server.Installation().Version, runtime.NumCPU(), s.peerVersion(ctx))
 		for _, l := range m.loads {
-			section += "\n" + l.String()
+			b.WriteString("\n" + l.String())
 		}
-		all = append(all, section)
+		all = append(all, b.String())
 	}
 	return all
 }
