@@ -73,6 +73,37 @@ func familyCPU(pid int, children bool) (time.Duration, error) {
 	return sum, nil
 }
 
+// share is the CPU time of one call: of this process, the load included, and of PostgreSQL, in µs, by run.
+type share struct{ here, postgres []float64 }
+
+// metered is a side whose calls' CPU time is noted.
+func (s *stack) metered(of side) (side, *share) {
+	spent := &share{}
+	return side{ready: of.ready, rate: func(ctx context.Context, d time.Duration) (float64, error) {
+		postmaster, _ := s.pg.Process()
+		used := func() (here, postgres time.Duration, err error) {
+			if here, err = familyCPU(os.Getpid(), false); err == nil {
+				postgres, err = familyCPU(postmaster.PID, true)
+			}
+			return here, postgres, err
+		}
+		here, postgres, err := used()
+		if err != nil {
+			return 0, err
+		}
+		begun := time.Now()
+		rate, err := of.rate(ctx, d)
+		if err != nil {
+			return 0, err
+		}
+		calls := max(1, rate*time.Since(begun).Seconds())
+		hereNow, postgresNow, err := used()
+		spent.here = append(spent.here, float64((hereNow-here).Microseconds())/calls)
+		spent.postgres = append(spent.postgres, float64((postgresNow-postgres).Microseconds())/calls)
+		return rate, err
+	}}, spent
+}
+
 // per is what each of n updates cost since before.
 func (c cost) per(n float64, before cost) string {
 	each := func(d, was time.Duration) float64 { return float64((d - was).Microseconds()) / max(n, 1) }

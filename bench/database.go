@@ -137,23 +137,23 @@ func measureCreate(ctx context.Context, s *stack) ([]row, error) {
 		return nil, err
 	}
 	var next atomic.Int64
-	rates, err := alternate(
-		ctx, s,
-		side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
-			return closed(ctx, benchClients, d, func(ctx context.Context, _ int) error {
-				return in.db.InTx(ctx, func(tx *postgres.Tx) error {
-					_, failure := in.Create(ctx, tx, s.newSession(int(next.Add(1))*7919))
-					return failure
-				})
+	ours, spent := s.metered(side{rate: func(ctx context.Context, d time.Duration) (float64, error) {
+		return closed(ctx, benchClients, d, func(ctx context.Context, _ int) error {
+			return in.db.InTx(ctx, func(tx *postgres.Tx) error {
+				_, failure := in.Create(ctx, tx, s.newSession(int(next.Add(1))*7919))
+				return failure
 			})
-		}},
-		s.pgbenchSide(script),
-	)
+		})
+	}})
+	floor, spentBelow := s.metered(s.pgbenchSide(script))
+	rates, err := alternate(ctx, s, ours, floor)
 	if err = errors.Join(err, in.stop()); err != nil {
 		return nil, err
 	}
 	return []row{
-		compared("create a session, to pgbench", rates[0], rates[1], 0.7),
+		compared("create a session, to pgbench", rates[0], rates[1], 0.7).
+			with("CPU of a session: %.0f µs here, %.0f in PostgreSQL; of the floor's: %.0f in PostgreSQL",
+				middle(spent.here), middle(spent.postgres), middle(spentBelow.postgres)),
 		atLeast("create a session", "/s", rates[0], 1000),
 	}, nil
 }

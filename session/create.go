@@ -32,10 +32,12 @@ const lockUser = `select public_id, coalesce(is_active, false) from users where 
 // endedColumns are what must be done about a session that an UPDATE of s just ended.
 const endedColumns = `s.id, s.public_id, s.token_hash, s.version`
 
+// The limit is hidden in a sub-select: a plan made for its value looks cheaper than one that serves all, so that
+// there would be another one for every session, which costs more than all the rest.
 const evictSQL = `update sessions s
 	set is_active = false, revoked_at = clock_timestamp(), revoked_reason = 'session_limit', version = version + 1
 	where s.is_active and s.id in (select s.id from sessions s where s.user_id = $1 and ` + liveSQL + `
-		order by s.created_at desc, s.id desc offset $2)
+		order by s.created_at desc, s.id desc offset (select $2::bigint))
 	returning ` + endedColumns
 
 const insertSQL = `insert into sessions (user_id, session_token, token_hash, public_id, class, aal, amr, authenticated_at,

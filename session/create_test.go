@@ -14,6 +14,7 @@ import (
 
 	"rootstream/errs"
 	"rootstream/postgres"
+	"rootstream/postgres/postgrestest"
 	"rootstream/session"
 )
 
@@ -238,5 +239,32 @@ func TestPitfall15TokensAreNewAtLoginAndStepUp(t *testing.T) {
 		if up.Session.AAL != 2 || strings.Join(up.Session.AMR, " ") != "otp pwd" || up.Session.MFAAt == nil {
 			t.Errorf("session %+v", up.Session)
 		}
+	}
+}
+
+// A statement whose plan is made anew each time costs more than the session it makes.
+func TestStatementsOfANewSessionAreNotPlannedAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorldOn(t, postgres.Config{DSN: postgrestest.DSN(t), MaxConns: 1}, false)
+	m := w.idle()
+	// So many accounts and sessions that a plan made for the limit looks good.
+	w.exec(`insert into users (username, email, password_hash) select 'many' || n, n || '@many.example', '!' from generate_series(1, 2000) n`)
+	w.exec(`insert into sessions (user_id, session_token, token_hash, public_id, class, expires_at, created_at, last_activity, is_active)
+		select u.id, 'h1:' || u.id || '-' || n, sha256((u.id || '-' || n)::bytea), gen_random_uuid(), 'user', now() + interval '1 day', now(), now(), true
+		from users u, generate_series(1, 20) n where u.username like 'many%'`)
+	w.exec(`analyze users, sessions`)
+	for range 30 {
+		id, _ := w.user()
+		if _, err := create(w.db, m, session.New{UserID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const first = 5 // PostgreSQL plans as often before it compares
+	planned := w.int(`select count(*) from pg_prepared_statements where generic_plans + custom_plans >= 30`)
+	var again string
+	err := w.db.QueryRow(t.Context(), `select coalesce(string_agg(statement, ';'), '') from pg_prepared_statements
+		where generic_plans + custom_plans >= 30 and custom_plans > $1`, first).Scan(&again)
+	if planned < 5 || err != nil || again != "" {
+		t.Errorf("of %d statements these are planned again each time, %v: %s", planned, err, again)
 	}
 }
