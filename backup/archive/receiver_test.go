@@ -479,3 +479,71 @@ func TestWhatTheRepositoryRefusesIsKeptAndTold(t *testing.T) {
 		t.Errorf("what is kept is not what the server has, %v", err)
 	}
 }
+
+// A power cut may leave zeros in the spool where log was to be, at its end or, where the disk wrote out of order, before it.
+func TestZerosThatAPowerCutLeftAreNotTakenForLog(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, nil)
+	r, dir := newRepo(t)
+	settings := child{Repo: dir, Spool: folder(t), DSN: c.dsn()}
+	rc := start(t, config(settings))
+	c.query("create table t as select g from generate_series(1, 1000) g")
+	rc.uploaded(c.lsn())
+	name := c.query("select pg_walfile_name(pg_current_wal_flush_lsn())")
+	rc.stop()
+	open := filepath.Join(settings.Spool, fmt.Sprint(c.system()), name+".open")
+	whole, err := os.ReadFile(open)
+	if err != nil || len(whole) < 20000 {
+		t.Fatalf("%d bytes, %v", len(whole), err)
+	}
+	pieces := func() []byte {
+		t.Helper()
+		data, err := r.Pieces(t.Context(), c.system(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	forget := func() {
+		t.Helper()
+		list, err := r.PieceList(t.Context(), c.system(), name)
+		if err = errors.Join(err, r.DropPieces(t.Context(), list...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// The server is gone: what is left in the spool is all there is.
+	forget()
+	if err = os.WriteFile(open, append(bytes.Clone(whole), make([]byte, 100000)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	gone := settings
+	gone.DSN = "host=/nowhere"
+	rc = start(t, config(gone))
+	eventually(t, "what is in the spool is uploaded", func() bool { return len(pieces()) > 0 })
+	rc.stop()
+	if have := pieces(); !bytes.Equal(have, bytes.TrimRight(whole, "\x00")) {
+		t.Errorf("%d bytes were uploaded of %d that are log", len(have), len(whole))
+	}
+
+	// It is back: a hole is closed, in the repository as well.
+	forget()
+	torn := bytes.Clone(whole)
+	clear(torn[8192:12288])
+	if err = os.WriteFile(open, torn, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rc = start(t, config(gone))
+	eventually(t, "what is in the spool is uploaded", func() bool { return len(pieces()) > 0 })
+	rc.stop()
+	rc = start(t, config(settings))
+	eventually(t, "the hole is closed", func() bool {
+		have := pieces()
+		return len(have) >= len(whole) && bytes.Equal(have[:len(whole)], whole)
+	})
+	from := c.lsn().SegmentStart(size)
+	c.switchSegment()
+	end := c.lsn().SegmentStart(size)
+	rc.uploaded(end)
+	c.compare(r, c.system(), wal.Range{Timeline: 1, From: from, To: end})
+}

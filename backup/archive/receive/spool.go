@@ -42,6 +42,7 @@ type spool struct {
 	pos     int64   // how far this connection has come in it
 	durable wal.LSN // how far this connection has come on disk
 	stored  int64   // bytes of all other files
+	mended  int     // times that zeros which a power cut had left in the open segment were written over
 	scratch []byte
 
 	datasync func(fd int) error
@@ -104,7 +105,8 @@ func openSpool(root *os.Root) (*spool, error) {
 	return s, nil
 }
 
-// reopen takes up the open segment again. All of it counts as acknowledged.
+// reopen takes up the open segment again. All of it counts as acknowledged, but for zeros at its end: a power cut may
+// have left them in place of log. Where they are log they come again, or are filled up when the segment is fetched.
 func (s *spool) reopen(name string) error {
 	n, err := wal.ParseName(name)
 	if err != nil {
@@ -113,14 +115,14 @@ func (s *spool) reopen(name string) error {
 	if s.file, err = s.root.OpenFile(name+isOpen, os.O_RDWR, 0); err != nil {
 		return err
 	}
-	info, err := s.file.Stat()
+	whole, err := withoutZeros(s.file)
 	if err != nil {
 		return err
 	}
-	if err := s.file.Sync(); err != nil {
+	if err := errors.Join(s.file.Truncate(whole), s.file.Sync()); err != nil {
 		return err
 	}
-	s.tli, s.have, s.synced = n.Timeline, info.Size(), info.Size()
+	s.tli, s.have, s.synced = n.Timeline, whole, whole
 	first := make([]byte, 64)
 	if _, err := s.file.ReadAt(first, 0); err != nil && !errors.Is(err, io.EOF) {
 		return err
@@ -129,6 +131,27 @@ func (s *spool) reopen(name string) error {
 		s.size, s.start = h.SegmentSize, h.Start
 	}
 	return nil
+}
+
+// withoutZeros returns where the zeros begin that a file ends with.
+func withoutZeros(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	block := make([]byte, 64<<10)
+	for end := info.Size(); end > 0; {
+		from := max(0, end-int64(len(block)))
+		part := block[:end-from]
+		if _, err := f.ReadAt(part, from); err != nil {
+			return 0, err
+		}
+		if whole := len(bytes.TrimRight(part, "\x00")); whole > 0 {
+			return from + int64(whole), nil
+		}
+		end = from
+	}
+	return 0, nil
 }
 
 func (s *spool) close() {
@@ -214,7 +237,7 @@ func (s *spool) create(tli wal.TimelineID, start wal.LSN) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	s.file, s.tli, s.start, s.pos, s.have, s.synced = f, tli, start, 0, info.Size(), info.Size()
+	s.file, s.tli, s.start, s.pos, s.have, s.synced, s.mended = f, tli, start, 0, info.Size(), info.Size(), 0
 	return nil
 }
 
@@ -258,6 +281,7 @@ func (s *spool) put(data []byte) error {
 			return ErrDiverged.WithCause(fmt.Errorf("at %v on timeline %d, in %s", s.start+wal.LSN(s.pos)+wal.LSN(i), s.tli, s.file.Name())) //nolint:gosec // not negative
 		} else {
 			known = 0 // a power cut left zeros: write it again
+			s.mended++
 		}
 	}
 	if known == len(data) {
@@ -338,6 +362,7 @@ type tail struct {
 	tli    wal.TimelineID
 	start  wal.LSN
 	synced int64
+	mended int
 }
 
 func (s *spool) tail() tail {
@@ -346,7 +371,7 @@ func (s *spool) tail() tail {
 	if s.file == nil {
 		return tail{}
 	}
-	return tail{strings.TrimSuffix(filepath.Base(s.file.Name()), isOpen), s.tli, s.start, s.synced}
+	return tail{strings.TrimSuffix(filepath.Base(s.file.Name()), isOpen), s.tli, s.start, s.synced, s.mended}
 }
 
 // bytes is how much waits in the spool.

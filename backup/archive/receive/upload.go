@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -31,8 +32,9 @@ type uploader struct {
 
 // pieces are those that the repository has of an open segment, without a gap from its beginning.
 type pieces struct {
-	name  string
-	parts []part
+	name   string
+	parts  []part
+	mended int // as the spool's was when they were uploaded
 }
 
 type part struct {
@@ -180,12 +182,13 @@ func (u *uploader) ended(ctx context.Context, system uint64, s *spool, name stri
 	if err != nil {
 		return err
 	}
+	data, held := bytes.TrimRight(data, "\x00"), len(data) // of zeros nobody knows whether they are log
 	if from := p.end(); from < int64(len(data)) {
 		if err := u.repo.PutPiece(ctx, system, name, from, data[from:]); err != nil {
 			return err
 		}
 	}
-	return s.drop(name+isEnded, len(data))
+	return s.drop(name+isEnded, held)
 }
 
 // known returns the pieces that the repository has of a segment.
@@ -219,6 +222,12 @@ func (u *uploader) tail(ctx context.Context, system uint64, s *spool, t tail) er
 	if _, err := s.root.Stat(t.name + isOpen); errors.Is(err, os.ErrNotExist) {
 		return nil // it is whole now, or has ended
 	}
+	if p.mended != t.mended { // they may have zeros where log belongs
+		if err := u.again(ctx, system, p); err != nil {
+			return err
+		}
+		p.mended = t.mended
+	}
 	if from := p.end(); from < t.synced {
 		data, err := readPart(s.root, t.name+isOpen, from, t.synced-from)
 		if errors.Is(err, os.ErrNotExist) {
@@ -234,6 +243,18 @@ func (u *uploader) tail(ctx context.Context, system uint64, s *spool, t tail) er
 	}
 	u.uploaded(system, t.tli, t.start+wal.LSN(p.end())) //nolint:gosec // not negative
 	return u.merge(ctx, system, s, p)
+}
+
+// again drops what the repository has of an open segment, so that all of it is uploaded anew.
+func (u *uploader) again(ctx context.Context, system uint64, p *pieces) error {
+	have, err := u.repo.PieceList(ctx, system, p.name)
+	if err != nil {
+		return err
+	}
+	if err = u.repo.DropPieces(ctx, have...); err == nil {
+		p.parts = nil
+	}
+	return err
 }
 
 // merge makes one piece of many, so that a segment that fills slowly is not made of thousands. Only then are the many
