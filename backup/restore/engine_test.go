@@ -26,6 +26,7 @@ import (
 	"rootstream/backup/restore/plan"
 	"rootstream/backup/restore/proof"
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 	"rootstream/pgserver"
 	"rootstream/tests/harness"
 )
@@ -212,6 +213,103 @@ func TestARestoreInPlaceCanBeTakenBack(t *testing.T) {
 	must(t, restore.Confirm(w.data))
 	if left, _ := filepath.Glob(w.data + "*before*"); len(left) > 0 {
 		t.Errorf("%v is still there", left)
+	}
+}
+
+// killedAt runs the end of a restore in place in another process, and kills it a moment after it has said what it does.
+// It reports whether it was complete by then.
+func (w *world) killedAt(what string, after time.Duration) (complete bool) {
+	w.t.Helper()
+	cmd := exec.CommandContext(w.t.Context(), w.self, what, w.data)
+	must(w.t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		note, err := os.ReadFile(w.data + ".rootstream-restore")
+		if err != nil || strings.Contains(string(note), what) {
+			break
+		}
+		must(w.t, wait.For(w.t.Context(), 100*time.Microsecond))
+	}
+	must(w.t, wait.For(w.t.Context(), after))
+	_ = cmd.Process.Kill()
+	return <-ended == nil
+}
+
+func TestAKilledRollbackIsFinishedByTheNext(t *testing.T) {
+	t.Parallel()
+	w, outside := banked(t)
+	must(t, w.server.Stop(t.Context(), pgserver.Fast))
+	cfg := w.config("unused")
+	cfg.Dir, cfg.Mode = w.data, restore.InPlace
+	rng := rand.New(rand.NewPCG(harness.Seed(t), 11))
+	both := func() [2]map[string]string { return [2]map[string]string{tree(t, w.data), tree(t, outside)} }
+	old, killed := both(), 0
+	for range 5 {
+		_, err := restore.Run(t.Context(), cfg, w.repo)
+		must(t, err)
+		restored := both()
+		if !w.killedAt("rollback", time.Duration(rng.Int64N(int64(12*time.Millisecond)))) {
+			killed++
+			w.halfTakenBack(cfg, func() bool {
+				now := both()
+				_, startable := now[0][pgdata.ControlPath]
+				return startable && !cmp.Equal(now, restored) && !cmp.Equal(now, old)
+			})
+		}
+		if _, err := os.Lstat(w.data + ".rootstream-restore"); err == nil {
+			must(t, restore.Rollback(w.data))
+		}
+		if diff := cmp.Diff(old, both()); diff != "" {
+			t.Fatalf("(-before +rolled back):\n%s", diff)
+		}
+	}
+	if killed == 0 {
+		t.Error("none was killed")
+	}
+}
+
+// halfTakenBack proves that nothing is lost of what is half taken back, whatever is tried on it.
+func (w *world) halfTakenBack(cfg restore.Config, mixed func() bool) {
+	w.t.Helper()
+	if _, err := os.Lstat(w.data + ".rootstream-restore"); err != nil {
+		return // it was killed after its last act
+	}
+	if mixed() {
+		w.t.Error("a server may start on it")
+	}
+	if err := restore.Confirm(w.data); !errors.Is(err, restore.ErrTarget) {
+		w.t.Errorf("%v: it was confirmed", err)
+	}
+	if _, err := restore.Run(w.t.Context(), cfg, w.repo); !errors.Is(err, restore.ErrTarget) {
+		w.t.Errorf("%v: it was restored over", err)
+	}
+}
+
+func TestWhatIsHalfConfirmedIsNotTakenBack(t *testing.T) {
+	t.Parallel()
+	w, _ := banked(t)
+	must(t, w.server.Stop(t.Context(), pgserver.Fast))
+	cfg := w.config("unused")
+	cfg.Dir, cfg.Mode = w.data, restore.InPlace
+	for {
+		res, err := restore.Run(t.Context(), cfg, w.repo)
+		must(t, err)
+		if w.killedAt("confirm", time.Millisecond) {
+			continue // it was faster
+		}
+		restored := tree(t, w.data)
+		if err = restore.Rollback(w.data); !errors.Is(err, restore.ErrTarget) {
+			t.Errorf("%v: it went back to what is half removed", err)
+		}
+		must(t, restore.Confirm(w.data))
+		if _, err = os.Lstat(res.Kept); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%v: it is still kept", err)
+		}
+		if diff := cmp.Diff(restored, tree(t, w.data)); diff != "" {
+			t.Errorf("(-restored +confirmed):\n%s", diff)
+		}
+		return
 	}
 }
 

@@ -35,11 +35,23 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "push", "fetch":
 			os.Exit(logCommand(os.Args[1:]))
+		case "rollback":
+			os.Exit(ended(restore.Rollback(os.Args[2])))
+		case "confirm":
+			os.Exit(ended(restore.Confirm(os.Args[2])))
 		case "restore":
 			os.Exit(restoreCommand(os.Args[2:]))
 		}
 	}
 	goleak.VerifyTestMain(m)
+}
+
+func ended(err error) int {
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
 }
 
 const keyText = "a key for tests, of which nobody needs to be afraid"

@@ -182,6 +182,13 @@ func (j *Job) preflight() error {
 	if err := j.checkLink(); err != nil {
 		return err
 	}
+	kept, _, err := readJournal(dir)
+	if err == nil {
+		err = kept.unended("")
+	}
+	if err != nil {
+		return err
+	}
 	st, unfinished, err := readState(dir)
 	if err != nil {
 		return err

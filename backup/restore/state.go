@@ -103,7 +103,16 @@ type journal struct {
 	Backup  string    `json:"backup"`
 	Started time.Time `json:"started_at"`
 	Moves   []move    `json:"moves"`
+	Ending  ending    `json:"ending,omitempty"` // what has begun and is to be finished: half of each would be none of both
 }
+
+// ending is what becomes of what was kept.
+type ending string
+
+const (
+	takenBack ending = "rollback"
+	confirmed ending = "confirm"
+)
 
 type move struct {
 	From string `json:"from"`
@@ -158,6 +167,14 @@ func (j journal) suffix() string { return ".before-" + j.Started.UTC().Format("2
 
 // setAside moves the old folders away, all of them even if a predecessor was killed between two.
 func setAside(j journal) error {
+	if err := j.write(); err != nil {
+		return err
+	}
+	return j.apply()
+}
+
+// write puts the journal on disk.
+func (j journal) write() error {
 	raw, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
 		return err
@@ -166,13 +183,28 @@ func setAside(j journal) error {
 	if err != nil {
 		return err
 	}
-	if err = us.WriteFile(journalOf(j.Dir), string(raw)+"\n", true); err != nil {
+	if err = errors.Join(us.WriteFile(journalOf(j.Dir), string(raw)+"\n", true), syncParent(j.Dir)); err != nil {
 		return ErrTarget.WithCause(err)
 	}
-	if err = syncParent(j.Dir); err != nil {
-		return ErrTarget.WithCause(err)
+	return nil
+}
+
+// unended refuses what contradicts an ending that has begun.
+func (j journal) unended(but ending) error {
+	if j.Ending == "" || j.Ending == but {
+		return nil
 	}
-	return j.apply()
+	return ErrTarget.WithCause(fmt.Errorf("a %s was begun and is not complete", j.Ending)).
+		WithHint("finish it: rootstream backup restore --to " + j.Dir + " --" + string(j.Ending))
+}
+
+// end writes down which ending begins.
+func (j journal) end(how ending) error {
+	if err := j.unended(how); err != nil || j.Ending == how {
+		return err
+	}
+	j.Ending = how
+	return j.write()
 }
 
 // apply makes the moves that have not been made.
@@ -220,20 +252,48 @@ func Rollback(dir string) error {
 	if err := pgserver.InUse(j.Dir); err != nil {
 		return err
 	}
+	if err := j.end(takenBack); err != nil {
+		return err
+	}
+	if exists(j.Moves[0].To) { // from here on no server starts on what goes, or on half of what comes back
+		if err := disable(j.Dir); err != nil {
+			return ErrTarget.WithCause(err)
+		}
+	}
 	for _, m := range slices.Backward(j.Moves) {
-		if _, err := os.Lstat(m.To); errors.Is(err, fs.ErrNotExist) {
-			continue // not moved yet, or back already
-		} else if err != nil {
-			return ErrTarget.WithCause(err)
-		}
-		if err := os.RemoveAll(m.From); err != nil {
-			return ErrTarget.WithCause(err)
-		}
-		if err := rename(m.To, m.From); err != nil {
+		if err := m.back(); err != nil {
 			return ErrTarget.WithCause(err)
 		}
 	}
 	return forget(j.Dir)
+}
+
+// disable takes pg_control out of a folder.
+func disable(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err = root.Remove(pgdata.ControlPath); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, root.Close())
+}
+
+// back undoes the move, whatever has been made in its place.
+func (m move) back() error {
+	if _, err := os.Lstat(m.To); errors.Is(err, fs.ErrNotExist) {
+		return nil // not moved yet, or back already
+	} else if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(m.From); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(m.To, m.From), syncParent(m.From))
 }
 
 // Confirm removes what a restore in place kept aside.
@@ -244,6 +304,9 @@ func Confirm(dir string) error {
 	}
 	if _, unfinished, err := readState(j.Dir); err != nil || unfinished {
 		return errors.Join(err, ErrTarget.WithCause(errors.New("the restore is not complete")))
+	}
+	if err := j.end(confirmed); err != nil {
+		return err
 	}
 	for _, m := range j.Moves {
 		if err := os.RemoveAll(m.To); err != nil {
