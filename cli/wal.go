@@ -101,9 +101,11 @@ func walGaps(env *environment, f *repoFlags) *cobra.Command {
 		Use: "gaps", Short: "What there is of the write-ahead log, and what is missing", Args: cobra.NoArgs, Example: "  rootstream wal gaps",
 		Long: `Show what the repository has of the write-ahead log, timeline by timeline: FOUND are
 whole segments, PARTIAL is the beginning of one that is still written or never ended,
-MISSING is what lies in between.
+MISSING is what lies in between. CONFLICT is a segment of which there are two contents:
+two servers wrote it, each of which took itself for the primary. backup verify names
+the objects and says what to do.
 
-Exit code 8 if anything is missing.`,
+Exit code 8 if anything is missing or in conflict.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			id, cfg, err := f.walConfig(env, system)
 			if err != nil {

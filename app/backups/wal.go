@@ -194,9 +194,9 @@ func WALEntries(ctx context.Context, cfg config.Config, system uint64) ([]WALEnt
 	return l.Entries(), err
 }
 
-// WALMissing reports whether anything is.
+// WALMissing reports whether anything is, or cannot be read.
 func WALMissing(entries []WALEntry) bool {
-	return slices.ContainsFunc(entries, func(e WALEntry) bool { return e.Status == ledger.Missing })
+	return slices.ContainsFunc(entries, func(e WALEntry) bool { return e.Status == ledger.Missing || e.Status == ledger.Conflict })
 }
 
 // enoughAhead is the share of what may lie ahead below which more is fetched.

@@ -2,14 +2,18 @@ package archive_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"rootstream/backup/archive"
 	"rootstream/backup/archive/ledger"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
+	"rootstream/errs"
 )
 
 func TestTheLedgerTellsFoundFromMissing(t *testing.T) {
@@ -78,6 +82,58 @@ func TestAnEmptyLedgerHasNoGaps(t *testing.T) {
 	}
 	if _, err := r.FindWAL(t.Context(), someSystem, "000000010000000000000001"); !errors.Is(err, repo.ErrWALAbsent) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestASegmentWithTwoContentsIsNamed makes what two servers leave that both took themselves for the primary: each of them
+// stored its segment before it saw the other's.
+func TestASegmentWithTwoContentsIsNamed(t *testing.T) {
+	t.Parallel()
+	r, dir := newRepo(t)
+	s := shelf{t, r}
+	s.segments(1, 1, 2, 3)
+	folder := filepath.Join(dir, "clusters", fmt.Sprint(uint64(someSystem)), "wal", "00000001")
+	name, other := segment(1, 2, 99)
+	found, err := filepath.Glob(filepath.Join(folder, name+"-*"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	away := filepath.Join(t.TempDir(), "away")
+	if err = os.Rename(found[0], away); err != nil {
+		t.Fatal(err)
+	}
+	s.file(name, other)
+	if err = os.Rename(away, found[0]); err != nil {
+		t.Fatal(err)
+	}
+
+	err = archive.Source{Repo: r, System: someSystem}.Fetch(t.Context(), name, filepath.Join(t.TempDir(), "fetched"))
+	if !errors.Is(err, repo.ErrWALConflict) || !strings.Contains(err.Error(), filepath.Base(found[0])) || !strings.Contains(errs.Of(err).Hint, "remove the other") {
+		t.Errorf("fetch: %v", err)
+	}
+	l, err := ledger.Load(t.Context(), r, someSystem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := wal.Range{Timeline: 1, From: 0x200000, To: 0x300000}
+	if entries := l.Entries(); len(entries) != 3 || entries[1] != (ledger.Entry{Range: in, Status: ledger.Conflict}) {
+		t.Errorf("the ledger has %v", entries)
+	}
+	if gaps := l.Gaps(); len(gaps) != 1 || gaps[0].Range != in {
+		t.Errorf("its gaps are %v", gaps)
+	}
+	if err = l.Contiguous(wal.Range{Timeline: 1, From: 0x100000, To: 0x400000}); !errors.Is(err, ledger.ErrGap) {
+		t.Errorf("%v: recovery cannot pass", err)
+	}
+	var findings []repo.Finding
+	for f, err := range r.Verify(t.Context(), repo.VerifyOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		findings = append(findings, f)
+	}
+	if len(findings) != 1 || !errors.Is(findings[0].Err, repo.ErrWALConflict) || !strings.Contains(findings[0].Err.Error(), filepath.Base(found[0])) {
+		t.Errorf("verify: %v", findings)
 	}
 }
 

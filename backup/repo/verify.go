@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/backup/repo/files"
+	"rootstream/backup/repo/logs"
 	"rootstream/backup/repo/pack"
 	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
@@ -250,13 +251,19 @@ func (v *verification) there(b pack.Blob) error {
 
 // others opens every object that is not looked at above.
 func (v *verification) others(ctx context.Context) error {
-	for o, err := range v.r.st.List(ctx, "") {
+	before := ""
+	for o, err := range v.r.st.List(ctx, "") { // in the order of names
 		if err != nil {
 			return err
 		}
-		if err := v.judge(ctx, o.Name, "", v.object(ctx, o)); err != nil {
+		err = v.object(ctx, o)
+		if err == nil && logs.SameFile(before, o.Name) {
+			err = logs.TwoContents(before, o.Name)
+		}
+		if err := v.judge(ctx, o.Name, "", err); err != nil {
 			return err
 		}
+		before = o.Name
 	}
 	return nil
 }

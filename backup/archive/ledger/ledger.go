@@ -7,6 +7,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -27,11 +28,12 @@ type Ledger struct {
 
 // Timeline is what there is of one.
 type Timeline struct {
-	History wal.History
-	Known   bool        // the repository has its history, or it needs none
-	Have    []Stretch   // whole segments, joined where they meet; and pieces, where there is no whole segment
-	Partial []wal.Range // of Have: what consists of pieces
-	Newest  time.Time   // when the latest of it was stored, by the storage's clock
+	History   wal.History
+	Known     bool        // the repository has its history, or it needs none
+	Have      []Stretch   // whole segments, joined where they meet; and pieces, where there is no whole segment
+	Partial   []wal.Range // of Have: what consists of pieces
+	Conflicts []wal.Range // segments with two contents: two servers wrote them
+	Newest    time.Time   // when the latest of it was stored, by the storage's clock
 }
 
 // Stretch is log without a hole.
@@ -96,9 +98,10 @@ func (l *Ledger) History(tli wal.TimelineID) wal.History {
 
 // What an entry of the ledger says.
 const (
-	Found   = "FOUND"
-	Partial = "PARTIAL" // pieces of a segment that is not whole: the end of the log, or of a timeline
-	Missing = "MISSING"
+	Found    = "FOUND"
+	Partial  = "PARTIAL" // pieces of a segment that is not whole: the end of the log, or of a timeline
+	Missing  = "MISSING"
+	Conflict = "CONFLICT" // a segment with two contents, behind which nobody can go on
 )
 
 // Entry is a stretch of write-ahead log that is there, or is not.
@@ -115,14 +118,27 @@ func (l *Ledger) Entries() []Entry {
 		t := &l.Timelines[i]
 		tli := t.History.Timeline()
 		at, bound := l.begin(t)
-		for _, s := range t.Have {
-			if bound && s.From > at {
-				all = append(all, Entry{wal.Range{Timeline: tli, From: at, To: s.From}, Missing})
+		for _, e := range t.there() {
+			if bound && e.From > at {
+				all = append(all, Entry{wal.Range{Timeline: tli, From: at, To: e.From}, Missing})
 			}
-			at, bound = s.To, true
-			all = append(all, t.split(s.Range)...)
+			at, bound = e.To, true
+			all = append(all, e)
 		}
 	}
+	return all
+}
+
+// there is what there is of a timeline, in order.
+func (t *Timeline) there() []Entry {
+	var all []Entry
+	for _, s := range t.Have {
+		all = append(all, t.split(s.Range)...)
+	}
+	for _, c := range t.Conflicts {
+		all = append(all, Entry{c, Conflict})
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return cmp.Compare(a.From, b.From) })
 	return all
 }
 
@@ -156,11 +172,11 @@ func (l *Ledger) begin(t *Timeline) (wal.LSN, bool) {
 	return start, p != nil && start > 0 && p.has(start-1)
 }
 
-// Gaps returns what is missing.
+// Gaps returns what is missing, or cannot be read.
 func (l *Ledger) Gaps() []Gap {
 	var gaps []Gap
 	for _, e := range l.Entries() {
-		if e.Status == Missing {
+		if e.Status == Missing || e.Status == Conflict {
 			gaps = append(gaps, Gap{e.Range})
 		}
 	}

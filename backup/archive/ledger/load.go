@@ -82,23 +82,39 @@ func loadTimeline(ctx context.Context, r *repo.Repo, system uint64, tli wal.Time
 		return Timeline{}, err
 	}
 	t := Timeline{History: h, Known: known}
+	var whole []Stretch
 	for info, err := range r.ListWAL(ctx, system, tli) {
 		if err != nil {
 			return Timeline{}, err
 		}
 		if n, err := wal.ParseName(info.Name); err == nil && n.Kind == wal.Segment {
 			if start, err := n.Start(size); err == nil {
-				t.Add(Stretch{wal.Range{Timeline: tli, From: start, To: start + wal.LSN(size)}, info.Modified})
+				whole = append(whole, Stretch{wal.Range{Timeline: tli, From: start, To: start + wal.LSN(size)}, info.Modified})
 			}
 		}
 		if info.Modified.After(t.Newest) {
 			t.Newest = info.Modified
 		}
 	}
+	t.add(whole)
 	if err := t.addPieces(ctx, r, system, size); err != nil {
 		return Timeline{}, err
 	}
 	return t, nil
+}
+
+// add takes whole segments in the order of their names. One of which there are two contents is none: nobody can go on
+// behind it.
+func (t *Timeline) add(segments []Stretch) {
+	for i, s := range segments {
+		twin := i > 0 && segments[i-1].From == s.From
+		switch {
+		case twin && (len(t.Conflicts) == 0 || t.Conflicts[len(t.Conflicts)-1] != s.Range):
+			t.Conflicts = append(t.Conflicts, s.Range)
+		case !twin && (i+1 == len(segments) || segments[i+1].From != s.From):
+			t.Add(s)
+		}
+	}
 }
 
 func (t *Timeline) addPieces(ctx context.Context, r *repo.Repo, system uint64, size uint32) error {
@@ -113,7 +129,7 @@ func (t *Timeline) addPieces(ctx context.Context, r *repo.Repo, system uint64, s
 			continue
 		}
 		start, err := n.Start(size)
-		if err != nil || t.has(start) {
+		if err != nil || t.has(start) || slices.ContainsFunc(t.Conflicts, func(c wal.Range) bool { return c.From == start }) {
 			continue
 		}
 		list, err := r.PieceList(ctx, system, name)

@@ -86,7 +86,7 @@ func (s *Store) GetWAL(ctx context.Context, system uint64, name string) ([]byte,
 			return nil, fmt.Errorf("look for %s: %w", name, err)
 		}
 		if object != "" {
-			return nil, ErrWALConflict.WithCause(fmt.Errorf("%s of system %d is there with different contents", name, system))
+			return nil, TwoContents(object, o.Name)
 		}
 		object = o.Name
 	}
@@ -101,6 +101,27 @@ func (s *Store) GetWAL(ctx context.Context, system uint64, name string) ([]byte,
 		return nil, seal.Damaged(object, "it holds something else")
 	}
 	return data, nil
+}
+
+// TwoContents says that two objects hold different contents of one file. No key tells which of them counts.
+func TwoContents(a, b string) error {
+	return ErrWALConflict.WithCause(fmt.Errorf("%s and %s are two contents of one file", a, b)).
+		WithHint("two servers wrote it, of which each took itself for the primary: keep the one whose timeline you go on with, which " +
+			"is named by the server's own copy if that is still in pg_wal, remove the other object from the storage, and take a full backup")
+}
+
+// SameFile reports whether two objects are of one file of a log.
+func SameFile(a, b string) bool {
+	file := func(object string) (string, bool) {
+		if f := strings.Split(object, "/"); len(f) != 5 || f[2] != "wal" {
+			return "", false
+		}
+		name, _, found := strings.Cut(object, "-")
+		return name, found
+	}
+	x, isFile := file(a)
+	y, _ := file(b)
+	return isFile && x == y
 }
 
 // ListWAL goes through a timeline's files in the order of their names.
