@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"rootstream/backup/archive"
 	"rootstream/backup/archive/ledger"
@@ -310,7 +312,7 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 		{"an empty repository", fetch(child{Repo: empty, System: someSystem}), false},
 		{"the repository is out of reach", fetch(child{Repo: broken, System: someSystem}), false},
 		{"there is no repository", fetch(child{Repo: filepath.Join(empty, "repo.json"), System: someSystem}), false},
-		{"it panics", []string{"sh", "-c", "echo 'panic: runtime error' >&2; exit 2", "x"}, false},
+		{"it panics", append(append([]string{"env"}, environ(t, "panic", child{System: someSystem})...), program), false},
 		{"exit code 1", []string{"false"}, false},
 		{"it is killed", []string{"sh", "-c", "kill -9 $$", "x"}, false},
 		{"there is no such program", []string{"/nowhere/rootstream", "wal", "fetch"}, false},
@@ -339,9 +341,91 @@ func TestOnlyProvenAbsenceEndsARecovery(t *testing.T) {
 			if err == nil || len(history) > 0 {
 				t.Errorf("it went on: %v, %v", err, history)
 			}
-			if log, _ := os.ReadFile(c.LogFile()); !strings.Contains(string(log), "could not restore file") {
+			log, _ := os.ReadFile(c.LogFile())
+			if !strings.Contains(string(log), "could not restore file") {
 				t.Errorf("it did not stop for the restore_command: %v", err)
+			}
+			if tt.what == "it panics" && !strings.Contains(string(log), "panic: runtime error") {
+				t.Errorf("it did not panic: %s", log)
 			}
 		})
 	}
+}
+
+// TestARecoveryGoesOnWhenTheRepositoryIsBack loses the repository half-way: segments have been fetched, more are there.
+func TestARecoveryGoesOnWhenTheRepositoryIsBack(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, map[string]string{"hot_standby": "on"})
+	_, dir := newRepo(t)
+	rc := start(t, config(child{Repo: dir, Spool: folder(t), DSN: c.dsn()}))
+	rc.streaming()
+	c.run(c.Installation().Bin("pg_basebackup"), "-D", c.DataDir()+".base", "-X", "none", "-c", "fast", "-d", c.dsn())
+	c.query("create table ledger (id bigint primary key)")
+	for range 8 {
+		c.query("insert into ledger select coalesce(max(id), 0) + 1 from ledger")
+		c.write(1)
+		c.switchSegment()
+	}
+	rc.uploaded(c.lsn().SegmentStart(size))
+	system := c.system()
+	rc.stop()
+	c.stop()
+	c.run("/bin/rm", "-r", c.DataDir())
+
+	// Every fetch waits for a permission, of which there are five before the repository is gone.
+	permits := folder(t)
+	c.handOver(permits)
+	argv := append(append([]string{"env"}, environ(t, "fetch", child{Repo: dir, System: system})...), self(t))
+	script := `while ! mv "$0/go" "$0/gone" 2>/dev/null; do sleep 0.01; done; exec "$@"`
+	c.setUp(t, dir, append([]string{"sh", "-c", script, permits}, argv...))
+	permit := func() {
+		t.Helper()
+		path := filepath.Join(permits, "go")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the next is asked for", func() bool { _, err := os.Lstat(path); return err != nil })
+	}
+	started := make(chan error, 1)
+	go func() { started <- c.Start(t.Context()) }()
+	for range 5 {
+		permit()
+	}
+	mend := breakRepo(t, dir)
+	if err := os.WriteFile(filepath.Join(permits, "go"), nil, 0o600); err != nil { // unless the fifth has found it gone
+		t.Fatal(err)
+	}
+	if err := <-started; err == nil {
+		<-c.Done() // it took queries before it asked for what it did not get
+	}
+	if c.promoted() {
+		t.Fatal("it took the loss of the repository for the end of the log")
+	}
+	mend()
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				_ = os.WriteFile(filepath.Join(permits, "go"), nil, 0o600)
+			}
+		}
+	})
+	defer group.Wait()
+	defer close(stop)
+	c.start()
+	c.eventually("it is promoted", func() bool { return c.query("select pg_is_in_recovery()::text") == "false" })
+	if n := c.query("select count(*)::text from ledger"); n != "8" {
+		t.Errorf("%s rows of 8", n)
+	}
+}
+
+// promoted reports whether the server has begun a timeline.
+func (c *cluster) promoted() bool {
+	c.t.Helper()
+	found, _ := filepath.Glob(filepath.Join(c.DataDir(), "pg_wal", "*.history"))
+	return len(found) > 0
 }

@@ -64,7 +64,13 @@ type child struct {
 }
 
 func programs() map[string]func(child) int {
-	return map[string]func(child) int{"receive": receiveProgram, "fetch": fetchProgram, "push": pushProgram}
+	return map[string]func(child) int{"receive": receiveProgram, "fetch": fetchProgram, "push": pushProgram, "panic": panicProgram}
+}
+
+// panicProgram fetches from a repository that it forgot to open.
+func panicProgram(s child) int {
+	_ = archive.Source{System: s.System}.Fetch(context.Background(), os.Args[1], os.Args[2])
+	return 0
 }
 
 func receiveProgram(s child) int {

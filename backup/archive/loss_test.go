@@ -114,7 +114,14 @@ func rounds(t *testing.T) (longest func() time.Duration) {
 // restore starts the base backup on what the repository has.
 func (c *cluster) restore(t *testing.T, dir string, system uint64) {
 	t.Helper()
-	argv := append(append([]string{"env"}, environ(t, "fetch", child{Repo: dir, System: system})...), self(t))
+	c.setUp(t, dir, append(append([]string{"env"}, environ(t, "fetch", child{Repo: dir, System: system})...), self(t)))
+	c.start()
+	c.eventually("it is promoted", func() bool { return c.query("select pg_is_in_recovery()::text") == "false" })
+}
+
+// setUp puts the base backup in place, to be recovered with what argv fetches.
+func (c *cluster) setUp(t *testing.T, dir string, argv []string) {
+	t.Helper()
 	c.handOver(dir)
 	c.run("/bin/mv", c.DataDir()+".base", c.DataDir())
 	if err := os.RemoveAll(filepath.Join(c.DataDir(), "postgresql.auto.conf")); err != nil {
@@ -123,9 +130,7 @@ func (c *cluster) restore(t *testing.T, dir string, system uint64) {
 	if err := c.Account().WriteFile(filepath.Join(c.DataDir(), "recovery.signal"), "", false); err != nil {
 		t.Fatal(err)
 	}
-	c.Server = c.server("data", map[string]string{"restore_command": archive.RestoreCommand(argv...)})
-	c.start()
-	c.eventually("it is promoted", func() bool { return c.query("select pg_is_in_recovery()::text") == "false" })
+	c.Server = c.server("data", map[string]string{"restore_command": archive.RestoreCommand(argv...), "hot_standby": "on"})
 }
 
 // ledger returns the ids that the database has.
