@@ -9,3 +9,8 @@ func (p *Parts) RelayWebhooks(ctx context.Context) error {
 	_, err := p.webhookRelay().Consume(ctx)
 	return err
 }
+
+// AskForBackup does what the API does.
+func (p *Parts) AskForBackup(ctx context.Context, kind, by string) error {
+	return p.backups().RunNow(ctx, kind, by)
+}

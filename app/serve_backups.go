@@ -2,13 +2,18 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"rootstream/api"
 	"rootstream/app/backups"
 	"rootstream/backup"
+	"rootstream/event"
 	"rootstream/internal/wait"
+	"rootstream/postgres"
 )
 
 // servedBackups are the backups as the API shows them. The repository is opened
@@ -59,13 +64,26 @@ func (s *servedBackups) Windows(ctx context.Context) ([]backup.Window, error) {
 	return b.Windows(ctx)
 }
 
-// RunNow lets the process that runs the schedule run something.
+// RunNow lets the process that runs the schedule run something, and puts on record who asked for it.
 func (s *servedBackups) RunNow(ctx context.Context, kind, by string) error {
 	b, err := s.get(ctx)
 	if err != nil {
 		return err
 	}
-	return b.RunNow(ctx, kind, by)
+	who, err := uuid.Parse(by)
+	if err != nil {
+		return fmt.Errorf("who asked for a backup: %w", err)
+	}
+	return s.p.DB.InTx(ctx, func(tx *postgres.Tx) error {
+		asked := event.New{
+			Aggregate: event.Ref{Type: "repository", ID: b.Repo().ID()}, Name: "repository.run_requested", Data: map[string]any{"kind": kind},
+			UserID: &who, Expect: event.Any,
+		}
+		if err := event.Append(tx, asked); err != nil {
+			return err
+		}
+		return b.RunNow(ctx, kind, by)
+	})
 }
 
 // watchEvery is how often the gauges of the repository are read.
