@@ -51,7 +51,7 @@ func familyCPU(pid int, children bool) (time.Duration, error) {
 	if err != nil || !children {
 		return u.cpu, err
 	}
-	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid)) //nolint:gosec // a number
 	if err != nil {
 		return 0, err
 	}
