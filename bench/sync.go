@@ -169,7 +169,12 @@ func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 	if _, err := s.propagation(ctx, in, w, 1000, s.span()); err != nil { // the first versions of all entities, in memory from here on
 		return nil, err
 	}
-	var rows []row
+	disk, err := s.syncs(ctx, s.span()/4)
+	if err != nil {
+		return nil, err
+	}
+	rows := []row{about("one page written and synced before, p99", "ms", millis(quantile(disk, .99))).
+		with("p50 %.2f ms, max %.1f ms of %s: what the disk lets nobody undercut", millis(quantile(disk, .5)), millis(disk[len(disk)-1]), number(float64(len(disk))))}
 	for _, load := range []struct{ perSecond, most float64 }{{5000, 10}, {10_000, 30}} {
 		before, err := s.cost(w)
 		if err != nil {
