@@ -260,7 +260,7 @@ func (v *verification) others(ctx context.Context) error {
 		if err == nil && logs.SameFile(before, o.Name) {
 			err = logs.TwoContents(before, o.Name)
 		}
-		if err := v.judge(ctx, o.Name, "", err); err != nil {
+		if err = v.judge(ctx, o.Name, "", err); err != nil {
 			return err
 		}
 		before = o.Name
