@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
 	"time"
 
 	"rootstream/internal/wait"
@@ -12,22 +11,23 @@ import (
 
 // syncs are how long a write of a page of log takes to be on disk, again and again, a millisecond apart. No update that is
 // acknowledged can be seen sooner.
-func (s *stack) syncs(ctx context.Context, d time.Duration) (took []time.Duration, err error) {
-	f, err := os.Create(filepath.Join(s.dir, "syncs"))
+func (s *stack) syncs(ctx context.Context, d time.Duration) ([]time.Duration, error) {
+	root, err := os.OpenRoot(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(f.Name())) }()
-	page := make([]byte, 8<<10)
-	for begun := time.Now(); time.Since(begun) < d && err == nil; err = wait.For(ctx, time.Millisecond) {
-		before := time.Now()
-		if _, err := f.WriteAt(page, 0); err != nil {
-			return nil, err
-		}
-		if err := f.Sync(); err != nil {
-			return nil, err
-		}
-		took = append(took, time.Since(before))
+	f, err := root.Create("syncs")
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
 	}
-	return sorted(took), err
+	var took []time.Duration
+	page := make([]byte, 8<<10)
+	for begun := time.Now(); err == nil && time.Since(begun) < d; {
+		before := time.Now()
+		_, failure := f.WriteAt(page, 0)
+		err = errors.Join(failure, f.Sync())
+		took = append(took, time.Since(before))
+		err = errors.Join(err, wait.For(ctx, time.Millisecond))
+	}
+	return sorted(took), errors.Join(err, f.Close(), root.Remove("syncs"), root.Close())
 }
