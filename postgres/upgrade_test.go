@@ -160,7 +160,7 @@ func TestUpgradeShape(t *testing.T) {
 		{"twins reported", "select string_agg(row_id::text, ' ' order by row_id) from adoption_findings where kind = 'case_duplicate'", "2 3 5 9"},
 		{"the zone on record", "select value from adoption_facts where name = 'legacy_timezone'", newYork},
 		{"triggers before updates of users", `select string_agg(tgname, ' ' order by tgname) from pg_trigger
-			where tgrelid = 'users'::regclass and not tgisinternal and tgtype & 19 = 19`, "users_adopt users_touch"},
+			where tgrelid = 'users'::regclass and not tgisinternal and tgtype & 19 = 19`, "users_adopt users_keep_email users_touch"},
 		{"the default of a time", "select column_default from information_schema.columns where table_name = 'users' and column_name = 'created_at'", "CURRENT_TIMESTAMP"},
 		{"checks that hold", "select count(*)::text from pg_constraint where conname in ('valid_expiration', 'valid_session_time', 'valid_file_size', 'email_format') and convalidated", "4"},
 		{"indexes of 24.2 left", "select count(*)::text from pg_indexes where indexname like 'ix_%'", "28"},
