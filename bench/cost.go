@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -62,7 +63,7 @@ func familyCPU(pid int, children bool) (time.Duration, error) {
 			return 0, err
 		}
 		one, err := usageOf(n)
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
 			continue // it ends just now
 		}
 		if err != nil {

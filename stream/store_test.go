@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m,
-		goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"), // the PostgreSQL server of the tests
+		goleak.IgnoreAnyFunction("os/exec.(*Cmd).Wait"),                                      // the PostgreSQL server of the tests
 		goleak.IgnoreAnyFunction("github.com/redis/rueidis.(*clusterClient)._refresh.func2"), // sleeps 5 s after the client is closed
 	)
 }
