@@ -39,17 +39,18 @@ var mayImport = map[string]string{
 	"statesync/merge":           "",
 	"statesync/merge/mergetest": "statesync/merge",
 
-	"backup/archive":    "backup/archive/ledger backup/pgdata backup/repo backup/wal",
-	"backup/base":       "backup/base/wire backup/pgdata backup/repo backup/wal pgserver",
-	"backup/base/wire":  "backup/pgdata backup/wal",
-	"backup/pgdata":     "backup/wal",
-	"backup/restore":    "backup/pgdata backup/repo backup/restore/plan backup/restore/recovery backup/wal backup/wal/record pgserver",
-	"backup/schedule":   "",
-	"backup/wal":        "",
-	"backup/wal/record": "backup/wal",
+	"backup/archive":     "backup/archive/ledger backup/pgdata backup/repo backup/wal",
+	"backup/base":        "backup/base/wire backup/pgdata backup/repo backup/wal pgserver",
+	"backup/base/wire":   "backup/pgdata backup/replication backup/wal",
+	"backup/pgdata":      "backup/wal",
+	"backup/replication": "backup/wal",
+	"backup/restore":     "backup/pgdata backup/repo backup/restore/plan backup/restore/recovery backup/wal backup/wal/record pgserver",
+	"backup/schedule":    "",
+	"backup/wal":         "",
+	"backup/wal/record":  "backup/wal",
 
 	"backup/archive/ledger":   "backup/repo backup/wal",
-	"backup/archive/receive":  "backup/archive/ledger backup/repo backup/wal",
+	"backup/archive/receive":  "backup/archive/ledger backup/replication backup/repo backup/wal",
 	"backup/restore/plan":     "backup/archive/ledger backup/repo backup/wal backup/wal/record",
 	"backup/restore/proof":    "backup/archive/ledger backup/pgdata backup/repo backup/restore backup/restore/plan backup/restore/recovery pgserver",
 	"backup/restore/recovery": "backup/pgdata backup/restore/plan backup/wal pgserver",
@@ -87,7 +88,7 @@ var mayImport = map[string]string{
 
 // oneRoom says which rooms may use a library; a room not named here may not.
 var oneRoom = map[string]string{
-	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive/receive backup/base backup/base/wire backup/restore/proof",
+	"github.com/jackc/pgx":                 "postgres postgres/postgrestest statesync statesync/feed user session mfa stream event auth notify secret pgserver backup/archive/receive backup/base backup/base/wire backup/replication backup/restore/proof",
 	"github.com/redis/rueidis":             "cache",
 	"github.com/spf13/cobra":               "cli",
 	"github.com/danielgtaylor/huma":        "api",

@@ -36,8 +36,8 @@ tests() { sed -n 's/^[[:space:]]*--- FAIL: \([^ ]*\).*/  \1/p' "$@"; }
 
 together=(-p $(($(nproc) + 1)))
 all() {
-	local others ok=0 doors=(./backup/archive/... ./backup/repo/... ./backup/restore/...)
-	mapfile -t others < <(go list ./... | grep -v '^rootstream/backup/\(archive\|repo\|restore\)')
+	local others ok=0 doors=(./backup/archive/... ./backup/replication ./backup/repo/... ./backup/restore/...)
+	mapfile -t others < <(go list ./... | grep -v '^rootstream/backup/\(archive\|replication\|repo\|restore\)')
 	run others "${together[@]}" "${others[@]}" || ok=1
 	# The rooms below these are tested through their doors, which go test counts only where it is told to.
 	run doors "${together[@]}" -coverpkg="$(IFS=,; echo "${doors[*]}")" "${doors[@]}" || ok=1

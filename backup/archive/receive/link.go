@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,21 +12,18 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"rootstream/backup/replication"
 	"rootstream/backup/wal"
 )
 
 // link is one replication connection (PostgreSQL manual, "Streaming Replication Protocol").
 type link struct {
 	conn   *pgconn.PgConn
-	system uint64
-	tli    wal.TimelineID // the server's own
-	at     wal.LSN        // what it had flushed at the time
-	size   uint32         // of its segments
+	server replication.System // as it was at the time
+	size   uint32             // of its segments
 }
 
 const (
-	dialTimeout = 10 * time.Second
-	askTimeout  = 20 * time.Second
 	sendTimeout = 10 * time.Second
 
 	undefinedFile   = "58P01" // the segment or the history is no longer there
@@ -38,36 +33,24 @@ const (
 	slotInUse       = "55006"
 )
 
-func hasState(err error, states ...string) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && slices.Contains(states, pg.Code)
-}
-
-// parseDSN returns how to connect; replication connections get no other settings than their name.
-func parseDSN(dsn, name string, replication bool) (*pgconn.Config, error) {
+// parseDSN returns how to connect under a name.
+func parseDSN(dsn, name string) (*pgconn.Config, error) {
 	cfg, err := pgconn.ParseConfig(dsn)
 	if err != nil {
 		return nil, ErrServer.WithCause(errors.New("the address of the database cannot be read")) // its text may hold a password
 	}
-	cfg.RuntimeParams = maps.Clone(cfg.RuntimeParams)
-	cfg.RuntimeParams["application_name"] = name
-	if replication {
-		cfg.RuntimeParams["replication"] = "true"
-	}
-	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > dialTimeout {
-		cfg.ConnectTimeout = dialTimeout
-	}
+	replication.Prepare(cfg, name)
 	return cfg, nil
 }
 
 func dial(ctx context.Context, dsn, name string) (*link, error) {
-	cfg, err := parseDSN(dsn, name, true)
+	cfg, err := parseDSN(dsn, name)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.DialTimeout+replication.AskTimeout)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	conn, err := replication.Dial(ctx, cfg)
 	if err != nil {
 		return nil, ErrServer.WithCause(err)
 	}
@@ -79,46 +62,18 @@ func dial(ctx context.Context, dsn, name string) (*link, error) {
 	return l, nil
 }
 
-func (l *link) close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = l.conn.Close(ctx) // the server notices either way
-}
+func (l *link) close(ctx context.Context) { replication.HangUp(ctx, l.conn) }
 
-// row runs a command that answers with one row.
 func (l *link) row(ctx context.Context, command string) ([][]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	results, err := l.conn.Exec(ctx, command).ReadAll()
-	if err != nil {
-		return nil, err
-	}
-	if len(results) == 0 || len(results[0].Rows) != 1 {
-		return nil, fmt.Errorf("%s: no answer", command)
-	}
-	return results[0].Rows[0], nil
+	return replication.Row(ctx, l.conn, command)
 }
 
-func (l *link) identify(ctx context.Context) error {
-	row, err := l.row(ctx, "IDENTIFY_SYSTEM")
-	if err != nil {
+func (l *link) identify(ctx context.Context) (err error) {
+	if l.server, err = replication.Identify(ctx, l.conn); err != nil {
 		return err
 	}
-	if len(row) < 3 {
-		return errors.New("IDENTIFY_SYSTEM: the answer is too short")
-	}
-	if l.system, err = strconv.ParseUint(string(row[0]), 10, 64); err != nil {
-		return fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	tli, err := strconv.ParseUint(string(row[1]), 10, 32)
+	row, err := l.row(ctx, "SHOW wal_segment_size")
 	if err != nil {
-		return fmt.Errorf("IDENTIFY_SYSTEM: %w", err)
-	}
-	l.tli = wal.TimelineID(tli)
-	if l.at, err = wal.ParseLSN(string(row[2])); err != nil {
-		return err
-	}
-	if row, err = l.row(ctx, "SHOW wal_segment_size"); err != nil {
 		return err
 	}
 	l.size, err = parseSize(string(row[0]))
@@ -142,7 +97,7 @@ func (l *link) history(ctx context.Context, tli wal.TimelineID) ([]byte, error) 
 		return nil, nil
 	}
 	row, err := l.row(ctx, fmt.Sprintf("TIMELINE_HISTORY %d", tli))
-	if hasState(err, undefinedFile) {
+	if replication.HasState(err, undefinedFile) {
 		return nil, nil
 	}
 	if err != nil {
@@ -161,7 +116,7 @@ func (l *link) reserve(ctx context.Context, slot string, temporary bool) error {
 		kind = ` TEMPORARY` + kind
 	}
 	_, err := l.row(ctx, `CREATE_REPLICATION_SLOT "`+slot+`"`+kind)
-	if hasState(err, duplicateObject) {
+	if replication.HasState(err, duplicateObject) {
 		return nil
 	}
 	if err != nil {
@@ -171,9 +126,9 @@ func (l *link) reserve(ctx context.Context, slot string, temporary bool) error {
 }
 
 func (l *link) dropSlot(ctx context.Context, slot string) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.AskTimeout)
 	defer cancel()
-	if _, err := l.conn.Exec(ctx, `DROP_REPLICATION_SLOT "`+slot+`"`).ReadAll(); err != nil && !hasState(err, undefinedObject) {
+	if _, err := l.conn.Exec(ctx, `DROP_REPLICATION_SLOT "`+slot+`"`).ReadAll(); err != nil && !replication.HasState(err, undefinedObject) {
 		return fmt.Errorf("drop the replication slot %s: %w", slot, err)
 	}
 	return nil
@@ -187,7 +142,7 @@ type branchOff struct {
 
 // start begins to stream. A timeline that ends just there has nothing to stream: then the end comes back at once.
 func (l *link) start(ctx context.Context, slot string, tli wal.TimelineID, at wal.LSN) (*branchOff, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.AskTimeout)
 	defer cancel()
 	l.conn.Frontend().Send(&pgproto3.Query{String: fmt.Sprintf(`START_REPLICATION SLOT "%s" PHYSICAL %v TIMELINE %d`, slot, at, tli)})
 	if err := l.flush(); err != nil {
@@ -268,7 +223,7 @@ func parseMessage(b []byte) (message, error) {
 
 // finish reads what follows the end of a timeline: which one is next. It is never just the next number.
 func (l *link) finish(ctx context.Context) (*branchOff, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.AskTimeout)
 	defer cancel()
 	l.conn.Frontend().Send(&pgproto3.CopyDone{})
 	if err := l.flush(); err != nil {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rootstream/backup/archive/ledger"
+	"rootstream/backup/replication"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/errs"
@@ -279,7 +280,7 @@ func (r *Receiver) connection(ctx context.Context) error {
 		return err
 	}
 	defer l.close(ctx)
-	s, err := r.spoolOf(l.system)
+	s, err := r.spoolOf(l.server.ID)
 	if err != nil {
 		return err
 	}
@@ -314,22 +315,22 @@ func (r *Receiver) attach(l *link, s *spool, tli wal.TimelineID) {
 		if r.uploadedOn != tli {
 			r.uploadedOn, st.Uploaded = tli, 0
 		}
-		st.SystemID, st.Timeline, st.Doing, st.Heard = l.system, tli, Streaming, time.Now().UTC()
-		st.Received, st.Durable, st.Server = durable, durable, l.at
+		st.SystemID, st.Timeline, st.Doing, st.Heard = l.server.ID, tli, Streaming, time.Now().UTC()
+		st.Received, st.Durable, st.Server = durable, durable, l.server.Flushed
 	})
 }
 
 // keepHistories archives the history of the server's timeline and of those it descends from: whoever archives from today
 // on needs those of before as well.
 func (r *Receiver) keepHistories(ctx context.Context, l *link, s *spool) error {
-	if r.begun[l.tli] {
+	if r.begun[l.server.Timeline] {
 		return nil
 	}
-	text, err := l.history(ctx, l.tli)
-	if err != nil || l.tli < 2 {
+	text, err := l.history(ctx, l.server.Timeline)
+	if err != nil || l.server.Timeline < 2 {
 		return err
 	}
-	h, err := wal.ParseHistory(l.tli, text)
+	h, err := wal.ParseHistory(l.server.Timeline, text)
 	if err != nil {
 		return err
 	}
@@ -345,16 +346,16 @@ func (r *Receiver) keepHistories(ctx context.Context, l *link, s *spool) error {
 			return fmt.Errorf("keep the history of timeline %d: %w", b.Timeline, err)
 		}
 	}
-	r.begun[l.tli] = true
+	r.begun[l.server.Timeline] = true
 	return nil
 }
 
 func (l *link) lineage(ctx context.Context) (wal.History, error) {
-	text, err := l.history(ctx, l.tli)
+	text, err := l.history(ctx, l.server.Timeline)
 	if err != nil {
 		return nil, err
 	}
-	return wal.ParseHistory(l.tli, text)
+	return wal.ParseHistory(l.server.Timeline, text)
 }
 
 // position says where to go on: where the spool ends, or on the timeline that the server has taken since.
@@ -369,11 +370,11 @@ func (r *Receiver) position(ctx context.Context, l *link, s *spool) (wal.Timelin
 		}
 		return tli, at, s.begin(tli, at)
 	}
-	if tli == l.tli {
+	if tli == l.server.Timeline {
 		return tli, at, nil
 	}
-	if tli > l.tli {
-		return 0, 0, ErrBehind.WithCause(fmt.Errorf("timeline %d after %d", l.tli, tli))
+	if tli > l.server.Timeline {
+		return 0, 0, ErrBehind.WithCause(fmt.Errorf("timeline %d after %d", l.server.Timeline, tli))
 	}
 	h, err := l.lineage(ctx)
 	if err != nil {
@@ -415,7 +416,7 @@ func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN,
 	look, cancel := context.WithTimeout(ctx, longestPause)
 	defer cancel()
 	if rp, closed := r.cfg.Open(look); closed == nil {
-		if tli, end, unknown := ledger.LastWhole(look, rp, l.system, h, l.size); unknown == nil && end != 0 {
+		if tli, end, unknown := ledger.LastWhole(look, rp, l.server.ID, h, l.size); unknown == nil && end != 0 {
 			return tli, end, nil
 		}
 	}
@@ -423,13 +424,13 @@ func (r *Receiver) first(ctx context.Context, l *link) (wal.TimelineID, wal.LSN,
 	if err != nil {
 		return 0, 0, err
 	}
-	at := cmp.Or(slot.RestartLSN, l.at)
+	at := cmp.Or(slot.RestartLSN, l.server.Flushed)
 	return h.At(at), at.SegmentStart(l.size), nil
 }
 
 // remedy turns what the server said into what can be done about it.
 func (r *Receiver) remedy(ctx context.Context, s *spool, cause error) error {
-	if !hasState(cause, undefinedFile, wrongState) {
+	if !replication.HasState(cause, undefinedFile, wrongState) {
 		return cause
 	}
 	slot, err := r.slot(ctx)
@@ -449,10 +450,10 @@ func (r *Receiver) remedy(ctx context.Context, s *spool, cause error) error {
 			return errors.Join(cause, err)
 		}
 	}
-	if !hasState(cause, undefinedFile) {
+	if !replication.HasState(cause, undefinedFile) {
 		return cause // with a slot of our own it may still have everything
 	}
-	return r.skip(ctx, again, s, cmp.Or(slot.RestartLSN, again.at))
+	return r.skip(ctx, again, s, cmp.Or(slot.RestartLSN, again.server.Flushed))
 }
 
 func (r *Receiver) renewSlot(ctx context.Context, l *link) (ledger.Slot, error) {
@@ -469,7 +470,7 @@ func (r *Receiver) renewSlot(ctx context.Context, l *link) (ledger.Slot, error) 
 func (r *Receiver) skip(ctx context.Context, l *link, s *spool, at wal.LSN) error {
 	from, to := s.tail(), at.SegmentStart(l.size)
 	if to <= from.start {
-		to = l.at.SegmentStart(l.size)
+		to = l.server.Flushed.SegmentStart(l.size)
 	}
 	h, err := l.lineage(ctx)
 	if err != nil {

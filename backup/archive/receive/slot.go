@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"rootstream/backup/archive/ledger"
+	"rootstream/backup/replication"
 	"rootstream/backup/wal"
 )
 
@@ -19,11 +20,11 @@ const lookUp = `select system_identifier::text, at::text, coalesce(slot_name::te
 
 // LookUp asks a server over an ordinary connection: one for replication takes no queries.
 func LookUp(ctx context.Context, dsn, slot string) (ledger.Server, error) {
-	cfg, err := parseDSN(dsn, "rootstream", false)
+	cfg, err := parseDSN(dsn, "rootstream")
 	if err != nil {
 		return ledger.Server{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.DialTimeout+replication.AskTimeout)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, cfg)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"rootstream/backup/pgdata"
+	"rootstream/backup/replication"
 	"rootstream/backup/wal"
 )
 
@@ -125,7 +126,7 @@ func (b *Backup) fault(ctx context.Context, doing string, err error) error {
 		return context.Cause(ctx)
 	case errors.Is(err, ErrStream):
 		return err
-	case hasState(err, noPrivilege):
+	case replication.HasState(err, noPrivilege):
 		return ErrRole.WithCause(fmt.Errorf("%s: %w", doing, err))
 	}
 	return ErrStream.WithCause(fmt.Errorf("%s: %w", doing, err))

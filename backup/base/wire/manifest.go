@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"rootstream/backup/replication"
 	"rootstream/backup/wal"
 )
 
@@ -203,7 +204,7 @@ func (b *Backup) finish(ctx context.Context, s *stream, m manifest) error {
 	const dataCorrupted = "XX001"
 	for {
 		msg, err := s.hear(ctx)
-		if hasState(err, dataCorrupted) {
+		if replication.HasState(err, dataCorrupted) {
 			b.end.WrongPages = true
 			break
 		}

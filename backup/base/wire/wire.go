@@ -16,8 +16,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"time"
 
@@ -25,6 +23,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
+	"rootstream/backup/replication"
 	"rootstream/backup/wal"
 	"rootstream/errs"
 )
@@ -51,11 +50,7 @@ type Conn struct {
 	System  uint64 // the server's system identifier
 }
 
-const (
-	dialTimeout = 10 * time.Second
-	askTimeout  = 20 * time.Second
-	maxMessage  = 4 << 20 // the server's have 32 KiB
-)
+const maxMessage = 4 << 20 // the server's have 32 KiB
 
 // Connect connects, and asks the server who it is.
 func Connect(ctx context.Context, cfg Config) (*Conn, error) {
@@ -64,62 +59,38 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 		return nil, ErrConnect.WithCause(errors.New("the address of the database cannot be read")) // its text may hold a password
 	}
 	to := &parsed.Config
-	to.RuntimeParams = maps.Clone(to.RuntimeParams)
-	to.RuntimeParams["application_name"], to.RuntimeParams["replication"] = "rootstream backup", "true"
-	if to.ConnectTimeout == 0 || to.ConnectTimeout > dialTimeout {
-		to.ConnectTimeout = dialTimeout
-	}
+	replication.Prepare(to, "rootstream backup")
 	to.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		if cfg.Notice != nil && n.SeverityUnlocalized == "WARNING" {
 			cfg.Notice(n.Message)
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout+askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, replication.DialTimeout+replication.AskTimeout)
 	defer cancel()
-	conn, err := pgconn.ConnectConfig(ctx, to)
+	conn, err := replication.Dial(ctx, to)
 	if err != nil {
 		return nil, refusal(err)
 	}
 	conn.Frontend().SetMaxBodyLen(maxMessage)
-	c := &Conn{conn: conn, silence: cmp.Or(cfg.Silence, time.Minute)}
-	if c.System, err = c.identify(ctx); err != nil {
-		c.Close(ctx)
+	system, err := replication.Identify(ctx, conn)
+	if err != nil {
+		replication.HangUp(ctx, conn)
 		return nil, refusal(err)
 	}
-	return c, nil
+	return &Conn{conn: conn, silence: cmp.Or(cfg.Silence, time.Minute), System: system.ID}, nil
 }
 
 // refusal tells a server that does not answer from one that says no.
 func refusal(err error) error {
 	const noEntry, wrongPassword, noPrivilege = "28000", "28P01", "42501"
-	if hasState(err, noEntry, wrongPassword, noPrivilege) {
+	if replication.HasState(err, noEntry, wrongPassword, noPrivilege) {
 		return ErrRole.WithCause(err)
 	}
 	return ErrConnect.WithCause(err)
 }
 
-func hasState(err error, states ...string) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && slices.Contains(states, pg.Code)
-}
-
 // Close hangs up, which ends a backup that is not complete.
-func (c *Conn) Close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = c.conn.Close(ctx) // the server notices either way
-}
-
-func (c *Conn) identify(ctx context.Context) (uint64, error) {
-	results, err := c.conn.Exec(ctx, "IDENTIFY_SYSTEM").ReadAll()
-	if err != nil {
-		return 0, err
-	}
-	if len(results) == 0 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
-		return 0, errors.New("IDENTIFY_SYSTEM: no answer")
-	}
-	return strconv.ParseUint(string(results[0].Rows[0][0]), 10, 64)
-}
+func (c *Conn) Close(ctx context.Context) { replication.HangUp(ctx, c.conn) }
 
 // receive waits for the next message that says something.
 func (c *Conn) receive(ctx context.Context) (pgproto3.BackendMessage, error) {
