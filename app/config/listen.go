@@ -20,10 +20,16 @@ func (c Config) MayListen() error {
 	if err != nil {
 		return errs.NewInvalid("http.listen", "must be host:port")
 	}
-	if addr, err := netip.ParseAddr(host); host == "localhost" || (err == nil && addr.IsLoopback()) {
+	if Loopback(host) {
 		return nil
 	}
 	return ErrPlainHTTP
+}
+
+// Loopback reports whether a host is this machine, by its name or address alone.
+func Loopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || (err == nil && addr.IsLoopback())
 }
 
 // PublicURL is where people reach the API; links begin with it.

@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -144,15 +143,10 @@ func certificateFinding(name, certFile, keyFile, publicURL string, now time.Time
 	case now.Before(leaf.NotBefore):
 		return Finding{Name: name, Detail: certFile + " is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339), Remedy: "wait, or set this machine's clock: timedatectl set-ntp true"}
 	}
-	if u, err := url.Parse(publicURL); err == nil && u.Scheme == "https" && leaf.VerifyHostname(u.Hostname()) != nil && !loopback(u.Hostname()) {
+	if u, err := url.Parse(publicURL); err == nil && u.Scheme == "https" && leaf.VerifyHostname(u.Hostname()) != nil && !config.Loopback(u.Hostname()) {
 		return Finding{Name: name, Detail: certFile + " is not for " + u.Hostname() + ", which http.public_url names", Remedy: "get a certificate for that name, or correct http.public_url"}
 	}
 	return fine(name, "%s is valid until %s", certFile, until)
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // chain reads the certificates of a PEM file that was read as a key pair already.

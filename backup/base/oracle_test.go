@@ -86,22 +86,32 @@ func (c *cluster) frozen() string {
 	return dir
 }
 
-func TestDamageOnDiskIsNamedAndTheBackupTaken(t *testing.T) {
-	t.Parallel()
-	c := newCluster(t, nil)
+// damaged makes a table, writes into its file what belongs nowhere, by offset, and returns the file's path.
+func (c *cluster) damaged(writes map[int64][]byte) (path string) {
+	c.t.Helper()
 	c.exec("create table victim as select generate_series(1, 20000) n", "checkpoint")
-	var path string
-	if err := c.connect().QueryRow(t.Context(), "select pg_relation_filepath('victim')").Scan(&path); err != nil {
-		t.Fatal(err)
+	if err := c.connect().QueryRow(c.t.Context(), "select pg_relation_filepath('victim')").Scan(&path); err != nil {
+		c.t.Fatal(err)
 	}
 	f, err := os.OpenFile(filepath.Join(c.server.DataDir(), path), os.O_WRONLY, 0)
 	if err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	if _, err = f.WriteAt([]byte("damage"), 3*page+4000); err != nil {
-		t.Fatal(err)
+	for at, bytes := range writes {
+		if _, err = f.WriteAt(bytes, at); err != nil {
+			c.t.Fatal(err)
+		}
 	}
-	_ = f.Close()
+	if err = f.Close(); err != nil {
+		c.t.Fatal(err)
+	}
+	return path
+}
+
+func TestDamageOnDiskIsNamedAndTheBackupTaken(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, nil)
+	path := c.damaged(map[int64][]byte{3*page + 4000: []byte("damage")})
 	m := c.take(repo.Full)
 	if m.PageErrors != 1 || !m.Checksums {
 		t.Errorf("%d wrong pages", m.PageErrors)

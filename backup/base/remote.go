@@ -2,7 +2,6 @@ package base
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -203,7 +202,7 @@ func (c *onItsWay) close() {
 // excused goes by where in the log the page says it was changed, as the server does, which has read it twice if that was
 // before the backup began. Whether it is to be believed shows when the backup ends.
 func (c *onItsWay) excused(_ context.Context, block []byte, at int64) (bool, error) {
-	lsn := pageLSN(block)
+	lsn := pgdata.PageLSN(block)
 	if lsn < c.r.backup.Start {
 		return false, nil
 	}
@@ -214,12 +213,6 @@ func (c *onItsWay) excused(_ context.Context, block []byte, at int64) (bool, err
 		c.r.doubts[path] = append(c.r.doubts[path], doubt{uint32(at / pageSize), lsn}) //nolint:gosec // page numbers have 32 bits
 	}
 	return true, nil
-}
-
-// pageLSN is where in the log a page was changed last: two halves of 32 bits, the upper first.
-func pageLSN(page []byte) wal.LSN {
-	le := binary.LittleEndian
-	return wal.LSN(uint64(le.Uint32(page))<<32 | uint64(le.Uint32(page[4:])))
 }
 
 // doubted names the pages that say they were changed after all was over, and counts them.

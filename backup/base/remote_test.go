@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -158,22 +156,10 @@ func TestAServerThatIsLostWhileItSendsLeavesNoBackup(t *testing.T) {
 func TestDamageThatIsSentIsNamedAndTheBackupTaken(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, nil)
-	c.exec("create table victim as select generate_series(1, 20000) n", "checkpoint")
-	var path string
-	if err := c.connect().QueryRow(t.Context(), "select pg_relation_filepath('victim')").Scan(&path); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.OpenFile(filepath.Join(c.server.DataDir(), path), os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteAt([]byte("damage"), 3*page+4000)
-	if err == nil { // this one says that it was written in a far future, which the server believes
-		_, err = f.WriteAt(bytes.Repeat([]byte{0x7f}, 8), 5*page)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	path := c.damaged(map[int64][]byte{
+		3*page + 4000: []byte("damage"),
+		5 * page:      bytes.Repeat([]byte{0x7f}, 8), // this one says that it was written in a far future, which the server believes
+	})
 	m := c.takeRemotely(repo.Full)
 	if m.PageErrors != 2 || !m.Checksums {
 		t.Errorf("%d wrong pages", m.PageErrors)

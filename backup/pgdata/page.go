@@ -1,6 +1,10 @@
 package pgdata
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"rootstream/backup/wal"
+)
 
 // The header of a page: pd_lsn, pd_checksum, pd_flags, pd_lower, pd_upper.
 const (
@@ -30,6 +34,12 @@ func CheckPage(page []byte, number uint32) Verdict {
 		return Torn
 	}
 	return Sound
+}
+
+// PageLSN is where in the log a page was changed last: two halves of 32 bits, the upper first.
+func PageLSN(page []byte) wal.LSN {
+	le := binary.LittleEndian
+	return wal.LSN(uint64(le.Uint32(page))<<32 | uint64(le.Uint32(page[4:])))
 }
 
 // IsZero reports whether b is all zeros. Most data shows in its first bytes that it is not.
