@@ -78,6 +78,7 @@ var mayImport = map[string]string{
 	"cache":    "",
 	"errs":     "",
 
+	"auth/guard/guardtest":    "",
 	"cache/cachetest":         "cache",
 	"event/codec":             "",
 	"notify/notifytest":       "",

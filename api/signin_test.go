@@ -252,6 +252,6 @@ func TestWritesOfAnAccountAreLimited(t *testing.T) {
 	}
 	w.do("GET", "/v1/streams", nil, as(token)).want(200)
 	write(other).want(201)
-	w.clock.advance(time.Minute)
+	w.clock.Advance(time.Minute)
 	write(token).want(201)
 }

@@ -31,6 +31,7 @@ import (
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
 	"rootstream/event"
+	"rootstream/internal/testclock"
 	"rootstream/mfa"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -62,7 +63,7 @@ type world struct {
 	streams  app.Streams
 	log      *event.Log
 	state    shared
-	clock    *hands // of codes, limits and freshness; sessions go by the database's
+	clock    *testclock.Clock // of codes, limits and freshness; sessions go by the database's
 	logged   *guarded
 }
 
@@ -80,7 +81,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	for _, set := range opts {
 		set(&o)
 	}
-	w := &world{tb: tb, redis: cachetest.Server(tb), clock: newHands(), logged: &guarded{}}
+	w := &world{tb: tb, redis: cachetest.Server(tb), clock: testclock.New(), logged: &guarded{}}
 	db := postgrestest.Open(tb, postgres.Config{ // patient: the machine may be busy
 		DSN: postgrestest.DSN(tb), AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
 		OnCommit: func(tx *postgres.Tx) {
@@ -106,7 +107,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 		Cost: user.Argon2{MemoryKiB: 64, Time: 1, Parallelism: 1}, QueueTimeout: 30 * time.Second,
 	})
 	must(tb, err)
-	w.mfa, err = mfa.New(db, keys, mfa.Config{Now: w.clock.now, Logger: log, Derive: func(_ context.Context, p, salt []byte) ([]byte, error) {
+	w.mfa, err = mfa.New(db, keys, mfa.Config{Now: w.clock.Now, Logger: log, Derive: func(_ context.Context, p, salt []byte) ([]byte, error) {
 		return append(append([]byte{}, p...), salt...), nil // what it costs is tested in its room
 	}})
 	must(tb, err)
@@ -117,7 +118,7 @@ func newWorld(tb testing.TB, opts ...func(*option)) *world {
 	manager.Store(w.sessions)
 	w.run(w.sessions.Run)
 	must(tb, w.sessions.Poll(tb.Context()))
-	o.auth.Now = w.clock.now
+	o.auth.Now = w.clock.Now
 	w.auth, err = auth.New(auth.Deps{
 		DB: db, Users: w.users, Hasher: hasher, Sessions: w.sessions, MFA: w.mfa, Limiter: cache.NewLimiter(redis, cache.LimiterConfig{}),
 		Cache: redis, Keyset: keys, Config: o.auth, Logger: log,
@@ -230,18 +231,6 @@ func (w *world) run(loop func(context.Context) error) {
 	}()
 	w.tb.Cleanup(func() { cancel(); <-done })
 }
-
-// hands is a clock that tests move.
-type hands struct{ at atomic.Int64 }
-
-func newHands() *hands {
-	h := &hands{}
-	h.at.Store(time.Now().UnixNano())
-	return h
-}
-
-func (h *hands) now() time.Time          { return time.Unix(0, h.at.Load()) }
-func (h *hands) advance(d time.Duration) { h.at.Add(int64(d)) }
 
 // guarded is a log for many.
 type guarded struct {
@@ -501,8 +490,8 @@ func (w *world) enroll(token string) factor {
 // next is a code that was not used yet: time goes on for it.
 func (f factor) next() string {
 	f.w.tb.Helper()
-	f.w.clock.advance(30 * time.Second)
-	code, err := mfa.CodeAt(f.secret, f.w.clock.now())
+	f.w.clock.Advance(30 * time.Second)
+	code, err := mfa.CodeAt(f.secret, f.w.clock.Now())
 	must(f.w.tb, err)
 	return code
 }

@@ -275,10 +275,10 @@ func TestExportsAreFewAndFresh(t *testing.T) {
 	w := newWorld(t)
 	w.register("ada")
 	p := w.principal(w.login("ada"))
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 	_, err := w.Export(t.Context(), p)
 	wantCode(t, err, errs.Forbidden, "aal_required")
-	w.clock.advance(-16 * time.Minute)
+	w.clock.Advance(-16 * time.Minute)
 	refused := 0
 	for range 11 {
 		if _, err := w.Export(t.Context(), p); errors.Is(err, auth.ErrRateLimited) {

@@ -128,10 +128,10 @@ func TestAnAddressChangesOnlyAfterAFreshProof(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	_, g := w.verified("ada")
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 	wantCode(t, w.ChangeEmail(t.Context(), w.principal(g), "ada@example.net", from(1)), errs.Forbidden, "aal_required")
 
-	w.clock.advance(-16 * time.Minute)
+	w.clock.Advance(-16 * time.Minute)
 	f := w.enroll(g)
 	wantCode(t, w.ChangeEmail(t.Context(), w.principal(g), "ada@example.net", from(1)), errs.Forbidden, "aal_required")
 	w.ask(w.signIn("ada", f), "ada@example.net")

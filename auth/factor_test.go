@@ -16,7 +16,7 @@ func TestPitfall05TheFirstFactorResetsNothing(t *testing.T) {
 	w := newWorld(t, stillClock)
 	w.register("ada")
 	f := w.enroll(w.login("ada"))
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 	for i := range 7 {
 		c := w.challenge("ada") // the right password, each time
 		_, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: c.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
@@ -28,7 +28,7 @@ func TestPitfall05TheFirstFactorResetsNothing(t *testing.T) {
 			t.Errorf("guess %d: %v, want %s", i+1, err, want)
 		}
 	}
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 
 	// Wrong passwords are not forgiven by a right one whose code never comes.
 	c := from(5)
@@ -100,11 +100,11 @@ func TestPitfall28FactorsChangeOnlyAfterAFreshProof(t *testing.T) {
 	u := w.register("ada")
 	g := w.login("ada")
 	p := w.principal(g)
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 	_, err := w.EnrollTOTP(t.Context(), p, from(1))
 	wantCode(t, err, errs.Forbidden, "aal_required")
 	wantCode(t, w.DeleteAccount(t.Context(), p, from(1)), errs.Forbidden, "aal_required")
-	w.clock.advance(-16 * time.Minute)
+	w.clock.Advance(-16 * time.Minute)
 	if _, err = w.RegenerateBackupCodes(t.Context(), p, from(1)); !errors.Is(err, mfa.ErrFactorNotFound) {
 		t.Errorf("codes without an authenticator: %v", err)
 	}
@@ -135,13 +135,13 @@ func TestPitfall28FactorsChangeOnlyAfterAFreshProof(t *testing.T) {
 		t.Fatal(err)
 	}
 	q := w.principal(up)
-	w.clock.advance(16 * time.Minute)
+	w.clock.Advance(16 * time.Minute)
 	for what, err := range everything(q) {
 		if !errors.Is(err, auth.ErrAALRequired) {
 			t.Errorf("%s with a stale second factor: %v", what, err)
 		}
 	}
-	w.clock.advance(-16 * time.Minute)
+	w.clock.Advance(-16 * time.Minute)
 	if _, err := w.EnrollTOTP(t.Context(), q, from(1)); !errors.Is(err, mfa.ErrFactorExists) {
 		t.Errorf("a second authenticator: %v", err)
 	}
@@ -186,7 +186,7 @@ func TestSuspensionIsMailedOnce(t *testing.T) {
 	c := w.challenge("ada")
 	suspended := false
 	for range 130 {
-		w.clock.advance(4 * time.Minute)
+		w.clock.Advance(4 * time.Minute)
 		_, err := w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: c.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
 		suspended = suspended || errors.Is(err, mfa.ErrSuspended)
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"rootstream/auth"
+	"rootstream/auth/guard/guardtest"
 	"rootstream/errs"
 	"rootstream/notify"
 	"rootstream/user"
@@ -77,7 +78,7 @@ func TestPitfall30UnknownAccountsTakeTheSamePath(t *testing.T) {
 	if w.heard(u.PublicID, "user.locked") != 1 {
 		t.Errorf("audit trail %v lacks user.locked", w.audit(u.PublicID))
 	}
-	w.clock.advance(2 * time.Second)
+	w.clock.Advance(2 * time.Second)
 	if _, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: password}, from(3)); err != nil {
 		t.Errorf("after the wait: %v", err)
 	}
@@ -190,7 +191,7 @@ func TestPitfall04ParallelWrongPasswords(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	most := permitted(5, time.Since(began))
+	most := guardtest.Permitted(5, time.Since(began))
 	if n := int(judged.Load()); n < 5 || n > most || n+int(limited.Load()) != 60 {
 		t.Errorf("%d judged, %d refused; want at most %d judged", n, limited.Load(), most)
 	}

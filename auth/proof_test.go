@@ -135,7 +135,7 @@ func TestPitfall01And11OneCodeGivesOneSession(t *testing.T) {
 			if granted.Load() != 1 || after != before+1 || err != nil {
 				t.Errorf("%d granted, %d sessions more, %v; want one", granted.Load(), after-before, err)
 			}
-			w.clock.advance(16 * time.Minute) // the budget of codes begins anew
+			w.clock.Advance(16 * time.Minute) // the budget of codes begins anew
 		})
 	}
 }
@@ -148,7 +148,7 @@ func TestReauthenticate(t *testing.T) {
 	w.register("ada")
 	g := w.login("ada")
 	f := w.enroll(g)
-	w.clock.advance(time.Hour)
+	w.clock.Advance(time.Hour)
 	p := w.principal(g)
 	for _, in := range []auth.Proof{{}, {Method: mfa.TOTP}} {
 		if _, err := w.Reauthenticate(t.Context(), p, in, from(1)); errs.KindOf(err) != errs.Invalid {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +25,7 @@ import (
 	"rootstream/cache/cachetest"
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/internal/testclock"
 	"rootstream/mfa"
 	"rootstream/notify"
 	"rootstream/postgres"
@@ -48,7 +48,7 @@ type world struct {
 	sessions *session.Manager
 	mfa      *mfa.Manager
 	keys     *secret.Keyset
-	clock    *hands // of codes, limits and freshness; sessions go by the database's
+	clock    *testclock.Clock // of codes, limits and freshness; sessions go by the database's
 	logged   *strings.Builder
 }
 
@@ -77,7 +77,7 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 		DSN: dsn, AcquireTimeout: time.Minute, ConnectTimeout: time.Minute, LockTimeout: 30 * time.Second,
 		Registerer: o.registry,
 	})
-	w := &world{t: t, db: db, clock: newHands(), logged: &strings.Builder{}}
+	w := &world{t: t, db: db, clock: testclock.New(), logged: &strings.Builder{}}
 	log := slog.New(slog.NewTextHandler(&guarded{w: w.logged}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	patience := cmp.Or(o.patience, 20*time.Second)
 	var client *cache.Client
@@ -94,7 +94,7 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 	if w.hasher, err = user.NewHasher(o.hasher); err != nil {
 		t.Fatal(err)
 	}
-	w.mfa, err = mfa.New(w.db, w.keys, mfa.Config{Now: w.clock.now, Logger: log, Derive: func(_ context.Context, p, salt []byte) ([]byte, error) {
+	w.mfa, err = mfa.New(w.db, w.keys, mfa.Config{Now: w.clock.Now, Logger: log, Derive: func(_ context.Context, p, salt []byte) ([]byte, error) {
 		return append(append([]byte{}, p...), salt...), nil // what it costs is tested in its room
 	}})
 	if err != nil {
@@ -108,7 +108,7 @@ func newWorld(t *testing.T, opts ...func(*option)) *world {
 		w.run(w.sessions.Run)
 	}
 	if !o.ahead {
-		o.config.Now = w.clock.now
+		o.config.Now = w.clock.Now
 	}
 	w.Service, err = auth.New(auth.Deps{
 		DB: w.db, Users: w.users, Hasher: w.hasher, Sessions: w.sessions, MFA: w.mfa, Limiter: limiter, Cache: client,
@@ -246,8 +246,8 @@ type factor struct {
 // next is a code that was not used yet: time goes on for it.
 func (f factor) next() string {
 	f.w.t.Helper()
-	f.w.clock.advance(30 * time.Second)
-	code, err := totp.GenerateCodeCustom(f.secret, f.w.clock.now(), totp.ValidateOpts{Period: 30, Digits: otp.DigitsSix})
+	f.w.clock.Advance(30 * time.Second)
+	code, err := totp.GenerateCodeCustom(f.secret, f.w.clock.Now(), totp.ValidateOpts{Period: 30, Digits: otp.DigitsSix})
 	if err != nil {
 		f.w.t.Fatal(err)
 	}
@@ -348,26 +348,6 @@ func (w *world) mailed(topic string) string {
 	}
 	w.t.Fatalf("no token in:\n%s", text)
 	return ""
-}
-
-// hands is a clock that a test moves.
-type hands struct{ at atomic.Int64 }
-
-func newHands() *hands {
-	h := &hands{}
-	h.at.Store(time.Now().UnixNano())
-	return h
-}
-
-func (h *hands) now() time.Time          { return time.Unix(0, h.at.Load()) }
-func (h *hands) advance(d time.Duration) { h.at.Add(int64(d)) }
-
-// permitted is how many guesses may be judged in a time: the free ones, and one after each wait.
-func permitted(free int, elapsed time.Duration) int {
-	for wait := 2 * time.Second; elapsed >= wait; wait *= 2 {
-		free, elapsed = free+1, elapsed-wait
-	}
-	return free
 }
 
 func wantCode(t *testing.T, err error, kind errs.Kind, code string) {

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"rootstream/auth/guard"
+	"rootstream/auth/guard/guardtest"
 	"rootstream/cache"
 	"rootstream/cache/cachetest"
+	"rootstream/internal/testclock"
 )
 
 // tally is a Backoff with one policy.
@@ -32,30 +34,10 @@ func (t tally) Refund(ctx context.Context, key string) { t.Backoff.Refund(ctx, g
 
 func (t tally) Reset(ctx context.Context, key string) { t.Backoff.Reset(ctx, guard.Digest(key), t.p) }
 
-// hands is a clock that a test moves.
-type hands struct{ at atomic.Int64 }
-
-func newHands() *hands {
-	h := &hands{}
-	h.at.Store(time.Now().UnixNano())
-	return h
-}
-
-func (h *hands) now() time.Time          { return time.Unix(0, h.at.Load()) }
-func (h *hands) advance(d time.Duration) { h.at.Add(int64(d)) }
-
-// permitted is how many guesses may be judged in a time: the free ones, and one after each wait.
-func permitted(free int, elapsed time.Duration) int {
-	for wait := 2 * time.Second; elapsed >= wait; wait *= 2 {
-		free, elapsed = free+1, elapsed-wait
-	}
-	return free
-}
-
 func TestBackoffDoublesAfterTheFreeFailures(t *testing.T) {
 	t.Parallel()
-	clock := newHands()
-	b := newTally(nil, 10, 15*time.Minute, clock.now) // in process alone half are free: 5
+	clock := testclock.New()
+	b := newTally(nil, 10, 15*time.Minute, clock.Now) // in process alone half are free: 5
 	for range 5 {
 		if _, wait := b.Reserve(t.Context(), "ada"); wait != 0 {
 			t.Fatalf("a free try must wait %v", wait)
@@ -71,12 +53,12 @@ func TestBackoffDoublesAfterTheFreeFailures(t *testing.T) {
 			t.Fatalf("another key must wait %v", wait)
 		}
 		b.Refund(t.Context(), "bob")
-		clock.advance(want)
+		clock.Advance(want)
 		if _, wait = b.Reserve(t.Context(), "ada"); wait != 0 {
 			t.Fatalf("after %v still %v to wait", want, wait)
 		}
 	}
-	clock.advance(time.Hour + time.Second)
+	clock.Advance(time.Hour + time.Second)
 	for range 5 {
 		if _, wait := b.Reserve(t.Context(), "ada"); wait != 0 {
 			t.Fatalf("an hour later a try must wait %v", wait)
@@ -160,7 +142,7 @@ func TestPitfall04ParallelGuessesAreCountedBeforeTheyAreJudged(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if n := int(passed.Load()); n > permitted(5, time.Since(began)) {
+			if n := int(passed.Load()); n > guardtest.Permitted(5, time.Since(began)) {
 				t.Errorf("%d of 200 parallel tries were let through", n)
 			}
 		})
@@ -180,15 +162,15 @@ func TestBackoffMemoryIsBounded(t *testing.T) {
 
 func TestWindowsLimitInProcess(t *testing.T) {
 	t.Parallel()
-	clock := newHands()
-	w := guard.NewWindows(clock.now)
+	clock := testclock.New()
+	w := guard.NewWindows(clock.Now)
 	limit := cache.Limit{Count: 2, Per: time.Minute}
 	for i, want := range []bool{true, true, false} {
 		if ok, wait := w.Allow(t.Context(), "a", limit); ok != want || (wait == time.Minute) == ok {
 			t.Fatalf("attempt %d: %v, wait %v", i, ok, wait)
 		}
 	}
-	clock.advance(time.Minute)
+	clock.Advance(time.Minute)
 	for i := range guard.MaxWindows + 10 {
 		if ok, _ := w.Allow(t.Context(), strconv.Itoa(i), limit); !ok {
 			t.Fatal("a new key was refused")
