@@ -225,12 +225,12 @@ func TestReauthenticateIsLimitedBySession(t *testing.T) {
 func TestPitfall35FailuresAreInTheAuditTrail(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	u := w.register("ada")
-	g := w.login("ada")
+	u := w.register("grace")
+	g := w.login("grace")
 	f := w.enroll(g)
-	_, err := w.Login(t.Context(), auth.Credentials{Login: "ada", Password: "wrong"}, from(1))
+	_, err := w.Login(t.Context(), auth.Credentials{Login: "grace", Password: "wrong"}, from(1))
 	wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
-	c := w.challenge("ada")
+	c := w.challenge("grace")
 	_, err = w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: c.ID, Method: mfa.TOTP, Code: "000000"}, from(1))
 	wantCode(t, err, errs.Unauthenticated, "invalid_code")
 	if _, err = w.VerifyMFA(t.Context(), auth.MFAAnswer{ChallengeID: c.ID, Method: mfa.TOTP, Code: f.next()}, from(1)); err != nil {
@@ -248,7 +248,7 @@ func TestPitfall35FailuresAreInTheAuditTrail(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range all {
-		for _, personal := range []string{"ada", "example.org", "10.0.", "Firefox", g.Token.Reveal()} {
+		for _, personal := range []string{"grace", "example.org", "10.0.", "Firefox", g.Token.Reveal()} { // a name that no id can hold
 			if s := string(e.Data); strings.Contains(s, personal) {
 				t.Errorf("event %s carries %q: %s", e.Name, personal, s)
 			}
