@@ -15,7 +15,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"rootstream/backup/repo/run"
 	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
 )
@@ -68,6 +67,9 @@ func (r *Repo) Catalog(ctx context.Context) ([]Entry, error) {
 // surveyed is a manifest as a survey finds it, also one whose run is not over.
 type surveyed struct {
 	Entry
+	sum     seal.Hash // of what the manifest says
+	settled bool      // it has its mark
+	mark    error     // what is wrong with the mark
 	pending bool
 	doubt   error    // whether it is committed cannot be read
 	objects []string // all of the backup's, the manifest first
@@ -80,17 +82,9 @@ func (r *Repo) survey(ctx context.Context) ([]*surveyed, error) {
 	if err != nil {
 		return nil, err
 	}
-	sessions, err := r.runs.Records(ctx)
+	records, err := r.runs.Records(ctx)
 	for _, s := range found {
-		for _, o := range sessions {
-			switch {
-			case o.ID != s.Run && o.Manifest != s.objects[0] || o.State == run.Committed:
-			case o.Damage != nil:
-				s.doubt = o.Damage
-			default:
-				s.pending = true
-			}
-		}
+		s.weigh(records)
 	}
 	return found, err
 }
@@ -136,9 +130,9 @@ func note(found map[string]*surveyed, name backupName, object string) {
 
 // fill reads a backup's objects. Only a storage that does not answer is an error.
 func (r *Repo) fill(ctx context.Context, s *surveyed) error {
-	m, err := r.manifest(ctx, s.objects[0])
+	m, sum, err := r.manifest(ctx, s.objects[0])
 	if err == nil {
-		s.Manifest = m
+		s.Manifest, s.sum = m, sum
 	} else if s.Err = err; !storage.Gone(err) && !errors.Is(err, ErrDamaged) {
 		return err
 	}
@@ -147,6 +141,14 @@ func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 		switch {
 		case part == pinPart:
 			s.Pinned = true
+		case part == settledPart:
+			err = r.checkMark(ctx, name, s.sum)
+			if errors.Is(err, ErrDamaged) {
+				s.mark = err
+			} else if err != nil && !storage.Gone(err) {
+				return err
+			}
+			s.settled = err == nil
 		case strings.HasPrefix(part, proofPrefix):
 			var p Proof
 			err = r.safe.GetJSON(ctx, seal.KindProof, name, &p)
@@ -163,19 +165,22 @@ func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 	return nil
 }
 
-// manifest reads one by the name of its object.
-func (r *Repo) manifest(ctx context.Context, object string) (Manifest, error) {
-	var m Manifest
-	if err := r.safe.GetJSON(ctx, seal.KindManifest, object, &m); err != nil {
-		return Manifest{}, err
+// manifest reads one by the name of its object, and sums up its content.
+func (r *Repo) manifest(ctx context.Context, object string) (m Manifest, sum seal.Hash, err error) {
+	plain, err := r.safe.Get(ctx, seal.KindManifest, object)
+	if err != nil {
+		return m, sum, err
 	}
-	if err := m.check(); err != nil {
-		return Manifest{}, seal.Damaged(object, "%w", err)
+	if err = seal.DecodeJSON(plain, &m); err == nil {
+		err = m.check()
 	}
-	if m.object() != object {
-		return Manifest{}, seal.Damaged(object, "it belongs elsewhere")
+	if err == nil && m.object() != object {
+		err = errors.New("it belongs elsewhere")
 	}
-	return m, nil
+	if err != nil {
+		return Manifest{}, sum, seal.Damaged(object, "%w", err)
+	}
+	return m, r.NewHasher().Sum(plain), nil
 }
 
 // Manifest returns a whole manifest.
@@ -184,7 +189,7 @@ func (r *Repo) Manifest(ctx context.Context, id string) (Manifest, error) {
 	if err != nil {
 		return Manifest{}, err
 	}
-	m, err := r.manifest(ctx, prefix+manifestObj)
+	m, sum, err := r.manifest(ctx, prefix+manifestObj)
 	if err != nil {
 		return Manifest{}, err
 	}
@@ -192,14 +197,8 @@ func (r *Repo) Manifest(ctx context.Context, id string) (Manifest, error) {
 	if m.Pinned = err == nil; err != nil && !storage.Gone(err) {
 		return Manifest{}, err
 	}
-	o, err := r.runs.Record(ctx, m.Run)
-	switch {
-	case storage.Gone(err):
-		return m, nil
-	case err != nil:
+	if err = r.counts(ctx, m, sum); err != nil {
 		return Manifest{}, err
-	case o.State != run.Committed:
-		return Manifest{}, ErrNoBackup.WithCause(fmt.Errorf("%s has not been committed", id))
 	}
 	return m, nil
 }

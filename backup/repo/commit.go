@@ -14,58 +14,60 @@ import (
 	"rootstream/backup/repo/seal"
 )
 
-// Commit makes the backup exist. The manifest is written last but one; the last
-// write, which nobody who declared the run dead leaves possible, says that it
-// counts. Whatever goes wrong before that, there is no backup.
+// Commit makes the backup exist. The manifest is written, then the record of the
+// run, which nobody who declared it dead leaves possible, says that it counts.
+// Whatever goes wrong before that, there is no backup. The mark says so for good.
 func (s *Session) Commit(ctx context.Context, m *Manifest) error {
 	if s.over {
 		return run.ErrEnded
 	}
 	err := s.drain()
+	var sum seal.Hash
 	if err == nil {
-		err = s.commit(ctx, m)
+		sum, err = s.commit(ctx, m)
 	}
-	if err == nil {
-		s.finish()
-		if err = s.run.Forget(context.WithoutCancel(ctx)); err != nil { // it says committed: that is as good
-			s.r.cfg.Logger.WarnContext(ctx, "a session that is over could not be removed", "err", err)
-		}
-		return nil
+	if err != nil {
+		return fmt.Errorf("commit backup %s: %w", m.ID, errors.Join(err, s.Abort(ctx)))
 	}
-	return fmt.Errorf("commit backup %s: %w", m.ID, errors.Join(err, s.Abort(ctx)))
+	s.finish()
+	if err = s.conclude(ctx, m.object(), sum); err != nil { // the record says committed: that is as good, and the next prune does it
+		s.r.cfg.Logger.WarnContext(ctx, "a run that is over could not be concluded", "err", err)
+	}
+	return nil
 }
 
-func (s *Session) commit(ctx context.Context, m *Manifest) error {
+// commit returns the sum of the manifest that counts.
+func (s *Session) commit(ctx context.Context, m *Manifest) (sum seal.Hash, err error) {
 	m.Run, m.Stored = s.run.ID(), s.Stored() // all packs have arrived
-	if err := m.check(); err != nil {
-		return ErrInvalid.WithCause(err)
+	if err = m.check(); err != nil {
+		return sum, ErrInvalid.WithCause(err)
 	}
 	if s.info.System != 0 && s.info.System != m.Cluster.SystemID {
-		return ErrOtherCluster.WithCause(fmt.Errorf("the run is for system %d, the backup of %d", s.info.System, m.Cluster.SystemID))
+		return sum, ErrOtherCluster.WithCause(fmt.Errorf("the run is for system %d, the backup of %d", s.info.System, m.Cluster.SystemID))
 	}
-	if err := s.r.packsThere(ctx, m.Packs, s.packs.Sent()); err != nil {
-		return err
+	if err = s.r.packsThere(ctx, m.Packs, s.packs.Sent()); err != nil {
+		return sum, err
 	}
 	name := m.object()
 	plain, err := json.Marshal(m)
 	if err != nil {
-		return err
+		return sum, err
 	}
 	body, err := s.r.safe.Seal(seal.KindManifest, name, plain)
 	if err != nil {
-		return err
+		return sum, err
 	}
 	if err = s.run.Commit(ctx, name); err != nil {
-		return err
+		return sum, err
 	}
 	err = s.r.st.Put(ctx, name, body)
 	if err == nil {
 		err = s.settle(ctx, m)
 	}
 	if err != nil {
-		return errors.Join(err, s.withdraw(ctx, name))
+		return sum, errors.Join(err, s.withdraw(ctx, name))
 	}
-	return nil
+	return s.r.NewHasher().Sum(plain), nil
 }
 
 // settle looks at the manifest as everybody will see it, and at deletions that began meanwhile.
@@ -94,12 +96,12 @@ func (s *Session) withdraw(ctx context.Context, name string) error {
 	if err := s.run.Withdraw(ctx); err != nil {
 		return err
 	}
-	return s.r.st.Delete(ctx, name)
+	return s.r.retract(ctx, name)
 }
 
 // readBack reads a manifest and its list of files, which must need exactly the packs that it names.
 func (r *Repo) readBack(ctx context.Context, want *Manifest) error {
-	m, err := r.manifest(ctx, want.object())
+	m, _, err := r.manifest(ctx, want.object())
 	if err != nil {
 		return err
 	}

@@ -276,7 +276,7 @@ func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error)
 		}
 		done, err := r.declare(ctx, in)
 		report.add(done)
-		return errors.Join(err, r.runs.DropTombstones(ctx), r.dropProbes(ctx))
+		return errors.Join(err, r.conclude(ctx), r.dropProbes(ctx))
 	})
 	if err != nil {
 		err = fmt.Errorf("collect garbage: %w", err)

@@ -92,7 +92,7 @@ func (m *Manifest) object() string { return m.prefix() + "manifest" }
 type backupName struct {
 	system uint64
 	id     string
-	part   string // "manifest", "pinned", "proof-…"
+	part   string // "manifest", "pinned", "proof-…", "settled"
 }
 
 func parseBackupName(name string) (backupName, bool) {

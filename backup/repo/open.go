@@ -88,10 +88,9 @@ func Open(ctx context.Context, st storage.Storage, keys []Key, cfg Config) (*Rep
 	if err != nil {
 		return nil, err
 	}
-	return &Repo{
-		Store: logs.NewStore(safe, cfg.NewCluster, cfg.Logger), st: st, cfg: cfg, safe: safe, packs: packs,
-		runs: run.NewBook(safe, cfg.LeaseTTL, cfg.Logger),
-	}, nil
+	r := &Repo{Store: logs.NewStore(safe, cfg.NewCluster, cfg.Logger), st: st, cfg: cfg, safe: safe, packs: packs}
+	r.runs = run.NewBook(safe, cfg.LeaseTTL, r.retract, cfg.Logger)
+	return r, nil
 }
 
 // ID is the repository's own.

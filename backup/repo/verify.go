@@ -210,6 +210,9 @@ func (v *verification) judgeLoss(ctx context.Context, object string, ids []strin
 
 // backup checks that everything a backup refers to is where it says.
 func (v *verification) backup(ctx context.Context, s *surveyed) error {
+	if err := v.judge(ctx, markOf(s.objects[0]), "", s.mark); err != nil {
+		return err
+	}
 	if s.Err != nil {
 		return v.judge(ctx, s.objects[0], s.ID, s.Err)
 	}
@@ -305,7 +308,31 @@ func (v *verification) ofCluster(ctx context.Context, name string) error {
 			return v.r.safe.GetJSON(ctx, seal.KindPin, name, &pinObject{})
 		case strings.HasPrefix(b.part, proofPrefix):
 			return v.r.safe.GetJSON(ctx, seal.KindProof, name, &Proof{})
+		case b.part == settledPart:
+			return v.bereft(ctx, name)
 		}
 	}
 	return v.r.CheckWAL(ctx, name, v.opts.Quick)
+}
+
+// bereft names the manifest of a mark if that is lost. A mark that has one was looked at with its backup.
+func (v *verification) bereft(ctx context.Context, name string) error {
+	manifest := strings.TrimSuffix(name, settledPart) + manifestObj
+	if _, err := v.r.st.Stat(ctx, manifest); !storage.Gone(err) {
+		return err
+	}
+	intents, err := v.r.intents(ctx)
+	if errors.Is(err, ErrDamaged) {
+		return nil // it is named itself, and whether it takes the backup is not known
+	}
+	deleted := slices.ContainsFunc(intents, func(in intent) bool {
+		return slices.ContainsFunc(in.Backups, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+	})
+	if err != nil || deleted {
+		return err
+	}
+	if err = v.r.checkMark(ctx, name, seal.Hash{}); err != nil { // whoever deleted the manifest deletes the mark next, then the intent
+		return err
+	}
+	return seal.Damaged(manifest, "it is lost, and with it a backup; should it be known why, remove %s", name)
 }

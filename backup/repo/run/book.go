@@ -16,15 +16,16 @@ import (
 
 // Book has the records of the runs of a repository. It is safe for concurrent use.
 type Book struct {
-	safe *seal.Safe
-	st   storage.Storage
-	ttl  time.Duration
-	log  *slog.Logger
+	safe    *seal.Safe
+	st      storage.Storage
+	ttl     time.Duration
+	retract func(ctx context.Context, manifest string) error
+	log     *slog.Logger
 }
 
-// NewBook returns a repository's. A run that has not said for ttl that it lives is dead.
-func NewBook(safe *seal.Safe, ttl time.Duration, log *slog.Logger) *Book {
-	return &Book{safe, safe.Storage(), ttl, log}
+// NewBook returns a repository's. A run that has not said for ttl that it lives is dead; retract takes away what it wrote.
+func NewBook(safe *seal.Safe, ttl time.Duration, retract func(ctx context.Context, manifest string) error, log *slog.Logger) *Book {
+	return &Book{safe, safe.Storage(), ttl, retract, log}
 }
 
 // Record reads that of a run; storage.ErrNotFound if it has none any more.
@@ -45,7 +46,7 @@ func (b *Book) Check(ctx context.Context, object string) error {
 // Bury declares a run dead whose process is gone, or that has not said for its time to live that it
 // lives, and takes its manifest away. It names the run if that lives; "" means that it is over.
 func (b *Book) Bury(ctx context.Context, o *Record) (alive string, err error) {
-	return b.bury(ctx, o.name())
+	return b.bury(ctx, o.Object())
 }
 
 // session reads a session with the tag that it has had at the latest when it was read.
@@ -56,7 +57,7 @@ func (b *Book) session(ctx context.Context, name string) (*Record, string, error
 	}
 	var o Record
 	err = b.safe.GetJSON(ctx, seal.KindSession, name, &o)
-	if err == nil && o.name() != name {
+	if err == nil && o.Object() != name {
 		err = seal.Damaged(name, "it belongs elsewhere")
 	}
 	if errors.Is(err, seal.ErrDamaged) {
@@ -135,7 +136,7 @@ func (b *Book) bury(ctx context.Context, name string) (alive string, err error) 
 	}
 	b.log.WarnContext(ctx, "a run is taken for dead", "run", o.String(), "why", why)
 	if manifest != "" {
-		return "", b.st.Delete(ctx, manifest)
+		return "", b.retract(ctx, manifest)
 	}
 	return "", nil
 }
@@ -145,7 +146,7 @@ func (b *Book) signOfDeath(ctx context.Context, o *Record, tag string) (string, 
 	if o.Process.Ended() {
 		return "its process is gone", nil
 	}
-	info, err := b.st.Stat(ctx, o.name())
+	info, err := b.st.Stat(ctx, o.Object())
 	if storage.Gone(err) {
 		return "", nil
 	}
@@ -187,7 +188,7 @@ func (b *Book) DropTombstones(ctx context.Context) error {
 			continue
 		}
 		if o.State == Dead && o.Manifest != "" {
-			err = b.st.Delete(ctx, o.Manifest)
+			err = b.retract(ctx, o.Manifest)
 		}
 		if err = errors.Join(err, b.st.Delete(ctx, info.Name)); err != nil {
 			return err

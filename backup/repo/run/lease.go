@@ -75,7 +75,7 @@ func (b *Book) holder(ctx context.Context, lease string, session uuid.UUID) (str
 		if o.ID == session || o.Over() || o.Lease != lease && !o.damaged() {
 			continue
 		}
-		if alive, err := b.bury(ctx, o.name()); err != nil || alive != "" {
+		if alive, err := b.bury(ctx, o.Object()); err != nil || alive != "" {
 			return alive, err
 		}
 	}

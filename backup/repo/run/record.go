@@ -45,7 +45,8 @@ type Record struct {
 
 const sessionsPrefix = "sessions/"
 
-func (o *Record) name() string { return sessionsPrefix + o.ID.String() }
+// Object names the object that it is.
+func (o *Record) Object() string { return sessionsPrefix + o.ID.String() }
 
 // Mark is what the ids of the packs of the run have in common.
 func (o *Record) Mark() [4]byte { return [4]byte(o.ID[:4]) }

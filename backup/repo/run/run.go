@@ -75,7 +75,7 @@ func (b *Book) enter(ctx context.Context, info Info, learn func(context.Context)
 		err = r.update(ctx, func(o *Record) { o.Seen, o.Ready = seen, true })
 	}
 	if err != nil {
-		return nil, errors.Join(err, b.st.Delete(context.WithoutCancel(ctx), r.obj.name()))
+		return nil, errors.Join(err, b.st.Delete(context.WithoutCancel(ctx), r.obj.Object()))
 	}
 	return r, nil
 }
@@ -116,7 +116,7 @@ func (r *Run) End() {
 }
 
 // Forget removes the record of a run that has ended and that nobody needs to know of.
-func (r *Run) Forget(ctx context.Context) error { return r.b.st.Delete(ctx, r.obj.name()) }
+func (r *Run) Forget(ctx context.Context) error { return r.b.st.Delete(ctx, r.obj.Object()) }
 
 // Fail ends the run's context, and is why.
 func (r *Run) Fail(err error) {
@@ -176,11 +176,11 @@ func (r *Run) update(ctx context.Context, change func(*Record)) error {
 		next := r.obj
 		change(&next)
 		next.Beat++
-		body, err := r.b.safe.SealJSON(seal.KindSession, next.name(), next)
+		body, err := r.b.safe.SealJSON(seal.KindSession, next.Object(), next)
 		if err != nil {
 			return err
 		}
-		tag, err := r.b.st.Swap(ctx, next.name(), body, r.tag)
+		tag, err := r.b.st.Swap(ctx, next.Object(), body, r.tag)
 		if err == nil {
 			r.obj, r.tag = next, tag
 			return nil
@@ -200,7 +200,7 @@ func (r *Run) adopt(ctx context.Context, next Record, cause error) (bool, error)
 	if !errors.Is(cause, storage.ErrChanged) && !errors.Is(cause, storage.ErrUnreachable) {
 		return false, cause
 	}
-	now, tag, err := r.b.session(ctx, next.name())
+	now, tag, err := r.b.session(ctx, next.Object())
 	switch {
 	case storage.Gone(err) && r.tag == "":
 		return false, cause

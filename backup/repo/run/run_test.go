@@ -46,7 +46,7 @@ func newBook(t *testing.T) (*run.Book, *deaf) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return run.NewBook(safe, time.Hour, slog.New(slog.DiscardHandler)), d
+	return run.NewBook(safe, time.Hour, d.Delete, slog.New(slog.DiscardHandler)), d
 }
 
 func begin(t *testing.T, b *run.Book) (*run.Run, context.Context) {

@@ -115,7 +115,7 @@ func parseKeyObject(name string, body []byte) (*keyObject, error) {
 	if len(body) > maxKeyObject {
 		return nil, Damaged(name, "it has %d bytes, %d are allowed", len(body), maxKeyObject)
 	}
-	if err := decodeJSON(body, &o); err != nil {
+	if err := DecodeJSON(body, &o); err != nil {
 		return nil, Damaged(name, "%w", err)
 	}
 	again, err := o.encode()

@@ -71,7 +71,7 @@ func parseRoot(body []byte) (*rootObject, error) {
 	if len(body) > maxKeyObject {
 		return nil, Damaged(rootName, "it has %d bytes, %d are allowed", len(body), maxKeyObject)
 	}
-	if err := decodeJSON(body, &root); err != nil {
+	if err := DecodeJSON(body, &root); err != nil {
 		return nil, Damaged(rootName, "%w", err)
 	}
 	if again, err := root.encode(); err != nil || !bytes.Equal(again, body) {

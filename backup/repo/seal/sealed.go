@@ -37,6 +37,7 @@ const (
 	KindIntent   Kind = 'i'
 	KindProof    Kind = 'p'
 	KindPin      Kind = 'n'
+	KindMark     Kind = 'c'
 	KindEpoch    Kind = 'e'
 	KindLedger   Kind = 'g'
 	KindWAL      Kind = 'w'
@@ -49,7 +50,7 @@ func (k Kind) limit() int {
 		return maxObject
 	case KindManifest, KindIntent:
 		return maxManifest
-	case KindSession, KindLease, KindProof, KindPin, KindEpoch, KindLedger:
+	case KindSession, KindLease, KindProof, KindPin, KindMark, KindEpoch, KindLedger:
 		return maxSmall
 	}
 	return 0
@@ -130,7 +131,7 @@ func (s *Safe) GetJSON(ctx context.Context, k Kind, name string, v any) error {
 	if err != nil {
 		return err
 	}
-	if err := decodeJSON(plain, v); err != nil {
+	if err := DecodeJSON(plain, v); err != nil {
 		return Damaged(name, "%w", err)
 	}
 	return nil
@@ -154,8 +155,8 @@ func (s *Safe) SealJSON(k Kind, name string, v any) ([]byte, error) {
 	return s.Seal(k, name, plain)
 }
 
-// decodeJSON reads one JSON value and nothing else, with no field that v does not have.
-func decodeJSON(body []byte, v any) error {
+// DecodeJSON reads one JSON value and nothing else, with no field that v does not have.
+func DecodeJSON(body []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
