@@ -3,7 +3,6 @@ package cli_test
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"rootstream/cache/cachetest"
 	"rootstream/tests/harness"
 )
 
@@ -153,7 +151,7 @@ func TestTheStackStartsIsKilledStartsAgainAndStops(t *testing.T) {
 			p := p
 			p.t = t
 			data := filepath.Join(p.home, "data")
-			listen := fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
+			listen := harness.Address(t)
 			up := p.start(nil, "up", "--data", data, "--listen", listen)
 			link := func() bool { return strings.Contains(up.Stdout.String(), up.URL+"/setup#token=sut_") }
 			if err := up.until("the link for the first administrator", link); err != nil || up.URL != "http://"+listen {
@@ -202,7 +200,7 @@ func TestAStackWhoseMasterKeyIsLostRunsAndSaysSo(t *testing.T) {
 	t.Parallel()
 	p := newProgram(t, nil)
 	data := filepath.Join(p.home, "data")
-	args := []string{"up", "--data", data, "--listen", fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))}
+	args := []string{"up", "--data", data, "--listen", harness.Address(t)}
 	// What is set for other systems does not reach the stack's own servers.
 	env := []string{"ROOTSTREAM_POSTGRES_DSN=postgres://elsewhere/rs", "ROOTSTREAM_REDIS_URL=redis://elsewhere:1"}
 	stop(t, p.start(env, args...), syscall.SIGTERM)

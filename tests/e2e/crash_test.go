@@ -242,7 +242,7 @@ func TestAKilledStackLosesNothingThatWasAcknowledged(t *testing.T) {
 			t.Logf("%s ends with:\n%s", filepath.Base(name), b[max(0, len(b)-3000):])
 		}
 	})
-	listen := fmt.Sprintf("127.0.0.1:%d", cachetest.FreePort(t))
+	listen := harness.Address(t)
 	up := func() *harness.Program {
 		p := harness.Start(t, "up", []string{"up", "--data", dir, "--listen", listen}, generous())
 		p.Ready()

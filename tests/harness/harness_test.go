@@ -2,6 +2,7 @@ package harness_test
 
 import (
 	"math/rand/v2"
+	"net"
 	"testing"
 	"time"
 
@@ -27,4 +28,28 @@ func TestTheSameSeedIsTheSameSchedule(t *testing.T) {
 	if len(first) < 500 {
 		t.Errorf("a minute of faults is only%s", first)
 	}
+}
+
+func TestAnAddressIsStillFreeWhenAClientHasItsPort(t *testing.T) {
+	t.Parallel()
+	address, err := net.ResolveTCPAddr("tcp", harness.Address(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listen := func(on string) net.Listener {
+		l, failure := new(net.ListenConfig).Listen(t.Context(), "tcp", on)
+		if failure != nil {
+			t.Fatal(failure)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	server := listen("127.0.0.1:0")
+	client := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: address.Port}} // as the system might choose
+	conn, err := client.DialContext(t.Context(), "tcp", server.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	listen(address.String())
 }
