@@ -138,6 +138,30 @@ func TestMessageIsSentOnlyIfItsTransactionCommits(t *testing.T) {
 	}
 }
 
+func TestNoAddressStaysWithAMailThatIsDoneWith(t *testing.T) {
+	t.Parallel()
+	db, srv := postgrestest.New(t), notifytest.NewSMTP(t, notifytest.Config{})
+	enqueue(t, db, attempt("sent@example.org"), notify.Message{Channel: notify.ChannelMail, Topic: "never.heard_of", Target: "abandoned@example.org"})
+	cfg := quick(srv)
+	cfg.MaxTries = 1
+	run(t, newSender(t, db, cfg))
+	eventually(t, "one is sent, one given up", func() bool { return count(t, db, "sent_at is not null or abandoned_at is not null") == 2 })
+	if n := count(t, db, "channel = 'mail' and target <> '' or outbox::text like '%@%'"); n != 0 {
+		t.Errorf("%d rows hold an address", n)
+	}
+	old := postgrestest.New(t)
+	enqueue(t, old, attempt("late@example.org"), notify.Message{Channel: notify.ChannelWebhook, Topic: "user.created", Target: "billing"})
+	if _, err := old.Exec(t.Context(), "update outbox set created_at = now() - interval '1 year'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newSender(t, old, notify.Config{}).Cleanup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if count(t, old, "outbox::text like '%@%'") != 0 || count(t, old, "target = 'billing'") != 1 {
+		t.Error("what nobody sent in time keeps its address, or an endpoint is taken for one")
+	}
+}
+
 func TestMessagesOfALateHookAreNotLost(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)
@@ -404,7 +428,8 @@ func TestOldMessagesAreRemovedAndUnsendableOnesGivenUp(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Fatalf("Cleanup = %d, %v; want 1", n, err)
 	}
-	if count(t, db, "target like 'sent-old%'") != 0 || count(t, db, "target like 'waits-old%' and abandoned_at is not null") != 1 {
+	if count(t, db, "target like 'sent-old%'") != 0 || count(t, db, "sent_at is null and abandoned_at is not null") != 1 ||
+		count(t, db, "target like 'waits-new%' and abandoned_at is null") != 1 {
 		t.Error("the wrong rows were touched")
 	}
 	p, err := notify.Pending(t.Context(), db)

@@ -46,15 +46,19 @@ func claim(ctx context.Context, db *postgres.DB, ch Channel, n int, lease time.D
 	return items, nil
 }
 
+// unaddressed takes the address out of a mail that is done with: it is kept for a while, somebody's address is not. A
+// webhook's target is the name of an endpoint.
+const unaddressed = `, target = case channel when 'mail' then '' else target end`
+
 func markSent(ctx context.Context, db *postgres.DB, it item) error {
-	_, err := db.Exec(ctx, `update outbox set sent_at = clock_timestamp(), last_error = null
+	_, err := db.Exec(ctx, `update outbox set sent_at = clock_timestamp(), last_error = null`+unaddressed+`
 		where id = $1 and sent_at is null`, it.id.String())
 	return err
 }
 
 // markAbandoned and markRetry change nothing when the lease was lost to another try.
 func markAbandoned(ctx context.Context, db *postgres.DB, it item, reason string) error {
-	_, err := db.Exec(ctx, `update outbox set abandoned_at = clock_timestamp(), last_error = $3
+	_, err := db.Exec(ctx, `update outbox set abandoned_at = clock_timestamp(), last_error = $3`+unaddressed+`
 		where id = $1 and tries = $2 and sent_at is null`, it.id.String(), it.tries, reason)
 	return err
 }
@@ -88,7 +92,7 @@ func (s *Sender) tidy(ctx context.Context) {
 // Cleanup deletes messages that were sent or given up longer ago than Keep, in
 // batches, and gives up those that nobody could send for as long.
 func (s *Sender) Cleanup(ctx context.Context) (deleted int64, err error) {
-	_, err = s.db.Exec(ctx, `update outbox set abandoned_at = clock_timestamp(), last_error = coalesce(last_error, 'no sender took it in time')
+	_, err = s.db.Exec(ctx, `update outbox set abandoned_at = clock_timestamp(), last_error = coalesce(last_error, 'no sender took it in time')`+unaddressed+`
 		where sent_at is null and abandoned_at is null and created_at < clock_timestamp() - make_interval(secs => $1)`, s.cfg.Keep.Seconds())
 	if err != nil {
 		return 0, fmt.Errorf("tidy the outbox: %w", err)
