@@ -545,7 +545,7 @@ func (w *world) mailed(topic string) string {
 	}
 	var text string
 	must(w.tb, w.db.InTx(ctx, func(tx *postgres.Tx) error {
-		m, err := auth.Renderers(w.users, auth.MailConfig{PublicURL: "https://example.org/"})[topic](ctx, tx, payload)
+		m, err := auth.Renderers(w.users, w.sessions, auth.MailConfig{PublicURL: "https://example.org/"})[topic](ctx, tx, payload)
 		text = m.Text
 		return err
 	}))

@@ -278,7 +278,7 @@ func (p *Parts) limiter() *cache.Limiter {
 
 func (p *Parts) openSender() (*notify.Sender, error) {
 	cfg := p.Config.Notify()
-	cfg.Renderers = auth.Renderers(p.Users, auth.MailConfig{PublicURL: p.Config.PublicURL()})
+	cfg.Renderers = auth.Renderers(p.Users, p.Sessions, auth.MailConfig{PublicURL: p.Config.PublicURL()})
 	cfg.Logger, cfg.Registerer = p.Log, p.Registry
 	return notify.New(p.DB, cfg)
 }

@@ -378,7 +378,7 @@ func TestMailsArrive(t *testing.T) {
 		Mail: notify.MailConfig{
 			From: "no-reply@example.org", SMTP: notify.SMTPConfig{Host: smtp.Host, Port: smtp.Port, TLS: notify.TLSNone},
 		},
-		Renderers: auth.Renderers(w.users, auth.MailConfig{Product: "Stage"}),
+		Renderers: auth.Renderers(w.users, w.sessions, auth.MailConfig{Product: "Stage"}),
 		Poll:      20 * time.Millisecond,
 	})
 	if err != nil {

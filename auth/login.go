@@ -101,7 +101,7 @@ func (s *Service) identify(ctx context.Context, a *candidate, login string, c Cl
 	if !a.found && !errors.Is(err, user.ErrNotFound) {
 		return err
 	}
-	if a.known, err = s.knownDevice(ctx, a.ID, c.DeviceID); err != nil {
+	if a.known, err = s.sessions.KnowsDevice(ctx, a.ID, c.DeviceID); err != nil {
 		return err
 	}
 	if a.found {
@@ -119,21 +119,6 @@ func (s *Service) allowLogin(ctx context.Context, key string, known bool, c Clie
 		return err
 	}
 	return s.allow(ctx, "login.account", s.tallyKey(key), perMinute(r.LoginAnywhere))
-}
-
-// knownDevice reports whether the account was signed in to from a device
-// before. It asks for accounts that do not exist as well.
-func (s *Service) knownDevice(ctx context.Context, userID int64, device string) (bool, error) {
-	if device == "" || len(device) > 255 {
-		return false, nil
-	}
-	var known bool
-	err := s.db.QueryRow(ctx, `select exists (select from sessions where user_id = $1 and device_id = $2)`,
-		userID, strings.ToValidUTF8(strings.ReplaceAll(device, "\x00", ""), "")).Scan(&known)
-	if err != nil {
-		return false, fmt.Errorf("look for a device: %w", err)
-	}
-	return known, nil
 }
 
 // failed writes a failed sign-in down and returns its one error. It is written

@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -15,6 +13,7 @@ import (
 	"rootstream/errs"
 	"rootstream/notify"
 	"rootstream/postgres"
+	"rootstream/session"
 	"rootstream/user"
 )
 
@@ -55,11 +54,11 @@ type MailConfig struct {
 }
 
 // Renderers write this room's mails when they are sent.
-func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
+func Renderers(users *user.Store, sessions *session.Manager, cfg MailConfig) map[string]notify.Renderer {
 	cfg.Product = cmp.Or(cfg.Product, "RootStream")
 	cfg.VerifyFor = cmp.Or(cfg.VerifyFor, 48*time.Hour)
 	cfg.RecoverFor = cmp.Or(cfg.RecoverFor, 30*time.Minute)
-	w := writer{users: users, cfg: cfg}
+	w := writer{users: users, sessions: sessions, cfg: cfg}
 	all := map[string]notify.Renderer{
 		notify.TopicVerifyEmail:   w.withToken(notify.TopicVerifyEmail, user.VerifyEmail, cfg.VerifyFor, "/verify"),
 		TopicRecovery:             w.withToken(TopicRecovery, user.Recover, cfg.RecoverFor, "/recover"),
@@ -81,8 +80,9 @@ func Renderers(users *user.Store, cfg MailConfig) map[string]notify.Renderer {
 }
 
 type writer struct {
-	users *user.Store
-	cfg   MailConfig
+	users    *user.Store
+	sessions *session.Manager
+	cfg      MailConfig
 }
 
 // errNobody gives a mail up that nobody needs any more.
@@ -117,19 +117,13 @@ func (w writer) signIn(ctx context.Context, tx *postgres.Tx, payload json.RawMes
 	if err != nil {
 		return notify.Mail{}, err
 	}
-	d := notify.Data{At: l.At}
-	var ip *netip.Prefix
-	var print string
-	err = tx.QueryRow(ctx, `select coalesce(device_fingerprint, ''), coalesce(geo_location, ''), ip_address
-		from sessions where public_id = $1`, l.SessionID).Scan(&print, &d.Place, &ip)
-	if err != nil && !errors.Is(err, postgres.ErrNoRows) { // it may have been removed since
-		return notify.Mail{}, fmt.Errorf("read where a sign-in was: %w", err)
+	made, err := w.sessions.ByPublicID(ctx, tx, u.ID, l.SessionID)
+	if err != nil && !errors.Is(err, session.ErrNotFound) { // it may have been removed since
+		return notify.Mail{}, err
 	}
-	if ip != nil {
-		d.IP = ip.Addr().String()
-	}
-	if parts := strings.Split(print, "/"); len(parts) == 3 && parts[0] != "other" {
-		d.Device = parts[0] + " on " + parts[1] + ", " + parts[2]
+	d := notify.Data{At: l.At, Place: made.Device.Location, Device: made.Device.Kind()}
+	if made.Device.IP.IsValid() {
+		d.IP = made.Device.IP.String()
 	}
 	return w.compose(notify.TopicNewSignIn, u, d)
 }

@@ -49,7 +49,7 @@ func (s *Service) VerifyMFA(ctx context.Context, in MFAAnswer, c Client) (Grant,
 	if p.DeviceID != "" {
 		device.ID = p.DeviceID
 	}
-	known, err := s.knownDevice(ctx, u.ID, device.ID)
+	known, err := s.sessions.KnowsDevice(ctx, u.ID, device.ID)
 	if err != nil {
 		return Grant{}, err
 	}

@@ -331,7 +331,7 @@ func (w *world) render(topic string) (m notify.Mail, err error) {
 		w.t.Fatalf("no mail %s: %v", topic, err)
 	}
 	err = w.db.InTx(w.t.Context(), func(tx *postgres.Tx) (err error) {
-		m, err = auth.Renderers(w.users, auth.MailConfig{PublicURL: "https://example.org/"})[topic](w.t.Context(), tx, payload)
+		m, err = auth.Renderers(w.users, w.sessions, auth.MailConfig{PublicURL: "https://example.org/"})[topic](w.t.Context(), tx, payload)
 		return err
 	})
 	return m, err

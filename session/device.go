@@ -28,6 +28,16 @@ type Device struct {
 	Location    string     `json:"location,omitempty"` // looked up from IP when empty
 }
 
+// Kind says in a few words for people what sort of device it is, by its fingerprint: firefox on linux, desktop. It is
+// empty where that is not known.
+func (d Device) Kind() string {
+	parts := strings.Split(d.Fingerprint, "/")
+	if len(parts) != 3 || parts[0] == unknownPart {
+		return ""
+	}
+	return parts[0] + " on " + parts[1] + ", " + parts[2]
+}
+
 // ClientHint is what a validation knows of the client. The zero value compares nothing.
 type ClientHint struct {
 	DeviceID  string
@@ -106,6 +116,8 @@ func (v *View) match(h *ClientHint) DeviceMatch {
 	}
 	return answer
 }
+
+const unknownPart = "other" // of a fingerprint
 
 // UserAgent is the coarse part of a User-Agent header: what stays the same over updates.
 type UserAgent struct {
@@ -210,8 +222,8 @@ func ParseUserAgent(header string) UserAgent {
 		header = header[:maxUserAgent]
 	}
 	return UserAgent{
-		Family: firstMark(header, familyMarks[:], "other"),
-		System: firstMark(header, systemMarks[:], "other"),
+		Family: firstMark(header, familyMarks[:], unknownPart),
+		System: firstMark(header, systemMarks[:], unknownPart),
 		Class:  firstMark(header, classMarks[:], "program"),
 	}
 }

@@ -46,6 +46,49 @@ func TestUserAgentsAreReadCoarsely(t *testing.T) {
 	}
 }
 
+func TestTheKindOfADeviceIsForPeopleToRead(t *testing.T) {
+	t.Parallel()
+	for print, want := range map[string]string{
+		session.ParseUserAgent(safariPhone).String():      "safari on ios, phone",
+		session.ParseUserAgent("curl/8.5.0").String():     "curl on other, program",
+		session.ParseUserAgent("never heard of").String(): "",
+		"0badc0de": "", // of Phase 24.2
+		"":         "",
+	} {
+		if got := (session.Device{Fingerprint: print}).Kind(); got != want {
+			t.Errorf("%q is %q, want %q", print, got, want)
+		}
+	}
+}
+
+func TestADeviceIsKnownToTheAccountThatUsedIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	m := w.instance()
+	one, _ := w.user()
+	other, _ := w.user()
+	_, s := w.loginAs(m, session.New{UserID: one, Device: session.Device{ID: "tablet"}})
+	w.revoke(m, s)
+	for _, tt := range []struct {
+		owner  int64
+		device string
+		want   bool
+	}{
+		{one, "tablet", true}, // a session that has ended, too
+		{other, "tablet", false},
+		{one, "phone", false},
+		{one, "", false},
+		{one, "tablet\x00", false},
+		{one, "\xff", false},
+		{one, strings.Repeat("x", 256), false},
+		{0, "tablet", false},
+	} {
+		if known, err := m.KnowsDevice(t.Context(), tt.owner, tt.device); err != nil || known != tt.want {
+			t.Errorf("device %q of %d: known %v, %v", tt.device, tt.owner, known, err)
+		}
+	}
+}
+
 func FuzzParseUserAgent(f *testing.F) {
 	f.Add(chromeWindows)
 	f.Add(safariPhone)

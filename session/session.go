@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -116,6 +117,20 @@ func (m *Manager) ByPublicID(ctx context.Context, q postgres.Querier, owner int6
 		return Session{}, fmt.Errorf("read session: %w", err)
 	}
 	return s, nil
+}
+
+// KnowsDevice reports whether there is a session of owner, live or not, that was made on a device. It asks for
+// accounts that do not exist as well, so that finding nobody takes as long.
+func (m *Manager) KnowsDevice(ctx context.Context, owner int64, device string) (bool, error) {
+	if device == "" || utf8.RuneCountInString(device) > maxDeviceID || !printable(device) { // no session has it
+		return false, nil
+	}
+	var known bool
+	err := m.cfg.DB.QueryRow(ctx, `select exists (select from sessions where user_id = $1 and device_id = $2)`, owner, device).Scan(&known)
+	if err != nil {
+		return false, fmt.Errorf("look for a device: %w", err)
+	}
+	return known, nil
 }
 
 // Count is how many live sessions owner has, or all accounts together.
