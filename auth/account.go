@@ -30,6 +30,11 @@ func readAccount(ctx context.Context, tx *postgres.Tx, id uuid.UUID) (user.User,
 	return read(ctx, tx, `public_id = $1`, id)
 }
 
+// lockAccount is readAccount of one that nobody else may change until tx ends.
+func lockAccount(ctx context.Context, tx *postgres.Tx, id uuid.UUID) (user.User, error) {
+	return read(ctx, tx, `public_id = $1 for no key update`, id)
+}
+
 // readOwner finds who holds an address, in whatever case.
 func readOwner(ctx context.Context, q postgres.Querier, email string) (user.User, error) {
 	return read(ctx, q, `lower(email) = lower($1) order by email = $1 desc, is_case_duplicate limit 1`, email)

@@ -13,10 +13,62 @@ import (
 	"rootstream/mfa"
 	"rootstream/notify"
 	"rootstream/notify/notifytest"
+	"rootstream/postgres"
 	"rootstream/user"
 )
 
 const another = "a wholly different sentence"
+
+// Whoever waits for an account holds nothing of it yet that the one who has it may want: no deadlock ends what both do.
+func TestAccountsAreLockedBeforeWhatBelongsToThem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		table string
+		begin func(w *world, g auth.Grant) func() error // the second half waits
+	}{
+		"a verification": {"user_tokens", func(w *world, _ auth.Grant) func() error {
+			token := w.mailed(notify.TopicVerifyEmail)
+			return func() error { return w.VerifyEmail(t.Context(), token, from(1)) }
+		}},
+		"a recovery": {"user_tokens", func(w *world, _ auth.Grant) func() error {
+			if err := w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
+				w.t.Fatal(err)
+			}
+			token := w.mailed(auth.TopicRecovery)
+			return func() error { return w.ConfirmRecovery(t.Context(), token, password+"!", from(1)) }
+		}},
+		"another address": {"email_changes", func(w *world, g auth.Grant) func() error {
+			w.ask(g, "ada@example.net")
+			token := w.mailed(notify.TopicEmailConfirm)
+			return func() error { return w.ConfirmEmail(t.Context(), token, from(1)) }
+		}},
+		"a code": {"mfa_guards", func(w *world, g auth.Grant) func() error {
+			f := w.enroll(g)
+			in := auth.MFAAnswer{ChallengeID: w.challenge("ada").ID, Method: mfa.TOTP, Code: f.next()}
+			return func() error { _, err := w.VerifyMFA(t.Context(), in, from(1)); return err }
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			u := w.register("ada")
+			finish := c.begin(w, w.login("ada"))
+			done := make(chan error, 1)
+			free := 0
+			err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+				if _, err := tx.Exec(t.Context(), `select from users where id = $1 for no key update`, u.ID); err != nil {
+					return err
+				}
+				go func() { done <- finish() }()
+				w.lockWaits(1)
+				return tx.QueryRow(t.Context(), `select count(*) from (select from `+c.table+` where user_id = $1 for update skip locked) f`, u.ID).Scan(&free)
+			})
+			if failure := <-done; err != nil || failure != nil || free == 0 {
+				t.Errorf("%d rows of %s are free, %v, %v", free, c.table, err, failure)
+			}
+		})
+	}
+}
 
 func TestChangePassword(t *testing.T) {
 	t.Parallel()

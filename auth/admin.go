@@ -40,7 +40,7 @@ func (s *Service) CreateUser(ctx context.Context, by Actor, a Account) (user.Use
 	return u, err
 }
 
-// administer runs fn on an account, for an administrator.
+// administer runs fn on an account that stays as it is meanwhile, for an administrator.
 func (s *Service) administer(ctx context.Context, by Actor, id uuid.UUID, fn func(tx *postgres.Tx, u user.User) error) error {
 	if err := by.require(session.RoleAdmin); err != nil {
 		return err
@@ -49,7 +49,7 @@ func (s *Service) administer(ctx context.Context, by Actor, id uuid.UUID, fn fun
 		if err := lockAdmins(ctx, tx); err != nil {
 			return err
 		}
-		u, err := readAccount(ctx, tx, id)
+		u, err := lockAccount(ctx, tx, id)
 		if err != nil {
 			return err
 		}

@@ -124,6 +124,25 @@ func TestTheOldAddressCanUndoItsChange(t *testing.T) {
 	w.ask(w.login("ada"), "ada@example.net") // and the next change is not held up
 }
 
+// The undo proves the old mailbox alone, which may be what the owner moved away from.
+func TestAnUndoGetsNobodyPastASecondFactor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, g := w.verified("ada")
+	w.move(g, "ada@example.net")
+	if _, text := w.letter(notify.TopicEmailChanged); !strings.Contains(text, "second factor stays") {
+		t.Errorf("the mail does not say so:\n%s", text)
+	}
+	f := w.enroll(g)
+	if err := w.UndoEmail(t.Context(), w.mailed(notify.TopicEmailChanged), from(2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ConfirmRecovery(t.Context(), w.mailed(auth.TopicRecovery), password, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.signIn("ada", f) // with the password alone there is a challenge and no session
+}
+
 func TestAnAddressChangesOnlyAfterAFreshProof(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -194,6 +213,15 @@ func TestWhatEndsARequestForAnotherAddress(t *testing.T) {
 		},
 		"time": func(w *world, _ user.User, _ auth.Grant) {
 			w.exec(`update email_changes set ends_at = clock_timestamp()`)
+		},
+		"an account that was disabled meanwhile": func(w *world, u user.User, _ auth.Grant) {
+			_, err := w.Disable(t.Context(), auth.Console(), u.PublicID)
+			if err == nil {
+				_, err = w.Enable(t.Context(), auth.Console(), u.PublicID)
+			}
+			if err != nil {
+				w.t.Fatal(err)
+			}
 		},
 		"a disabled account": func(w *world, u user.User, _ auth.Grant) {
 			if _, err := w.Disable(t.Context(), auth.Console(), u.PublicID); err != nil {
@@ -345,6 +373,40 @@ func TestAnAdministratorsNewAddressIsToldToTheOldOne(t *testing.T) {
 	wantCode(t, w.UndoEmail(t.Context(), undo, from(1)), errs.Gone, "token_gone") // the administrator decides
 	_, err = w.SetEmail(t.Context(), auth.Principal{View: session.View{Role: session.RoleOperator}}.Actor(), u.PublicID, "x@example.com", true)
 	wantCode(t, err, errs.Forbidden, "role_required")
+}
+
+// What an administrator does may wait for an owner who confirms another address just then.
+func TestTheAddressThatIsToldIsTheOneThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	for topic, act := range map[string]func(w *world, id uuid.UUID) error{
+		notify.TopicEmailReplaced: func(w *world, id uuid.UUID) error {
+			_, err := w.SetEmail(t.Context(), auth.Console(), id, "ada@example.com", true)
+			return err
+		},
+		auth.TopicDeleted: func(w *world, id uuid.UUID) error { return w.DeleteUser(t.Context(), auth.Console(), id) },
+	} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			u, g := w.verified("ada")
+			w.ask(g, "ada@example.net")
+			token := w.mailed(notify.TopicEmailConfirm)
+			done := make(chan error, 1)
+			err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+				_, err := w.users.ConfirmEmail(t.Context(), tx, token, time.Hour)
+				go func() { done <- act(w, u.PublicID) }()
+				w.lockWaits(1)
+				return err
+			})
+			if failure := <-done; err != nil || failure != nil {
+				t.Fatal(err, failure)
+			}
+			var to string
+			if err = w.db.QueryRow(t.Context(), `select target from outbox where topic = $1`, topic).Scan(&to); err != nil || to != "ada@example.net" {
+				t.Errorf("told to %q, %v", to, err)
+			}
+		})
+	}
 }
 
 func TestRequestsForAddressesAreBounded(t *testing.T) {

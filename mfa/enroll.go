@@ -82,7 +82,8 @@ func (m *Manager) lockFactors(ctx context.Context, tx *postgres.Tx, userID int64
 	return has, nil
 }
 
-// queueGuard locks the account's guard row. It is the first lock of every transaction of this room.
+// queueGuard locks the account's guard row: the first lock of every transaction of this room, after the account's own
+// where that is locked at all.
 func queueGuard(b *pgx.Batch, userID int64) {
 	b.Queue(`insert into mfa_guards (user_id) values ($1) on conflict (user_id) do update set user_id = excluded.user_id`, userID)
 }

@@ -181,10 +181,12 @@ func (m *Manager) compareBackup(ctx context.Context, t try, a Attempt, code stri
 }
 
 // settle closes a try as successful, starts the account's window afresh and
-// uses the code up. The guard comes first: everything of one account waits there.
+// uses the code up. The account comes first, for whoever goes on to change it, then
+// the guard: everything of one account waits there.
 func settle(ctx context.Context, tx *postgres.Tx, t try, a Attempt, use consume) (left int, err error) {
 	open, used := false, []int(nil)
 	b := &pgx.Batch{}
+	b.Queue(`select from users where id = $1 for no key update`, a.UserID)
 	b.Queue(`update mfa_guards set tries = 0 where user_id = $1 returning suspended_at is null`, a.UserID).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&open) })
 	b.Queue(`update mfa_attempts set success = true, reason = $2 where id = $1`, t.id, accepted)

@@ -89,15 +89,21 @@ func newToken() (text string, hash [32]byte) {
 }
 
 // ConsumeToken uses a token up: of any number of callers exactly one gets it.
-// What it grants must happen in the same transaction. Used, expired and
+// What it grants must happen in the same transaction, which holds its owner's
+// account from here on. Used, expired and
 // unknown tokens are all [ErrTokenGone].
 func (s *Store) ConsumeToken(ctx context.Context, tx *postgres.Tx, purpose Purpose, token string) (Token, error) {
 	hash := sha256.Sum256([]byte(token))
 	t := Token{Purpose: purpose}
 	var owner *uuid.UUID
-	err := tx.QueryRow(ctx, `update user_tokens t set consumed_at = clock_timestamp()
+	b := &pgx.Batch{}
+	b.Queue(`select from users where id = (select user_id from user_tokens where token_hash = $1 and purpose = $2)
+		for no key update`, hash[:], purpose) // accounts are locked before what belongs to them
+	b.Queue(`update user_tokens t set consumed_at = clock_timestamp()
 		where t.token_hash = $1 and t.purpose = $2 and t.consumed_at is null and t.expires_at > clock_timestamp()
-		returning (select u.public_id from users u where u.id = t.user_id), t.detail`, hash[:], purpose).Scan(&owner, &t.Detail)
+		returning (select u.public_id from users u where u.id = t.user_id), t.detail`, hash[:], purpose).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&owner, &t.Detail) })
+	err := tx.SendBatch(ctx, b).Close()
 	if errors.Is(err, postgres.ErrNoRows) {
 		return Token{}, ErrTokenGone
 	}

@@ -119,8 +119,9 @@ func (s *Store) SetRole(ctx context.Context, tx *postgres.Tx, id uuid.UUID, role
 	return u, tell(tx, id, "user.role_changed", actor, map[string]any{"from": before, "to": role})
 }
 
-// SetActive enables or disables the account. A trigger of the table ends the
-// sessions of a disabled one in the same transaction.
+// SetActive enables or disables the account. Of a disabled one every link
+// mailed so far ends, also for when it is enabled again, and a trigger of the
+// table ends the sessions in the same transaction.
 func (s *Store) SetActive(ctx context.Context, tx *postgres.Tx, id uuid.UUID, active bool, actor uuid.UUID) (User, error) {
 	u, err := locked(ctx, tx, id)
 	if err != nil {
@@ -133,11 +134,13 @@ func (s *Store) SetActive(ctx context.Context, tx *postgres.Tx, id uuid.UUID, ac
 	if err != nil {
 		return User{}, fmt.Errorf("set active: %w", err)
 	}
-	name := "user.disabled"
 	if active {
-		name = "user.enabled"
+		return u, tell(tx, id, "user.enabled", actor, nil)
 	}
-	return u, tell(tx, id, name, actor, nil)
+	if err = revokeTokens(ctx, tx, u.ID); err != nil {
+		return User{}, err
+	}
+	return u, tell(tx, id, "user.disabled", actor, nil)
 }
 
 // SetPassword stores the hash of a new password and ends every link mailed so
