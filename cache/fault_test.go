@@ -22,32 +22,21 @@ func TestCallersAreAnsweredSoonWhileRedisHangs(t *testing.T) {
 	c := srv.Client(t, cache.Config{})
 	must(t, c.Set(t.Context(), "k", "v", time.Minute))
 	srv.Pause()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var worst time.Duration
 	for range 3000 { // more than the connections' queues hold
 		wg.Go(func() {
-			start := time.Now()
-			_, _, err := c.Get(t.Context(), "k")
-			mu.Lock()
-			defer mu.Unlock()
-			worst = max(worst, time.Since(start))
-			if !errors.Is(err, cache.ErrUnavailable) {
-				t.Errorf("Get = %v, want ErrUnavailable", err)
+			if _, _, err := c.Get(ctx, "k"); !errors.Is(err, cache.ErrUnavailable) || ctx.Err() != nil {
+				t.Errorf("Get = %v, want ErrUnavailable before the caller's patience ends", err)
 			}
 		})
 	}
 	wg.Wait()
-	t.Logf("the slowest caller waited %v", worst)
-	if worst > 3*time.Second { // idle machine: 1.1s, of which half is the probe that proves the hang
-		t.Errorf("the slowest caller waited %v", worst)
-	}
-	start := time.Now()
-	if err := c.Ping(t.Context()); !errors.Is(err, cache.ErrUnavailable) {
-		t.Errorf("Ping = %v", err)
-	}
-	if d := time.Since(start); d > 50*time.Millisecond {
-		t.Errorf("a known outage took %v to report", d)
+	for range 1000 { // one after the other: if a known outage were to be found out anew, they would need many minutes
+		if err := c.Ping(ctx); !errors.Is(err, cache.ErrUnavailable) || ctx.Err() != nil {
+			t.Fatalf("Ping = %v, want ErrUnavailable before the caller's patience ends", err)
+		}
 	}
 	srv.Resume()
 	eventually(t, 3*time.Second, "healthy", c.Healthy)
