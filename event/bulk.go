@@ -25,12 +25,14 @@ type row struct {
 	seen         bool // its idempotency key is in the log
 }
 
-// The shards' locks are taken in ascending order, so that two transactions never wait for each other in a circle.
+// The shards' locks are taken in ascending order, so that two transactions never wait for each other in a circle. A plan that
+// was made while the table was small would read all of it long after: what follows the locks is planned to use the indexes.
 const (
-	lockShard  = `select pg_advisory_xact_lock($1, $2)`
+	byIndex    = `set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
+	planOnce   = `select ` + byIndex
+	lockShard  = `select pg_advisory_xact_lock($1, $2), ` + byIndex
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
 	lockAll    = `select pg_advisory_xact_lock($1, s) from generate_series(0, $2::int - 1) s`
-	planOnce   = `select set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
 )
 
 // insertEvent is insertEvents for a single one, at a third of the time. A used

@@ -9,40 +9,61 @@ import (
 	"rootstream/postgres/postgrestest"
 )
 
-// TestManyAppendsNeverReadTheWholeTable plans the statement while the table is empty and known to be: reading all of it
-// costs nothing then, and the plan stays.
-func TestManyAppendsNeverReadTheWholeTable(t *testing.T) {
+// TestAppendsNeverReadTheWholeTable has the statements planned while the table is empty and known to be: reading all of it
+// costs nothing then, and a plan stays.
+func TestAppendsNeverReadTheWholeTable(t *testing.T) {
 	t.Parallel()
-	dsn := postgrestest.DSN(t)
-	db, pool := postgrestest.Open(t, postgres.Config{DSN: dsn}), postgrestest.Open(t, postgres.Config{DSN: dsn})
-	if _, err := db.Exec(t.Context(), "vacuum analyze events"); err != nil {
-		t.Fatal(err)
-	}
-	scans := func() (n int64) {
-		if err := db.QueryRow(t.Context(), "select seq_scan from pg_stat_user_tables where relname = 'events'").Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	before := scans()
-	l := runLog(t, event.LogConfig{DB: pool})
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for range 25 {
+	for name, appending := range map[string]func(*testing.T, *postgres.DB) func() error{
+		"many at once": func(t *testing.T, db *postgres.DB) func() error {
+			l := runLog(t, event.LogConfig{DB: db})
+			return func() error {
 				unit := make([]event.New, 8)
 				for i := range unit {
 					unit[i] = event.New{Aggregate: newRef("stream"), Name: "stream.updated", Expect: 0}
 				}
-				if _, err := l.Append(t.Context(), unit...); err != nil {
-					t.Error(err)
-				}
+				_, err := l.Append(t.Context(), unit...)
+				return err
+			}
+		},
+		"one in a transaction": func(t *testing.T, db *postgres.DB) func() error {
+			return func() error {
+				return db.InTx(t.Context(), func(tx *postgres.Tx) error {
+					return event.Append(tx, event.New{Aggregate: newRef("stream"), Name: "stream.updated", Expect: event.Any})
+				})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dsn := postgrestest.DSN(t)
+			db, pool := postgrestest.Open(t, postgres.Config{DSN: dsn}), postgrestest.Open(t, postgres.Config{DSN: dsn})
+			execute(t, db, "vacuum analyze events")
+			before := wholeReads(t, db)
+			one := appending(t, pool)
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					for range 25 {
+						if err := one(); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			pool.Close() // what a connection has counted is known once it has ended
+			if after := wholeReads(t, db); after != before {
+				t.Errorf("the table was read from end to end %d times", after-before)
 			}
 		})
 	}
-	wg.Wait()
-	pool.Close() // what a connection has counted is known once it has ended
-	if after := scans(); after != before {
-		t.Errorf("the table was read from end to end %d times", after-before)
+}
+
+// wholeReads is how often the table of events was read from end to end.
+func wholeReads(t *testing.T, db *postgres.DB) (n int64) {
+	t.Helper()
+	if err := db.QueryRow(t.Context(), "select seq_scan from pg_stat_user_tables where relname = 'events'").Scan(&n); err != nil {
+		t.Fatal(err)
 	}
+	return n
 }
