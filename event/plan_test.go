@@ -9,12 +9,12 @@ import (
 	"rootstream/postgres/postgrestest"
 )
 
-// TestAppendsNeverReadTheWholeTable has the statements planned while the table is empty and known to be: reading all of it
+// TestNeitherAppendsNorStatesReadTheWholeTable has the statements planned while the table is empty and known to be: reading all of it
 // costs nothing then, and a plan stays.
-func TestAppendsNeverReadTheWholeTable(t *testing.T) {
+func TestNeitherAppendsNorStatesReadTheWholeTable(t *testing.T) {
 	t.Parallel()
-	for name, appending := range map[string]func(*testing.T, *postgres.DB) func() error{
-		"many at once": func(t *testing.T, db *postgres.DB) func() error {
+	for name, appending := range map[string]func(*postgres.DB) func() error{
+		"many at once": func(db *postgres.DB) func() error {
 			l := runLog(t, event.LogConfig{DB: db})
 			return func() error {
 				unit := make([]event.New, 8)
@@ -25,11 +25,18 @@ func TestAppendsNeverReadTheWholeTable(t *testing.T) {
 				return err
 			}
 		},
-		"one in a transaction": func(t *testing.T, db *postgres.DB) func() error {
+		"one in a transaction": func(db *postgres.DB) func() error {
 			return func() error {
 				return db.InTx(t.Context(), func(tx *postgres.Tx) error {
 					return event.Append(tx, event.New{Aggregate: newRef("stream"), Name: "stream.updated", Expect: event.Any})
 				})
+			}
+		},
+		"states of many": func(db *postgres.DB) func() error {
+			store := event.NewStore(db)
+			return func() error {
+				_, err := store.States(t.Context(), []event.Ref{newRef("stream"), newRef("stream")})
+				return err
 			}
 		},
 	} {
@@ -39,7 +46,7 @@ func TestAppendsNeverReadTheWholeTable(t *testing.T) {
 			db, pool := postgrestest.Open(t, postgres.Config{DSN: dsn}), postgrestest.Open(t, postgres.Config{DSN: dsn})
 			execute(t, db, "vacuum analyze events")
 			before := wholeReads(t, db)
-			one := appending(t, pool)
+			one := appending(pool)
 			var wg sync.WaitGroup
 			for range 8 {
 				wg.Go(func() {

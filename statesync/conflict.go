@@ -189,7 +189,7 @@ func (m *Manager) lostValue(ctx context.Context, e event.Event) (any, error) {
 	if !ok || t.Class != Durable {
 		return e.Data, nil
 	}
-	d, _, err := m.replay(ctx, t, e.Ref(), 0)
+	d, _, err := m.replay(ctx, e.Ref(), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func (s *scrubbing) clean(ctx context.Context, id uuid.UUID) (State, error) {
 		if s.erased[d.Ref()] <= s.heeded[id] {
 			continue
 		}
-		now, _, err := s.replay(ctx, Type{}, d.Ref(), d.Version)
+		now, _, err := s.replay(ctx, d.Ref(), d.Version)
 		if err != nil && !errors.Is(err, event.ErrPruned) {
 			return State{}, err
 		}

@@ -24,6 +24,7 @@ type Manager struct {
 	store  *event.Store
 	feed   *feed.Feed
 	memory *memory
+	loader *loader
 	gates  gates
 	hub    hub
 	vol    *volatile
@@ -51,6 +52,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes, types),
 		gates: gates{held: map[event.Ref]*gate{}}, clock: merge.NewClock(cfg.Now, 0),
 	}
+	m.loader = newLoader(m.store)
 	m.hub.init()
 	m.vol = newVolatile(m)
 	var err error
@@ -174,18 +176,6 @@ func (m *Manager) reached(ctx context.Context, ref event.Ref, t Token) bool {
 	return m.feed.Wait(ctx, shard, t.seq[shard]) == nil
 }
 
-// load reads a document from PostgreSQL into memory. What the feed tells meanwhile is not undone.
-func (m *Manager) load(ctx context.Context, t Type, ref event.Ref) (Doc, error) {
-	for tries := 0; ; tries++ {
-		e := m.memory.begin(ref)
-		d, size, err := m.replay(ctx, t, ref, 0)
-		d.Ref = ref
-		if m.memory.finish(e, d, size, t.Hold, err == nil) || err != nil || tries == 3 {
-			return d, err
-		}
-	}
-}
-
 // GetAt returns an entity's state as it was at a version or a time, also of one that was deleted then.
 func (m *Manager) GetAt(ctx context.Context, ref event.Ref, at event.At) (Doc, error) {
 	if _, err := m.durable(ref); err != nil {
@@ -199,18 +189,6 @@ func (m *Manager) GetAt(ctx context.Context, ref event.Ref, at event.At) (Doc, e
 		return Doc{}, err
 	}
 	return docOf(ref, s.Version, s.At.UTC(), s.Data), nil
-}
-
-// replay folds an entity's events up to a version, from its nearest snapshot on; 0 means all.
-func (m *Manager) replay(ctx context.Context, _ Type, ref event.Ref, upTo int64) (Doc, int, error) {
-	s, err := m.store.State(ctx, ref, event.At{Version: upTo})
-	if errors.Is(err, event.ErrNotFound) {
-		return Doc{Ref: ref, Data: map[string]any{}}, 0, nil
-	}
-	if err != nil {
-		return Doc{}, 0, err
-	}
-	return docOf(ref, s.Version, s.At.UTC(), s.Data), approximate(s.Data), nil
 }
 
 // Token is what this instance has applied.

@@ -140,7 +140,7 @@ func (m *Manager) judge(
 	base := Doc{Ref: theirs.Ref, Data: map[string]any{}}
 	if *o.Expect > 0 {
 		var err error
-		if base, _, err = m.replay(ctx, t, theirs.Ref, *o.Expect); err != nil {
+		if base, _, err = m.replay(ctx, theirs.Ref, *o.Expect); err != nil {
 			return Result{}, err
 		}
 	}
@@ -217,7 +217,7 @@ func (m *Manager) repeated(
 		}
 		return Result{}, false, err
 	}
-	d, _, err := m.replay(ctx, t, theirs.Ref, done[0].Version)
+	d, _, err := m.replay(ctx, theirs.Ref, done[0].Version)
 	if err != nil {
 		err = stored(err)
 	}

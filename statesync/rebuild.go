@@ -92,7 +92,7 @@ func (m *Manager) fold(ctx context.Context, docs map[event.Ref]Doc, e event.Even
 	next, ok := step(t, d, e)
 	if !ok {
 		var err error
-		if next, _, err = m.replay(ctx, t, ref, e.Version); err != nil {
+		if next, _, err = m.replay(ctx, ref, e.Version); err != nil {
 			return err
 		}
 	}
@@ -137,7 +137,7 @@ func (m *Manager) Rebuild(ctx context.Context) (State, error) {
 			}
 			for _, v := range list {
 				ref := event.Ref{Type: name, ID: v.ID}
-				if docs[ref], _, err = m.replay(ctx, t, ref, v.Version); err != nil {
+				if docs[ref], _, err = m.replay(ctx, ref, v.Version); err != nil {
 					return State{}, err
 				}
 			}

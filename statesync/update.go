@@ -250,7 +250,7 @@ func (m *Manager) unchanged(ctx context.Context, d Doc) (Result, error) {
 func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e event.Event) (Result, error) {
 	r := Result{Token: tokenAt(m.feed.Epoch(), e.Shard, e.Seq), Version: e.Version, Changed: true}
 	if e.Version != base.Version+1 {
-		d, _, err := m.replay(ctx, t, e.Ref(), e.Version)
+		d, _, err := m.replay(ctx, e.Ref(), e.Version)
 		if err != nil {
 			err = stored(err)
 		}
