@@ -121,14 +121,21 @@ func checkPort(ctx context.Context, cfg Config, l Layout) Check {
 }
 
 func checkSpace(cfg Config) Check {
-	const name, percent = "disk_space", 10
 	free, size, err := diskSpace(cfg.DataDir)
 	if err != nil {
-		return failedCheck(name, err)
+		return failedCheck("disk_space", err)
 	}
+	return judgeSpace(cfg.DataDir, free, size, cfg.MinFree)
+}
+
+// judgeSpace says whether what is free of a disk is enough: a share of it, and no less than least.
+func judgeSpace(dir string, free, size, least uint64) Check {
+	const name, percent = "disk_space", 10
 	detail := fmt.Sprintf("%d MiB of %d MiB free (%.0f %%)", free>>20, size>>20, 100*float64(free)/float64(max(size, 1)))
-	if free < cfg.MinFree || free*100 < size*percent {
-		return Check{Name: name, Detail: detail, Remedy: "free some space on the disk of " + cfg.DataDir}
+	if free < least || free < size/100*percent {
+		return Check{
+			Name: name, Detail: fmt.Sprintf("%s: less than %d %% or %d MiB", detail, percent, least>>20), Remedy: "free some space on the disk of " + dir,
+		}
 	}
 	return Check{Name: name, OK: true, Detail: detail}
 }

@@ -289,6 +289,27 @@ func TestChecksSayWhatIsWrongAndWhatHelps(t *testing.T) {
 	}
 }
 
+func TestADiskIsFullBelowAShareAndBelowWhatIsNeeded(t *testing.T) {
+	t.Parallel()
+	const mib, gib = 1 << 20, 1 << 30
+	for _, tt := range []struct {
+		free, size, least uint64
+		want              bool
+	}{
+		{11 * gib, 100 * gib, 512 * mib, true},
+		{9 * gib, 100 * gib, 512 * mib, false},
+		{600 * mib, 2 * gib, 512 * mib, true},
+		{400 * mib, 2 * gib, 512 * mib, false},
+		{0, 0, 512 * mib, false},
+		{1 << 62, 1 << 63, 512 * mib, true},
+	} {
+		c := devstack.JudgeSpace("/data", tt.free, tt.size, tt.least)
+		if c.OK != tt.want || (c.Remedy == "") != tt.want || (!tt.want && !strings.Contains(c.Detail, "less than 10 % or 512 MiB")) {
+			t.Errorf("%d of %d: %+v", tt.free, tt.size, c)
+		}
+	}
+}
+
 func TestPlanRefusesABadAddressAndNoFolder(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []devstack.Config{{}, {DataDir: "/x", Listen: "8080"}} {

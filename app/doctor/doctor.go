@@ -170,17 +170,21 @@ func (x examination) masterKey() []Finding {
 	const name = "master_key"
 	file, sealed := x.cfg.Keys.MasterKeyFile, slices.Contains(x.database.content.Keysets, config.KeysetName)
 	create := func(file string) string {
-		if sealed {
+		fresh := fmt.Sprintf("(umask 077; openssl rand -hex 32 > %s)", file)
+		switch {
+		case sealed:
 			return "put the master key file back that this database was first started with; a new one cannot open what it sealed"
+		case x.database.err != nil:
+			return "if this database was ever started with a master key, put that file back; if not: " + fresh
 		}
-		return fmt.Sprintf("(umask 077; openssl rand -hex 32 > %s)", file)
+		return fresh
 	}
 	err := x.keys.err
 	switch {
 	case file == "":
 		return []Finding{{
 			Name: name, Detail: "no master key is configured: second factors and refresh answer 503 keyset_missing",
-			Remedy: create("/etc/rootstream/master.key") + " and set keys.master_key_file",
+			Remedy: "let keys.master_key_file name the file; " + create("/etc/rootstream/master.key"),
 		}}
 	case errors.Is(err, secret.ErrMasterKeyMissing):
 		return []Finding{{Name: name, Detail: flat(err), Remedy: create(file)}}

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -87,8 +88,12 @@ func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
 	good := apptest.System(t)
 	t.Run("it cannot be reached", func(t *testing.T) {
 		t.Parallel()
-		diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": "postgres://ada:s3cret@" + apptest.FreeAddress(t) + "/rs"})).
-			expect(t, "postgresql", "cannot be reached", "start PostgreSQL at ada@127.0.0.1:")
+		at := apptest.FreeAddress(t)
+		found := diagnose(t, apptest.With(good, apptest.Settings{"postgres.dsn": "postgres://ada:s3cret@" + at + "/rs"}))
+		found.expect(t, "postgresql", "cannot be reached", "start PostgreSQL at ada@127.0.0.1:")
+		if said := found["postgresql"].Detail; strings.Count(said, "connection refused") != 1 {
+			t.Errorf("with TLS and without, it says the same twice: %s", said)
+		}
 	})
 	t.Run("the address is nonsense", func(t *testing.T) {
 		t.Parallel()
@@ -177,6 +182,11 @@ func TestDoctorFindsFaultsOfKeys(t *testing.T) {
 			diagnose(t, flags).expect(t, "master_key", tt.detail, tt.remedy)
 		})
 	}
+	// Whether there is a keyset that a new key would not open is not known.
+	unknown := diagnose(t, apptest.With(good, apptest.Settings{"keys.master_key_file": missing, "postgres.dsn": "postgres://ada@" + apptest.FreeAddress(t) + "/rs"}))
+	if f := unknown["master_key"]; !strings.Contains(f.Remedy, "if this database was ever started") {
+		t.Errorf("%+v", f)
+	}
 }
 
 func TestDoctorNoticesALostKeyset(t *testing.T) {
@@ -214,6 +224,9 @@ func TestDoctorFindsFaultsOfRedis(t *testing.T) {
 		url                           func() string
 	}{
 		{"it is down", "redis", "not available", "redis.url", func() string { return "redis://:x@" + apptest.FreeAddress(t) + "/0" }},
+		{"the password is wrong", "redis", "WRONGPASS", "requirepass", func() string {
+			return regexp.MustCompile(`:[^:@]*@`).ReplaceAllString(cachetest.Server(t).URL(), ":wrong@")
+		}},
 		{"it wants no password", "redis_password", "without a password", "requirepass", func() string {
 			return cachetest.Server(t, cachetest.NoPassword).URL()
 		}},

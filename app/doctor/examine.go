@@ -182,5 +182,13 @@ func pending(steps []postgres.Migration, kind string) int {
 	return n
 }
 
-// flat puts an error on one line.
-func flat(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }
+// flat puts an error on one line; what it says of every address alike is said once.
+func flat(err error) string {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.Join(strings.Fields(line), " "); !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, " ")
+}

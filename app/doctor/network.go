@@ -32,6 +32,8 @@ func (x examination) redis() []Finding {
 	if r.err != nil {
 		f := failed(name, r.err, "start Redis and let this machine connect; the address is the setting redis.url")
 		switch {
+		case strings.Contains(f.Detail, "WRONGPASS"), strings.Contains(f.Detail, "NOAUTH"):
+			f.Remedy = "let redis.url carry the password of requirepass in redis.conf: redis://:PASSWORD@HOST:PORT/0"
 		case x.running:
 			f.Remedy = "the stack runs, so see " + x.dir + "/logs/redis.log"
 		case x.dir != "":
