@@ -8,12 +8,14 @@ import (
 	"os"
 	"runtime/pprof"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"rootstream/backup/archive"
 	"rootstream/backup/archive/ledger"
 	"rootstream/backup/base"
-	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
 	"rootstream/backup/storage/file"
@@ -34,6 +36,7 @@ func child(ctx context.Context, args []string) error {
 	flags.IntVar(&cfg.Workers, "workers", processes, "")
 	flags.BoolVar(&cfg.Reuse, "reuse", false, "")
 	flags.Int64Var(&cfg.Rate, "rate", 0, "")
+	die := flags.Bool("die", false, "end it as kill -9 does once everything is stored and nothing committed")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -58,7 +61,7 @@ func child(ctx context.Context, args []string) error {
 		_, err = restore.Run(ctx, restore.Config{Dir: *data, RestoreCommand: "false", Workers: cfg.Workers}, r)
 	} else {
 		cfg.PGData = *data
-		err = take(ctx, cfg, r)
+		err = take(ctx, cfg, r, *die)
 	}
 	return errors.Join(err, st.Close())
 }
@@ -76,8 +79,8 @@ func profile(name string) (stop func(), err error) {
 	return pprof.StopCPUProfile, pprof.StartCPUProfile(out)
 }
 
-func take(ctx context.Context, cfg base.Config, r *repo.Repo) error {
-	control, _, err := pgdata.ReadControl(cfg.PGData)
+func take(ctx context.Context, cfg base.Config, r *repo.Repo, die bool) error {
+	system, err := systemOf(ctx, cfg.DSN)
 	if err != nil {
 		return err
 	}
@@ -85,12 +88,26 @@ func take(ctx context.Context, cfg base.Config, r *repo.Repo) error {
 	began := time.Now()
 	cfg.Progress = func(p base.Progress) {
 		fmt.Fprintf(os.Stderr, "%v %s %d/%d, %d stored\n", time.Since(began).Round(time.Millisecond), p.Phase, p.Bytes, p.Total, p.Stored)
+		if die && p.Phase == base.Archiving {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
 	}
 	m, err := base.Take(ctx, cfg, r, func(ctx context.Context, size uint32, rng wal.Range) error {
-		return ledger.Wait(ctx, r, control.SystemID, size, rng)
+		return ledger.Wait(ctx, r, system, size, rng)
 	})
 	if err == nil {
 		_, err = fmt.Fprintln(os.Stdout, m.ID, m.Size, m.Stored)
 	}
 	return err
+}
+
+// systemOf asks the server which it is.
+func systemOf(ctx context.Context, dsn string) (uint64, error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return 0, err
+	}
+	var system int64
+	err = conn.QueryRow(ctx, "select system_identifier from pg_control_system()").Scan(&system)
+	return uint64(system), errors.Join(err, conn.Close(ctx)) //nolint:gosec // PostgreSQL's bigint holds 64 bits without a sign
 }

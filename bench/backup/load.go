@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -29,32 +31,36 @@ type load struct {
 func (l load) ratio() float64 { return l.beside / l.without }
 
 // underLoad measures pgbench beside a backup that is throttled: ours by its rate, theirs, which has none, by having one process.
-func (s *stand) underLoad(ctx context.Context) (all []load, err error) {
+func (s *stand) underLoad(ctx context.Context) (string, error) {
 	c := classes()[1]
-	if err = s.configure(ctx, c); err != nil {
-		return nil, err
+	if err := s.configure(ctx, c); err != nil {
+		return "", err
 	}
 	running, stop := context.WithCancel(ctx)
 	cmd := s.command(running, s.server.Installation().Bin("pgbench"), "-n", "-M", "prepared", "-c", strconv.Itoa(clients), "-T", "3600")
-	if err = cmd.Start(); err != nil {
+	if err := cmd.Start(); err != nil {
 		stop()
-		return nil, err
+		return "", err
 	}
 	defer func() {
 		stop()
 		_ = cmd.Wait() // it was ended
 	}()
 	ours := func() (sample, error) {
-		return s.take(ctx, c, "-type", "full", "-workers", "1", "-rate", strconv.Itoa(gentle))
+		return s.take(ctx, c, s.here("-type", "full", "-workers", "1", "-rate", strconv.Itoa(gentle))...)
 	}
 	theirs := func() (sample, error) { return s.peer(ctx, c, "full", "--process-max=1") }
 	a, err := s.beside(ctx, "ours", s.archiveOurs(c), ours)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	a.least = .8
 	b, err := s.beside(ctx, "theirs", s.archiveTheirs(), theirs)
-	return []load{a, b}, err
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(heading+"Scale %d, beside pgbench\n\n%s, PostgreSQL %s, %d processors, pgBackRest %s.\n\n%v\n%v", s.o.scale,
+		today(), s.server.Installation().Version, runtime.NumCPU(), s.peerVersion(ctx), a, b), nil
 }
 
 // beside measures pgbench first alone, right after a checkpoint as in a backup, then beside one.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -49,10 +50,13 @@ func (s *stand) take(ctx context.Context, c class, args ...string) (sample, erro
 	}
 	packs := filepath.Join(s.ourRepo(c), "packs")
 	before := size(packs) + size(filepath.Join(s.ourRepo(c), "clusters"))
-	all := append([]string{"take", "-repo", s.ourRepo(c), "-dsn", s.server.DSN("postgres"), "-pgdata", s.server.DataDir(), "-compression", c.ours}, args...)
+	all := append([]string{"take", "-repo", s.ourRepo(c), "-dsn", s.server.DSN("postgres"), "-compression", c.ours}, args...)
 	used, err := s.run(ctx, s.self, all...)
 	return sample{used, size(packs) + size(filepath.Join(s.ourRepo(c), "clusters")) - before}, err
 }
+
+// here are arguments for a backup on the server's own machine.
+func (s *stand) here(args ...string) []string { return append(args, "-pgdata", s.server.DataDir()) }
 
 // peer measures one of pgBackRest's.
 func (s *stand) peer(ctx context.Context, c class, kind string, args ...string) (sample, error) {
@@ -65,48 +69,6 @@ func (s *stand) peer(ctx context.Context, c class, kind string, args ...string) 
 	return sample{used, size(dir) - before}, err
 }
 
-// measure takes all backups of a class, and restores one.
-func (s *stand) measure(ctx context.Context, c class) ([]result, error) {
-	if err := s.configure(ctx, c); err != nil {
-		return nil, err
-	}
-	var all []result
-	for _, step := range s.steps(ctx, c) {
-		r := result{class: c.name, name: step.name, target: step.target}
-		for range s.o.rounds {
-			if step.change != "" {
-				if err := s.sql(ctx, step.change, "checkpoint"); err != nil {
-					return all, err
-				}
-			}
-			syscall.Sync() // nothing that was written before is still on its way to the disk
-			theirs, err := step.theirs()
-			if err != nil {
-				return all, err
-			}
-			syscall.Sync()
-			ours, err := step.ours()
-			if err != nil {
-				return all, err
-			}
-			r.ours, r.theirs = r.ours.better(ours), r.theirs.better(theirs)
-		}
-		fmt.Fprintf(os.Stderr, "%s, %s: ours %v cpu %v %d MB rss %d MB, theirs %v cpu %v %d MB\n", r.class, r.name, r.ours.wall.Round(time.Millisecond),
-			r.ours.cpu.Round(time.Millisecond), r.ours.bytes>>20, r.ours.rss>>20, r.theirs.wall.Round(time.Millisecond), r.theirs.cpu.Round(time.Millisecond), r.theirs.bytes>>20)
-		all = append(all, r)
-	}
-	again := result{class: c.name, name: "a second full one that may reuse, against the first", target: .5, theirs: all[0].ours}
-	for range s.o.rounds {
-		syscall.Sync()
-		ours, err := s.take(ctx, c, "-type", "full", "-reuse")
-		if err != nil {
-			return all, err
-		}
-		again.ours = again.ours.better(ours)
-	}
-	return append(all, again), nil
-}
-
 // step is one thing that both do.
 type step struct {
 	name, change string // what happens in the database before
@@ -114,22 +76,69 @@ type step struct {
 	target       float64
 }
 
+// measure has both take turns, each round the other way round.
+func (s *stand) measure(ctx context.Context, c class, step step) (result, error) {
+	r := result{class: c.name, name: step.name, target: step.target}
+	for round := range s.o.rounds {
+		if step.change != "" {
+			if err := s.sql(ctx, step.change, "checkpoint"); err != nil {
+				return r, err
+			}
+		}
+		turns := []struct {
+			take func() (sample, error)
+			best *sample
+		}{{step.theirs, &r.theirs}, {step.ours, &r.ours}}
+		if round%2 == 1 && step.change == "" {
+			slices.Reverse(turns)
+		}
+		for _, turn := range turns {
+			syscall.Sync() // nothing that was written before is still on its way to the disk
+			s.pace.take()
+			got, err := turn.take()
+			if err != nil {
+				return r, err
+			}
+			*turn.best = turn.best.better(got)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "%s, %s: ours %v cpu %v %d MB rss %d MB, theirs %v cpu %v %d MB\n", r.class, r.name, r.ours.wall.Round(time.Millisecond),
+		r.ours.cpu.Round(time.Millisecond), r.ours.bytes>>20, r.ours.rss>>20, r.theirs.wall.Round(time.Millisecond), r.theirs.cpu.Round(time.Millisecond), r.theirs.bytes>>20)
+	return r, nil
+}
+
+// class takes all backups of a class, and restores one.
+func (s *stand) class(ctx context.Context, c class) (string, error) {
+	if err := s.configure(ctx, c); err != nil {
+		return "", err
+	}
+	var all []result
+	for _, step := range s.steps(ctx, c) {
+		r, err := s.measure(ctx, c, step)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, r)
+	}
+	return s.table(ctx, c.name, all) + "\nTheir settings:\n\n```ini\n" + s.settings(ctx, c) + "```\n", nil
+}
+
 func (s *stand) steps(ctx context.Context, c class) []step {
-	full := map[string]float64{"s2": .8, "zstd": .9}[c.ours]
 	rows := 100_000 * s.o.scale
 	few := fmt.Sprintf("update pgbench_accounts set abalance = abalance + 1 where aid in (select 1 + floor(random() * %d)::int from generate_series(1, %d))", rows, rows/1000)
 	part := fmt.Sprintf("update pgbench_accounts set filler = 'rewritten' || aid where aid between %d and %d", rows/2, rows/2+rows/100)
-	ours := func(kind string) func() (sample, error) {
-		return func() (sample, error) { return s.take(ctx, c, "-type", kind) }
+	ours := func(kind string, more ...string) func() (sample, error) {
+		return func() (sample, error) { return s.take(ctx, c, append(more, s.here("-type", kind)...)...) }
 	}
 	theirs := func(kind string) func() (sample, error) {
 		return func() (sample, error) { return s.peer(ctx, c, kind) }
 	}
 	return []step{
-		{"full", "", ours("full"), theirs("full"), full},
+		{"full", "", ours("full"), theirs("full"), c.target},
 		{"incremental, 0.1 % of the rows changed at random", few, ours("incremental"), theirs("incr"), .35},
 		{"incremental, a contiguous 1 % rewritten", part, ours("incremental"), theirs("incr"), .35},
 		{"incremental, nothing changed", "select 1", ours("incremental"), theirs("incr"), 0},
 		{"restore of the newest backup, to an empty folder", "", s.restorer(ctx, c, s.restore), s.restorer(ctx, c, s.peerRestore), .8},
+		{"a second full one that may reuse, beside another of ours that may not", "", ours("full", "-reuse"), ours("full"), .5},
 	}
 }

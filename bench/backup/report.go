@@ -18,7 +18,7 @@ const preface = `# Backups beside pgBackRest
 Written by ` + "`make bench-backup`" + `, a section per size of the database, and one beside pgbench (` + "`SCALE=300`" + ` for another). Both tools take turns on the same server in the same run, as the
 same user, with a warm page cache and repositories on the same disk; before each turn everything is on disk that was written before. Both read page checksums, encrypt
 (we with AES-256-GCM), wait until the log of the backup is in their repository, and fsync. Time is from start to exit, of restores too: files in place and on
-disk. The best of the rounds counts. Processor time is of all the tool's processes, per GB (2^30) of data; bytes are those added to the repository; memory is the peak of our
+disk. Turns go the other way round in every second round, unless something is changed before; the best counts. Processor time is of all the tool's processes, per GB (2^30) of data; bytes are those added to the repository; memory is the peak of our
 process, which has to stay below 300 MB.
 `
 
@@ -60,42 +60,27 @@ func scaleOf(section string) (scale int) {
 	return scale
 }
 
-// sections writes what was measured.
-func (s *stand) sections(ctx context.Context, m measured) (all []string) {
-	if len(m.results) > 0 {
-		all = append(all, s.table(ctx, m.results))
-	}
-	if len(m.loads) > 0 {
-		var b strings.Builder
-		fmt.Fprintf(&b, heading+"Scale %d, beside pgbench\n\n%s, PostgreSQL %s, %d processors, pgBackRest %s.\n", s.o.scale,
-			time.Now().UTC().Format("2006-01-02"), s.server.Installation().Version, runtime.NumCPU(), s.peerVersion(ctx))
-		for _, l := range m.loads {
-			b.WriteString("\n" + l.String())
-		}
-		all = append(all, b.String())
-	}
-	return all
-}
+func today() string { return time.Now().UTC().Format("2006-01-02") }
 
-func (s *stand) table(ctx context.Context, results []result) string {
+// table is a section with what was measured of one kind.
+func (s *stand) table(ctx context.Context, of string, results []result) string {
 	var b strings.Builder
 	blocks := "with block incremental"
 	if !s.peerHasBlocks(ctx) {
 		blocks = "which has no block incremental yet"
 	}
 	data := s.data()
-	fmt.Fprintf(&b, heading+`Scale %d
+	fmt.Fprintf(&b, heading+`Scale %d, %s
 
-%s: pgbench scale %d (%d MB of data) on PostgreSQL %s, %d processors, %d %s. pgBackRest %s, %s; both with %d processes.
+%s: pgbench scale %d (%d MB of data) on PostgreSQL %s, %d processors, %d %s. pgBackRest %s, %s; both with %d processes. %v
 
 | class | what | ours | theirs | ratio | target | processor s/GB, ours | theirs | bytes, ours | theirs | ratio | our memory |
 |---|---|---|---|---|---|---|---|---|---|---|---|
-`, s.o.scale, time.Now().UTC().Format("2006-01-02"), s.o.scale, data>>20, s.server.Installation().Version, runtime.NumCPU(), s.o.rounds,
-		map[bool]string{true: "round", false: "rounds"}[s.o.rounds == 1], s.peerVersion(ctx), blocks, processes)
+`, s.o.scale, of, today(), s.o.scale, data>>20, s.server.Installation().Version, runtime.NumCPU(), s.o.rounds,
+		map[bool]string{true: "round", false: "rounds"}[s.o.rounds == 1], s.peerVersion(ctx), blocks, processes, &s.pace)
 	for _, r := range results {
 		b.WriteString(r.row(float64(data) / (1 << 30)))
 	}
-	b.WriteString("\nTheir settings:\n\n```ini\n" + s.settings(ctx, classes()[0]) + "```\n")
 	return b.String()
 }
 

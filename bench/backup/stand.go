@@ -27,6 +27,7 @@ type stand struct {
 	server *pgserver.Server
 	user   proc.Account
 	conf   string // the peer's
+	pace   pace
 }
 
 func newStand(ctx context.Context, o options) (*stand, error) {

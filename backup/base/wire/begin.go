@@ -63,7 +63,6 @@ type Backup struct {
 	tagged   bool      // since 15 all archives come in one copy
 	archives []archive // in the order in which they come
 	version  string    // the folder's name in tablespaces
-	arrived  arrivals
 	end      End
 }
 
@@ -102,7 +101,7 @@ func (c *Conn) Begin(ctx context.Context, q Request) (*Backup, error) {
 	if err := c.conn.Frontend().Flush(); err != nil {
 		return nil, ErrStream.WithCause(err)
 	}
-	b := &Backup{c: c, tagged: q.Major >= 15, version: fmt.Sprintf("PG_%d_%d", q.Major, q.Catalog), arrived: arrivals{}}
+	b := &Backup{c: c, tagged: q.Major >= 15, version: fmt.Sprintf("PG_%d_%d", q.Major, q.Catalog)}
 	var err error
 	if b.Start, b.Timeline, err = position(ctx, c.receive); err != nil {
 		return nil, b.fault(ctx, "begin a base backup", err)

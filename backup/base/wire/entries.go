@@ -30,14 +30,6 @@ const (
 	labelName, mapName = "backup_label", "tablespace_map"
 )
 
-// arrivals are the files that have come, by their path in the data folder.
-type arrivals map[string]arrival
-
-type arrival struct {
-	size int64
-	crc  uint32
-}
-
 // Entries goes through what a copy of the data folder needs, as it comes. After the last one everything has arrived as
 // the server sent it, and [Backup.End] tells the rest. It can be gone through once.
 func (b *Backup) Entries(ctx context.Context) iter.Seq2[Entry, error] {
@@ -53,7 +45,13 @@ func (b *Backup) Entries(ctx context.Context) iter.Seq2[Entry, error] {
 			defer quiet.Stop()
 			return b.c.receive(ctx)
 		}
-		w := &walk{b: b, s: &stream{hear: hear, tagged: b.tagged}, yield: yield}
+		arrived, err := newArrivals()
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		defer arrived.close()
+		w := &walk{b: b, s: &stream{hear: hear, tagged: b.tagged}, arrived: arrived, yield: yield}
 		if err := w.all(listening); err != nil && !errors.Is(err, errEnough) {
 			yield(Entry{}, b.fault(listening, "receive a base backup", err))
 		}
@@ -65,9 +63,10 @@ func (b *Backup) End() End { return b.end }
 
 // walk goes through the parts.
 type walk struct {
-	b     *Backup
-	s     *stream
-	yield func(Entry, error) bool
+	b       *Backup
+	s       *stream
+	arrived *arrivals
+	yield   func(Entry, error) bool
 }
 
 var errEnough = errors.New("no more entries are wanted")
@@ -92,7 +91,7 @@ func (w *walk) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := w.b.arrived.compare(w.s.reader(ctx))
+	m, err := w.arrived.compare(w.s.reader(ctx))
 	if err != nil {
 		return fmt.Errorf("the manifest: %w", err)
 	}
@@ -161,9 +160,6 @@ func (w *walk) entry(ctx context.Context, e pgdata.Entry, r io.Reader) error {
 		}
 		return nil
 	}
-	if _, twice := w.b.arrived[e.Path]; twice || len(w.b.arrived) == mostFiles {
-		return errors.New("the file comes twice, or there are too many")
-	}
 	body := &summing{r: r}
 	switch kept, most := w.b.keep(e); {
 	case kept != nil:
@@ -185,8 +181,7 @@ func (w *walk) entry(ctx context.Context, e pgdata.Entry, r io.Reader) error {
 	if _, err := io.Copy(io.Discard, body); err != nil {
 		return err
 	}
-	w.b.arrived[e.Path] = arrival{body.n, body.crc}
-	return nil
+	return w.arrived.add(arrival{e.Path, body.n, body.crc})
 }
 
 // keep returns where a file is kept that is no part of the copy, or its last, and how much of it at most.

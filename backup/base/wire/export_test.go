@@ -11,12 +11,19 @@ import (
 // Command is what a server is asked.
 func Command(q Request) string { return q.command() }
 
-// Arrived are files that have come.
-type Arrived = arrivals
-
-// Compare compares a manifest with what has arrived.
-func (a arrivals) Compare(text []byte) error {
-	_, err := a.compare(bytes.NewReader(text))
+// Compare compares a manifest with empty files that have come.
+func Compare(text []byte, paths ...string) error {
+	a, err := newArrivals()
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	for _, p := range paths {
+		if err = a.add(arrival{path: p}); err != nil {
+			return err
+		}
+	}
+	_, err = a.compare(bytes.NewReader(text))
 	return err
 }
 
@@ -35,8 +42,13 @@ func Walk(messages [][]byte) (n int, err error) {
 		}
 		return nil, errOver
 	}
-	b := &Backup{c: &Conn{}, tagged: true, archives: []archive{{}}, version: "PG_15_1", arrived: arrivals{}}
-	w := &walk{b: b, s: &stream{hear: hear, tagged: true}, yield: func(e Entry, _ error) bool {
+	b := &Backup{c: &Conn{}, tagged: true, archives: []archive{{}}, version: "PG_15_1"}
+	arrived, err := newArrivals()
+	if err != nil {
+		return 0, err
+	}
+	defer arrived.close()
+	w := &walk{b: b, s: &stream{hear: hear, tagged: true}, arrived: arrived, yield: func(e Entry, _ error) bool {
 		n++
 		if len(e.Path) > mostName || e.Size > mostBytes {
 			panic(e.Path)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -42,7 +41,11 @@ type listed struct {
 var errManifest = errors.New("it does not have the form of one")
 
 // compare reads a manifest, however long, and strikes off what has arrived: nothing else has, and all of it as it says.
-func (a arrivals) compare(r io.Reader) (manifest, error) {
+func (a *arrivals) compare(r io.Reader) (manifest, error) {
+	c, failed := a.comparing()
+	if failed != nil {
+		return manifest{}, failed
+	}
 	sum := &allButLast{hash: sha256.New()}
 	in := newChewed(io.TeeReader(r, sum))
 	var m manifest
@@ -52,7 +55,7 @@ func (a arrivals) compare(r io.Reader) (manifest, error) {
 		case "System-Identifier":
 			return in.dec.Decode(&m.system)
 		case "Files":
-			return in.array(func() error { return a.strike(in.dec) })
+			return in.array(func() error { return c.decode(in.dec) })
 		case "WAL-Ranges":
 			return in.array(func() error {
 				var one walRange
@@ -75,14 +78,11 @@ func (a arrivals) compare(r io.Reader) (manifest, error) {
 	if is := hex.EncodeToString(sum.hash.Sum(nil)); is != said {
 		return m, fmt.Errorf("its checksum is %s, it says %.64q", is, said)
 	}
-	for path := range a {
-		return m, fmt.Errorf("it does not list %.200q, which has arrived, nor %d others", path, len(a)-1)
-	}
-	return m, nil
+	return m, c.end()
 }
 
-// strike compares one file with what has arrived.
-func (a arrivals) strike(dec *json.Decoder) error {
+// decode reads a file that is listed and compares it.
+func (c *comparing) decode(dec *json.Decoder) error {
 	var f listed
 	if err := dec.Decode(&f); err != nil {
 		return err
@@ -94,18 +94,7 @@ func (a arrivals) strike(dec *json.Decoder) error {
 		}
 		f.Path = string(raw)
 	}
-	got, found := a[f.Path]
-	sum := hex.EncodeToString(binary.LittleEndian.AppendUint32(nil, got.crc))
-	switch {
-	case !found:
-		return fmt.Errorf("it lists %.200q, which has not arrived", f.Path)
-	case got.size != f.Size:
-		return fmt.Errorf("%.200q has %d bytes, it says %d", f.Path, got.size, f.Size)
-	case f.Algorithm != "CRC32C" || f.Checksum != sum:
-		return fmt.Errorf("%.200q has checksum %s, it says %.20q of %.20q", f.Path, sum, f.Checksum, f.Algorithm)
-	}
-	delete(a, f.Path)
-	return nil
+	return c.list(f)
 }
 
 // chewed is JSON of any length, of which only the value at hand is in memory, and no value is long.
