@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"rootstream/cache"
 	"rootstream/internal/wait"
 )
 
@@ -72,6 +74,40 @@ func TestTheFloorReadsWhatItIsSent(t *testing.T) {
 	}
 	if u, err := usageOf(floor.cmd.Process.Pid); err != nil || u.rss == 0 || u.hwm < u.rss {
 		t.Errorf("%+v %v", u, err)
+	}
+}
+
+func TestTheFloorWithRedisReadsWhatTheTokenIsKeptUnder(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s := &stack{stderr: io.Discard, dir: t.TempDir()}
+	defer func() { _ = s.close() }()
+	if err := s.startRedis(ctx); err != nil {
+		t.Fatal(err)
+	}
+	redis, err := bareClient(s.redisAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer redis.Close()
+	key := cache.SessionView(sha256.Sum256([]byte(tokenAt(1))))
+	if err = redis.Do(ctx, redis.B().Set().Key(key).Value("view").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	floor, err := s.redisFloor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = floor.kill() }()
+	c, err := dial(ctx, floor.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	for n, want := range []int{400, 200} {
+		if status, _, err := c.post("/v1/sessions/validate", "", bodyStart, []byte(tokenAt(n)), bodyEnd); status != want || err != nil {
+			t.Errorf("token %d: %d %v, want %d", n, status, err, want)
+		}
 	}
 }
 

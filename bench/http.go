@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"time"
 )
@@ -248,46 +246,4 @@ func (s *stack) served(ctx context.Context, measure func(*clients) ([]row, error
 	defer p.close()
 	rows, err := measure(p)
 	return rows, errors.Join(err, srv.kill())
-}
-
-const floorLine = "the floor listens on "
-
-// floor starts this program as the handler that only reads the body.
-func (s *stack) floor(ctx context.Context) (*server, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self) //nolint:gosec // this program
-	cmd.Env = append(os.Environ(), floorEnv+"=1")
-	cmd.Stderr = s.stderr
-	c, err := startChild(ctx, cmd, floorLine)
-	if err != nil {
-		return nil, err
-	}
-	return &server{child: c, addr: c.line[len(floorLine):]}, nil
-}
-
-// runFloor is the floor: http.Server as serve sets it up, and a handler that
-// reads the body and answers nothing. Garbage is collected as rarely as in a
-// process that holds a large cache.
-func runFloor(stdout io.Writer) int {
-	debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(256 << 20)
-	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return 1
-	}
-	_, _ = fmt.Fprintf(stdout, "%s%s\n", floorLine, l.Addr())
-	srv := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if _, err := io.ReadAll(r.Body); err != nil {
-				w.WriteHeader(http.StatusBadRequest)
-			}
-		}),
-		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 20 * time.Second, WriteTimeout: 25 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-	}
-	_ = srv.Serve(l) // until it is killed
-	return 0
 }

@@ -55,7 +55,11 @@ type side struct {
 // alternate measures all sides in each of the rounds, in turning order, after a
 // short run of each that does not count. The answer is by side, then by round.
 func alternate(ctx context.Context, s *stack, sides ...side) ([][]float64, error) {
-	d := time.Duration(s.seconds * float64(time.Second))
+	return alternateFor(ctx, s, s.round(), sides...)
+}
+
+// alternateFor is alternate with rounds of another length.
+func alternateFor(ctx context.Context, s *stack, d time.Duration, sides ...side) ([][]float64, error) {
 	rates := make([][]float64, len(sides))
 	for _, one := range sides {
 		if one.ready {

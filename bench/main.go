@@ -27,9 +27,6 @@ import (
 	"time"
 )
 
-// floorEnv makes this program be the HTTP floor: see [runFloor].
-const floorEnv = "RSBENCH_FLOOR"
-
 func main() {
 	if os.Getenv(floorEnv) != "" {
 		os.Exit(runFloor(os.Stdout))

@@ -34,9 +34,9 @@ func measureRedis(ctx context.Context, s *stack) ([]row, error) {
 }
 
 // bareClient is rueidis with the settings the cache room gives it for one server, without its guards.
-func (s *stack) bareClient() (rueidis.Client, error) {
+func bareClient(at string) (rueidis.Client, error) {
 	return rueidis.NewClient(rueidis.ClientOption{
-		InitAddress: []string{s.redisAt}, Password: redisPass, DisableCache: true, ForceSingleClient: true,
+		InitAddress: []string{at}, Password: redisPass, DisableCache: true, ForceSingleClient: true,
 		ReadBufferEachConn: 64 << 10, WriteBufferEachConn: 64 << 10,
 	})
 }
@@ -47,7 +47,7 @@ func (s *stack) redisRows(ctx context.Context, in *instance) ([]row, error) {
 		return nil, err
 	}
 	defer plain.Close()
-	bare, err := s.bareClient()
+	bare, err := bareClient(s.redisAt)
 	if err != nil {
 		return nil, err
 	}
