@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"rootstream/errs"
 	"rootstream/event"
@@ -27,6 +28,7 @@ type Manager struct {
 	loader *loader
 	gates  gates
 	hub    hub
+	pasts  *semaphore.Weighted // what is read for who resumes
 	vol    *volatile
 	clock  *merge.Clock
 }
@@ -52,7 +54,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes, types),
 		gates: gates{held: map[event.Ref]*gate{}}, clock: merge.NewClock(cfg.Now, 0),
 	}
-	m.loader = newLoader(m.store)
+	m.loader, m.pasts = newLoader(m.store), semaphore.NewWeighted(maxPasts)
 	m.hub.init()
 	m.vol = newVolatile(m)
 	var err error

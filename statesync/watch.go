@@ -165,9 +165,15 @@ func (m *Manager) follow(ctx context.Context, s *sub, fn func(Change) error) err
 	}
 }
 
+// Anybody may come with a token that is old or made up, as often as they like: what that makes PostgreSQL read is bounded for
+// each, and for all of an instance. A seal on tokens would not do it, since who has had a token for long has a genuine one.
+const (
+	maxMissed = 10_000 // events of the log, whether they match or not
+	maxPasts  = 2      // pages of it at a time
+)
+
 // resume tells what happened between the subscriber's token and now, or that it cannot be told.
 func (m *Manager) resume(ctx context.Context, s *sub, fn func(Change) error) error {
-	const tooMany = 50_000
 	p, reason := s.missed()
 	missing := int64(0)
 	for i := range p.from {
@@ -175,7 +181,7 @@ func (m *Manager) resume(ctx context.Context, s *sub, fn func(Change) error) err
 	}
 	switch {
 	case reason != "":
-	case missing > tooMany:
+	case missing > maxMissed:
 		reason = "expired"
 	case missing > 0:
 		err := m.tellPast(ctx, s, p, fn)
@@ -227,7 +233,7 @@ func (s *sub) tokenIn(p past) Token {
 // tellPast tells a stretch of the log.
 func (m *Manager) tellPast(ctx context.Context, s *sub, p past, fn func(Change) error) error {
 	for p.from != p.to {
-		events, err := m.store.Since(ctx, p.from, 1000)
+		events, err := m.page(ctx, p.from)
 		if err != nil {
 			return err
 		}
@@ -251,6 +257,15 @@ func (m *Manager) tellPast(ctx context.Context, s *sub, p past, fn func(Change) 
 		}
 	}
 	return nil
+}
+
+// page reads a page of the past once it is its turn.
+func (m *Manager) page(ctx context.Context, after [event.Shards]int64) ([]event.Event, error) {
+	if err := m.pasts.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer m.pasts.Release(1)
+	return m.store.Since(ctx, after, 1000)
 }
 
 func changeOf(e *event.Event) Change {

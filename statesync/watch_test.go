@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"rootstream/cache/cachetest"
 	"rootstream/errs"
 	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/statesync"
 )
@@ -211,6 +213,69 @@ func TestATokenThatIsOfNoUseMeansReadAgain(t *testing.T) {
 	far := a.watch(t, statesync.SubOptions{From: fresh}, "*.*")
 	if c := far.await(t, 1)[0]; !c.Reset || c.Reason != "expired" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// told appends n events of one entity, past all instances.
+func (n *instance) told(t *testing.T, r event.Ref, events int) {
+	t.Helper()
+	_, err := n.db.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name)
+		select $1, (select coalesce(max(seq), 0) from events where shard = $1) + i,
+			$2, $3, (select coalesce(max(version), 0) from events where aggregate_id = $3) + i, $2 || '.told' from generate_series(1, $4) i`,
+		r.Shard(), r.Type, r.ID, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestWhatResumingReadsIsBounded has many come with a token of long ago at once.
+func TestWhatResumingReadsIsBounded(t *testing.T) {
+	t.Parallel()
+	dsn := postgrestest.DSN(t)
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
+	a := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn}), nil)
+	r := ref("thing")
+	old := a.set(t, r, "n", 0).Token
+	a.told(t, r, 1000)
+	near := a.set(t, r, "n", 1).Token
+	a.told(t, r, 9000)
+	a.set(t, r, "n", 2)
+	eventually(t, "all is applied", func() bool { return a.Status().Applied[r.Shard()] == 10_003 })
+	if c := a.watch(t, statesync.SubOptions{From: old}, "thing.*").await(t, 1)[0]; !c.Reset || c.Reason != "expired" {
+		t.Errorf("10,002 events later: %+v", c)
+	}
+	const watchers = 20
+	reading := func() (n int) {
+		err := db.QueryRow(t.Context(), `select count(*) from pg_locks l join pg_stat_activity a using (pid)
+			where not l.granted and l.relation = 'events'::regclass and a.query like '%as reached%' and a.datname = current_database()`).Scan(&n)
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	var all []*watcher
+	err := db.InTx(t.Context(), func(tx *postgres.Tx) error { // nobody is answered meanwhile
+		if _, err := tx.Exec(t.Context(), "lock table events in access exclusive mode"); err != nil {
+			return err
+		}
+		for range watchers {
+			all = append(all, a.watch(t, statesync.SubOptions{From: near}, "thing.*"))
+		}
+		eventually(t, "some read", func() bool { return reading() >= 2 })
+		for range 50 {
+			if n := reading(); n > 2 {
+				return fmt.Errorf("%d read at once", n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range all {
+		if c := w.await(t, 9001); c[0].Version != 1003 || c[9000].Version != 10_003 {
+			t.Errorf("from version %d to %d", c[0].Version, c[9000].Version)
+		}
 	}
 }
 
