@@ -3,6 +3,7 @@ package event
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -50,38 +51,40 @@ const insertEvent = `with v as (
 
 // insertEvents numbers the wanted events and inserts them all, or none if the
 // version of one is not what it expects or the key of one is in the log. It
-// answers with each event's numbers either way. It runs after the locks are
-// held, in a snapshot of its own (READ COMMITTED), so the maxima are what is
-// committed. Each maximum is one descent of an index, whatever the plan's age,
-// and what the number is at least keeps it from reading a page of older ones.
-const insertEvents = `with entity as materialized (
-		select array(select coalesce(
-			(select max(e.version) from events e
-				where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id and e.version >= w.least),
-			(select max(e.version) from events e
-				where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id), 0)
-			from unnest($1::text[], $2::uuid[], $17::bigint[]) with ordinality w (aggregate_type, aggregate_id, least, ord)
-			order by ord) as now
-	), head as materialized (
+// answers with what their versions and numbers count from either way, in one row.
+// It runs after the locks are held, in a snapshot of its own (READ COMMITTED), so
+// the maxima are what is committed. Each maximum is one descent of an index,
+// whatever the plan's age, and what the number is at least keeps it from reading
+// a page of older ones. Columns that hold nothing come as null; side by side in a
+// select list, arrays are taken apart without a copy of each.
+const insertEvents = `with head as materialized (
 		select array(select coalesce(
 			(select max(e.seq) from events e where e.shard = w.shard and e.seq >= w.least),
 			(select max(e.seq) from events e where e.shard = w.shard), 0)
-			from unnest($3::smallint[], $18::bigint[]) with ordinality w (shard, least, ord) order by ord) as now
+			from unnest($1::smallint[], $2::bigint[]) with ordinality w (shard, least, ord) order by ord) as now
+	), wanted as (
+		select unnest($3::int[]) as head, unnest($4::int[]) as after_head, unnest($5::int[]) as after_now,
+			unnest($6::text[]) as aggregate_type, unnest($7::uuid[]) as aggregate_id, unnest($8::text[]) as name, unnest($9::text[]) as data,
+			unnest($10::uuid[]) as user_id, unnest($11::uuid[]) as actor_id, unnest($12::text[]) as key, unnest($13::bigint[]) as expect,
+			generate_series(1, cardinality($3::int[])) as ord
 	), numbered as materialized (
-		select w.*, entity.now[w.entity] as now, entity.now[w.entity] + w.after_now as version, head.now[w.head] + w.after_head as seq,
+		select w.*, coalesce(
+				(select max(e.version) from events e where e.aggregate_type = w.aggregate_type
+					and e.aggregate_id = w.aggregate_id and e.version > w.expect - coalesce(w.after_now, 1)),
+				(select max(e.version) from events e where e.aggregate_type = w.aggregate_type and e.aggregate_id = w.aggregate_id),
+				0) as now,
 			w.key <> '' and coalesce((select true from events e where e.idempotency_key = w.key limit 1), false) as seen,
 			clock_timestamp() as at
-		from unnest($4::int[], $5::int[], $6::int[], $7::int[], $8::smallint[], $9::text[], $10::uuid[], $11::text[], $12::text[],
-				$13::uuid[], $14::uuid[], $15::text[], $16::bigint[])
-			with ordinality w (entity, after_now, head, after_head, shard, aggregate_type, aggregate_id, name, data,
-				user_id, actor_id, key, expect, ord), entity, head
+		from wanted w
 	), put as (
 		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
-		select shard, seq, aggregate_type, aggregate_id, version, name, data::jsonb, user_id, actor_id, at, nullif(key, '')
-		from numbered
-		where not exists (select from numbered where seen or expect not in (-1, version - 1))
+		select ($1::smallint[])[n.head], head.now[n.head] + after_head, aggregate_type, aggregate_id, n.now + coalesce(after_now, 1),
+			name, data::jsonb, user_id, actor_id, at, nullif(key, '')
+		from numbered n, head
+		where not exists (select from numbered where seen or expect not in (-1, now + coalesce(after_now, 1) - 1))
 	)
-	select now, version, seq, at, seen from numbered order by ord`
+	select array_agg(now), array_agg(at), array_agg(ord) filter (where seen), (select now from head)
+	from (select now, at, ord, seen from numbered order by ord) n`
 
 // places numbers the distinct keys of rows: for each row which key it has, and the how many-th with that key it is.
 type places[K comparable] struct {
@@ -120,38 +123,45 @@ func insert(b *pgx.Batch, rows []*row, heads *heads) {
 // insertMany is insert with a statement that also tells which keys are used.
 func insertMany(b *pgx.Batch, rows []*row, known *heads) {
 	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
-	shard := func(r *row) int16 { return int16(r.Aggregate.Shard()) } //nolint:gosec // 0 to 15
-	heads := placesOf(rows, shard)
+	heads := placesOf(rows, func(r *row) int16 { return int16(r.Aggregate.Shard()) }) //nolint:gosec // 0 to 15
 	b.Queue(planOnce)
 	b.Queue(lockShards, lockSpace, slices.Sorted(slices.Values(heads.keys)))
-	b.Queue(insertEvents,
-		of(entities.keys, func(r Ref) string { return r.Type }), of(entities.keys, func(r Ref) uuid.UUID { return r.ID }), heads.keys,
-		entities.which, entities.count, heads.which, heads.count, of(rows, shard),
+	b.Queue(insertEvents, heads.keys, of(heads.keys, known.least), heads.which, heads.count, entities.repeated(),
 		of(rows, func(r *row) string { return r.Aggregate.Type }), of(rows, func(r *row) uuid.UUID { return r.Aggregate.ID }),
-		of(rows, func(r *row) string { return r.Name }),
-		of(rows, func(r *row) string { return string(r.data) }),
-		of(rows, func(r *row) *uuid.UUID { return r.UserID }), of(rows, func(r *row) *uuid.UUID { return r.ActorID }),
-		of(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }),
-		expected(entities, rows), of(heads.keys, known.least),
-	).Query(func(answer pgx.Rows) error {
-		for i := 0; answer.Next(); i++ {
-			if err := rows[i].scan(answer); err != nil {
-				return err
-			}
+		of(rows, func(r *row) string { return r.Name }), of(rows, func(r *row) []byte { return r.data }),
+		anyOf(rows, func(r *row) *uuid.UUID { return r.UserID }), anyOf(rows, func(r *row) *uuid.UUID { return r.ActorID }),
+		anyOf(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }),
+	).QueryRow(func(answer pgx.Row) error {
+		var a answered
+		if err := answer.Scan(&a.now, &a.at, &a.seen, &a.heads); err != nil {
+			return err
 		}
-		return answer.Err()
+		return a.tell(rows, entities.count, heads)
 	})
 }
 
-// expected is what the versions of entities are at least if their first events of rows expect the right ones.
-func expected(entities places[Ref], rows []*row) []int64 {
-	least := make([]int64, len(entities.keys))
-	for i, r := range rows {
-		if entities.count[i] == 1 {
-			least[entities.which[i]-1] = r.Expect
-		}
+// answered is what insertEvents says.
+type answered struct {
+	now   []int64     // versions before it
+	at    []time.Time // of the events
+	seen  []int32     // which of them have a key that is used, from 1 on
+	heads []int64     // numbers before it
+}
+
+// tell notes the numbers in rows, which are the how many-th of their entity and of which shard.
+func (a answered) tell(rows []*row, nth []int32, shards places[int16]) error {
+	if len(a.now) != len(rows) || len(a.at) != len(rows) || len(a.heads) != len(shards.keys) {
+		return fmt.Errorf("%d events were answered as %d", len(rows), len(a.now))
 	}
-	return least
+	for i, r := range rows {
+		r.now, r.at, r.seen = a.now[i], a.at[i].UTC(), false
+		r.version = r.now + int64(nth[i])
+		r.seq = a.heads[shards.which[i]-1] + int64(shards.count[i])
+	}
+	for _, i := range a.seen {
+		rows[i-1].seen = true
+	}
+	return nil
 }
 
 // heads are numbers that the shards have been seen to have.
@@ -174,6 +184,23 @@ func of[R, V any](rows []R, value func(R) V) []V {
 		column[i] = value(r)
 	}
 	return column
+}
+
+// anyOf is one column of rows, nil if all that it holds is the zero value.
+func anyOf[R any, V comparable](rows []R, value func(R) V) []V {
+	var none V
+	if !slices.ContainsFunc(rows, func(r R) bool { return value(r) != none }) {
+		return nil
+	}
+	return of(rows, value)
+}
+
+// repeated is count, nil if every key has a single row.
+func (p places[K]) repeated() []int32 {
+	if len(p.keys) == len(p.count) {
+		return nil
+	}
+	return p.count
 }
 
 // scan notes what the statement answered.

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"regexp"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -114,18 +114,32 @@ func decode(b []byte) (map[string]any, error) {
 	return object, nil
 }
 
-var nameForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,49}(\.[a-z0-9_]{1,49})?$`)
+// named reports whether s is a word, or two with a point between them.
+func named(s string) bool {
+	first, second, two := strings.Cut(s, ".")
+	return word(first, 50) && 'a' <= first[0] && first[0] <= 'z' && (!two || word(second, 49))
+}
+
+// word reports whether s is lower-case letters, digits and _, and how many there may be.
+func word(s string, most int) bool {
+	for _, c := range []byte(s) {
+		if (c < 'a' || 'z' < c) && (c < '0' || '9' < c) && c != '_' {
+			return false
+		}
+	}
+	return 0 < len(s) && len(s) <= most
+}
 
 // check returns the event's data as JSON, or what is wrong with it.
 func (n New) check() (json.RawMessage, error) {
 	var f errs.Fields
-	if !nameForm.MatchString(n.Aggregate.Type) {
+	if !named(n.Aggregate.Type) {
 		f.Add("aggregate_type", "must be lower-case letters, digits and _")
 	}
 	if n.Aggregate.ID == uuid.Nil {
 		f.Add("aggregate_id", "must be a UUID that is not all zero")
 	}
-	if !nameForm.MatchString(n.Name) {
+	if !named(n.Name) {
 		f.Add("name", "must look like stream.started")
 	}
 	if n.Expect < Any {
