@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ func New(cfg Config) (*Manager, error) {
 	types := map[string]Type{}
 	m := &Manager{
 		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes, types),
-		gates: gates{held: map[event.Ref]*gate{}}, clock: merge.NewClock(cfg.Now, 0),
+		gates: gates{held: map[event.Ref][]chan struct{}{}}, clock: merge.NewClock(cfg.Now, 0),
 	}
 	m.loader, m.pasts = newLoader(m.store), semaphore.NewWeighted(maxPasts)
 	m.hub.init()
@@ -224,37 +225,48 @@ func (m *Manager) Status() Status {
 // gates let one update of an entity at a time through, so that those of this instance do not defeat each other.
 type gates struct {
 	mu   sync.Mutex
-	held map[event.Ref]*gate
+	held map[event.Ref][]chan struct{} // whose turn is next, by entity that is being updated
 }
 
-type gate struct {
-	turn chan struct{}
-	n    int
-}
-
-func (g *gates) enter(ctx context.Context, ref event.Ref) (leave func(), err error) {
+func (g *gates) enter(ctx context.Context, ref event.Ref) error {
 	g.mu.Lock()
-	at := g.held[ref]
-	if at == nil {
-		at = &gate{turn: make(chan struct{}, 1)}
-		g.held[ref] = at
+	waiting, busy := g.held[ref]
+	if !busy {
+		g.held[ref] = nil
+		g.mu.Unlock()
+		return nil
 	}
-	at.n++
+	turn := make(chan struct{})
+	g.held[ref] = append(waiting, turn)
 	g.mu.Unlock()
-	out := func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if at.n--; at.n == 0 {
-			delete(g.held, ref)
-		}
-	}
 	select {
-	case at.turn <- struct{}{}:
-		return func() { <-at.turn; out() }, nil
+	case <-turn:
+		return nil
 	case <-ctx.Done():
-		out()
-		return nil, ErrBusy.WithCause(context.Cause(ctx))
 	}
+	g.mu.Lock()
+	at := slices.Index(g.held[ref], turn)
+	if at >= 0 {
+		g.held[ref] = slices.Delete(g.held[ref], at, at+1)
+	}
+	g.mu.Unlock()
+	if at < 0 { // the turn has come just now
+		g.leave(ref)
+	}
+	return ErrBusy.WithCause(context.Cause(ctx))
+}
+
+// leave lets the next one in.
+func (g *gates) leave(ref event.Ref) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	waiting := g.held[ref]
+	if len(waiting) == 0 {
+		delete(g.held, ref)
+		return
+	}
+	close(waiting[0])
+	g.held[ref] = waiting[1:]
 }
 
 func lostRace(err error) (*event.VersionError, bool) {

@@ -2,9 +2,12 @@ package statesync
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"math"
 	"reflect"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -384,5 +387,49 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	if _, there := m.get(first); !there {
 		t.Error("what is held was dropped")
+	}
+}
+
+func TestWhoGivesUpItsTurnHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	g := gates{held: map[event.Ref][]chan struct{}{}}
+	r := event.Ref{Type: "thing", ID: uuid.New()}
+	if err := g.enter(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.enter(over, r); !errors.Is(err, ErrBusy) {
+		t.Errorf("whose context is over: %v, want ErrBusy", err)
+	}
+	in := make(chan int)
+	for i := range 3 {
+		go func() {
+			if err := g.enter(t.Context(), r); err != nil {
+				t.Error(err)
+			}
+			in <- i
+			g.leave(r)
+		}()
+	}
+	waiting := func() int {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.held[r])
+	}
+	for waiting() < 3 {
+		runtime.Gosched()
+	}
+	select {
+	case <-in:
+		t.Error("two are in")
+	default:
+	}
+	g.leave(r)
+	<-in
+	<-in
+	<-in
+	if n := waiting(); n != 0 {
+		t.Errorf("%d still wait", n)
 	}
 }

@@ -187,11 +187,10 @@ func (m *Manager) change(
 	if o.Expect != nil && *o.Expect < 0 {
 		return Result{}, errs.NewInvalid("expect", "must not be negative")
 	}
-	leave, err := m.gates.enter(ctx, ref)
-	if err != nil {
+	if err = m.gates.enter(ctx, ref); err != nil {
 		return Result{}, err
 	}
-	defer leave()
+	defer m.gates.leave(ref)
 	read := Local()
 	for lost := 0; ; lost++ {
 		r, again, err := m.try(ctx, t, ref, read, o, decide)

@@ -29,6 +29,7 @@ const (
 	maxFrameBytes  = 256 << 10
 	maxParked      = 8192    // events of a shard that wait for one before them
 	maxQueued      = 1 << 16 // events that wait to be published; the sweepers of others find what is dropped
+	maxRoom        = 1 << 12 // events whose room is kept for the next ones
 	keepInRedis    = "2048"  // frames
 	recentEvents   = 1024    // events of a shard kept to be compared when PostgreSQL comes back another one
 	tooFar         = 50_000  // events behind: state is read again instead of replayed

@@ -232,6 +232,7 @@ func (f *Feed) Wait(ctx context.Context, shard int, seq int64) error {
 type queue struct {
 	mu     sync.Mutex
 	events []event.Event
+	taken  []event.Event // their room is used again
 	more   chan struct{}
 }
 
@@ -260,11 +261,14 @@ func (q *queue) wait(ctx context.Context) bool {
 	}
 }
 
-// take empties the queue.
+// take empties the queue. What it returns is good until the next time.
 func (q *queue) take() []event.Event {
+	clear(q.taken)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	out := q.events
-	q.events = nil
-	return out
+	q.events, q.taken = q.taken[:0], q.events
+	if cap(q.events) > maxRoom {
+		q.events = nil
+	}
+	return q.taken
 }
