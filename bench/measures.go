@@ -38,6 +38,7 @@ func measures() []measure {
 // long are those that are only run when they are named.
 func long() []measure {
 	return []measure{
+		{"durable", "how many durable updates are acknowledged", syncNote, measureDurable},
 		{"held", "state beside a snapshot that is held for long", heldNote, measureHeld},
 	}
 }

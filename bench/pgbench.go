@@ -54,26 +54,40 @@ var progressLine = regexp.MustCompile(`progress: [0-9.]+ s, ([0-9.]+) tps`)
 
 const benchClients = 20 // connections, of the pool as of pgbench
 
-// pgbench runs a script and returns transactions a second. Its first second,
-// in which it connects and prepares, does not count.
+// pgbench runs a script and returns transactions a second.
 func (s *stack) pgbench(ctx context.Context, script string, d time.Duration) (float64, error) {
-	file := filepath.Join(s.dir, "pgbench.sql")
-	if err := os.WriteFile(file, []byte(script), 0o600); err != nil { //nolint:gosec // a file of ours
-		return 0, err
-	}
+	return s.pgbenchOf(ctx, []string{script}, nil, d)
+}
+
+// pgbenchOf runs scripts, any of them at a time, which send vars as parameters
+// and must not be long. The first second, in which it connects and prepares,
+// does not count.
+func (s *stack) pgbenchOf(ctx context.Context, scripts []string, vars map[string]string, d time.Duration) (float64, error) {
 	bin, err := s.pgbenchPath()
 	if err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, bin, "-n", //nolint:gosec // a program we looked for
-		"-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
-		"-T", strconv.Itoa(2+int(max(1, math.Round(d.Seconds())))), "-P", "1", "-f", file)
+	args := []string{
+		"-n", "-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
+		"-T", strconv.Itoa(2 + int(max(1, math.Round(d.Seconds())))), "-P", "1",
+	}
+	for i, script := range scripts {
+		file := filepath.Join(s.dir, fmt.Sprintf("pgbench-%d.sql", i))
+		if err = os.WriteFile(file, []byte(script), 0o600); err != nil { //nolint:gosec // a file of ours
+			return 0, err
+		}
+		args = append(args, "-f", file)
+	}
+	for name, value := range vars {
+		args = append(args, "-D", name+"="+value)
+	}
+	cmd := exec.CommandContext(ctx, bin, args...) //nolint:gosec // a program we looked for
 	cmd.Env = append(os.Environ(), "PGHOST=127.0.0.1", "PGPORT="+strconv.Itoa(s.pg.Port()), "PGUSER=postgres",
 		"PGPASSWORD="+s.password, "PGDATABASE="+database,
 		"PGOPTIONS=-c rootstream.writer=on -c timezone=UTC -c statement_timeout=30s -c lock_timeout=5s")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return 0, fmt.Errorf("pgbench: %w\n%s\n%s", err, script, out)
+		return 0, fmt.Errorf("pgbench: %w\n%s\n%s", err, scripts[0], out)
 	}
 	var rates []float64
 	for i, m := range progressLine.FindAllSubmatch(out, -1) {

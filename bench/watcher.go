@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"rootstream/cache"
 	"rootstream/event"
@@ -34,6 +35,7 @@ type place struct{ DSN, Redis, Key string }
 type syncInstance struct {
 	*statesync.Manager
 	log  *event.Log
+	reg  *prometheus.Registry // of the log
 	db   *postgres.DB
 	stop func() error
 }
@@ -44,7 +46,7 @@ const (
 )
 
 func (at place) instance(ctx context.Context) (in *syncInstance, err error) {
-	in = &syncInstance{}
+	in = &syncInstance{reg: prometheus.NewRegistry()}
 	if in.db, err = postgres.Open(ctx, postgres.Config{DSN: at.DSN, MaxConns: 20, Logger: quiet()}); err != nil {
 		return nil, err
 	}
@@ -68,7 +70,7 @@ func (at place) instance(ctx context.Context) (in *syncInstance, err error) {
 		}
 	}
 	if in.log, err = event.NewLog(event.LogConfig{
-		DB: in.db, Logger: quiet(), OnCommit: func(events []event.Event) { in.Offer(events) },
+		DB: in.db, Registerer: in.reg, Logger: quiet(), OnCommit: func(events []event.Event) { in.Offer(events) },
 	}); err != nil {
 		return nil, err
 	}
