@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -94,8 +96,17 @@ type Operator struct {
 	db     *postgres.DB // of backup_history; nil without
 }
 
+// BoundMemory has the garbage collector work harder instead of letting the process grow beyond what backups need of a
+// cluster however large, unless the process or its environment (GOMEMLIMIT) has a bound already.
+func BoundMemory() {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(200 << 20)
+	}
+}
+
 // Open opens the repository. The database need not answer.
 func Open(ctx context.Context, cfg config.Config, o Options) (*Operator, error) {
+	BoundMemory()
 	keys, err := readKeys(cfg.Backup)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"rootstream/app/backups"
 	"rootstream/backup/archive"
 	"rootstream/backup/archive/ledger"
 	"rootstream/backup/base"
@@ -40,6 +41,7 @@ func child(ctx context.Context, args []string) error {
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
+	backups.BoundMemory()
 	st, err := file.Open(*dir, true)
 	if err != nil {
 		return err
