@@ -10,32 +10,34 @@ import (
 	"testing"
 )
 
-// Every pitfall in docs/SECURITY.md names tests that exist, or says why it
-// cannot occur; so does everything else that is named there.
-func TestSecurityDocumentIsTrue(t *testing.T) {
+// Every pitfall in a document names tests that exist, or says why it cannot
+// occur; so does everything else that is named there.
+func TestDocumentsOfPitfallsAreTrue(t *testing.T) {
 	t.Parallel()
-	doc, err := os.ReadFile("docs/SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	tests := testNames(t)
-	rows := map[int]string{}
-	for _, row := range regexp.MustCompile(`(?m)^\| (\d+) \| (.+) \|$`).FindAllStringSubmatch(string(doc), -1) {
-		n, _ := strconv.Atoi(row[1])
-		rows[n] = row[2]
-	}
-	named := regexp.MustCompile("`(Test[A-Za-z0-9_]+|Fuzz[A-Za-z0-9_]+)`")
-	for n := 1; n <= 40; n++ {
-		if row := rows[n]; !named.MatchString(row) && !strings.Contains(row, "cannot occur: ") {
-			t.Errorf("pitfall %d: neither a test nor why it cannot occur", n)
+	for path, pitfalls := range map[string]int{"docs/SECURITY.md": 40, "docs/BACKUP_RECOVERY.md": 36} {
+		doc, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	if len(rows) != 40 {
-		t.Errorf("%d pitfalls, want 40", len(rows))
-	}
-	for _, m := range named.FindAllStringSubmatch(string(doc), -1) {
-		if !tests[m[1]] {
-			t.Errorf("there is no test %s", m[1])
+		rows := map[int]string{}
+		for _, row := range regexp.MustCompile(`(?m)^\| (\d+) \| (.+) \|$`).FindAllStringSubmatch(string(doc), -1) {
+			n, _ := strconv.Atoi(row[1])
+			rows[n] = row[2]
+		}
+		named := regexp.MustCompile("`(Test[A-Za-z0-9_]+|Fuzz[A-Za-z0-9_]+)`")
+		for n := 1; n <= pitfalls; n++ {
+			if row := rows[n]; !named.MatchString(row) && !strings.Contains(row, "cannot occur: ") {
+				t.Errorf("%s, pitfall %d: neither a test nor why it cannot occur", path, n)
+			}
+		}
+		if len(rows) != pitfalls {
+			t.Errorf("%s: %d pitfalls, want %d", path, len(rows), pitfalls)
+		}
+		for _, m := range named.FindAllStringSubmatch(string(doc), -1) {
+			if !tests[m[1]] {
+				t.Errorf("%s: there is no test %s", path, m[1])
+			}
 		}
 	}
 }

@@ -81,3 +81,17 @@ func TestBackupsTakenUnderLoadAreWholeDatabases(t *testing.T) {
 		requireSound(t, c.recover(m))
 	}
 }
+
+// A machine that sorts otherwise breaks indexes although every byte of them is right.
+func TestVersionsOfCollationsAreOnRecord(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, nil)
+	c.exec("create database sorted template template0 locale_provider icu icu_locale 'de'")
+	var want string
+	if err := c.connect().QueryRow(t.Context(), "select datcollversion from pg_database where datname = 'sorted'").Scan(&want); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.take(repo.Full).Settings["collation.sorted"]; got == "" || got != want {
+		t.Errorf("version %q is on record, the server has %q", got, want)
+	}
+}
