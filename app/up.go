@@ -87,7 +87,11 @@ func welcome(ctx context.Context, l devstack.Layout, o UpOptions) {
 	if b := ofStack(o.Config, l).Backup; b.KeyFile != "" {
 		say("backups: %s, which nothing but %s opens: keep a copy of that key on another machine", b.Repo, b.KeyFile)
 	}
-	say("try: rootstream demo --url %s    stop: Ctrl-C", l.URL)
+	demo := "rootstream demo"
+	if l.DataDir != config.DefaultDataDir() { // by its folder the demonstration finds what a second instance needs
+		demo += " --data " + l.DataDir
+	}
+	say("try: %s    stop: Ctrl-C", demo)
 }
 
 func setupLink(ctx context.Context, l devstack.Layout, o UpOptions) (string, error) {

@@ -3,6 +3,7 @@ package config
 import (
 	"net"
 	"net/netip"
+	"os"
 
 	"rootstream/errs"
 )
@@ -40,6 +41,17 @@ func (c Config) PublicURL() string {
 	return URLOf(c.HTTP.Listen, c.HTTP.TLSCert != "")
 }
 
+// InstanceURL tells one of many instances, which may share a public address, from the others.
+func (c Config) InstanceURL() string {
+	listen := c.HTTP.Listen
+	if host, port, err := net.SplitHostPort(listen); err == nil && anywhere(host) {
+		if name, err := os.Hostname(); err == nil {
+			listen = net.JoinHostPort(name, port)
+		}
+	}
+	return URLOf(listen, c.HTTP.TLSCert != "")
+}
+
 // URLOf is where a server that listens at an address is reached from this machine.
 func URLOf(listen string, tls bool) string {
 	scheme := "http"
@@ -50,8 +62,14 @@ func URLOf(listen string, tls bool) string {
 	if err != nil {
 		return scheme + "://" + listen
 	}
-	if addr, err := netip.ParseAddr(host); host == "" || (err == nil && addr.IsUnspecified()) {
+	if anywhere(host) {
 		host = "127.0.0.1"
 	}
 	return scheme + "://" + net.JoinHostPort(host, port)
+}
+
+// anywhere reports whether who listens at host does so at all addresses of the machine.
+func anywhere(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "" || (err == nil && addr.IsUnspecified())
 }
