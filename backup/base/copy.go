@@ -87,8 +87,11 @@ func (u *unit) release() {
 	}
 }
 
+// walker goes through what there is to copy. Its context ends with the first worker that fails.
+type walker func(context.Context) iter.Seq2[pair, error]
+
 // run copies what the walk finds, but for pg_control, and writes the list of files. It returns how many pages are bad.
-func (c *copier) run(ctx context.Context, pairs iter.Seq2[pair, error], list fileList) (int64, error) {
+func (c *copier) run(ctx context.Context, pairs walker, list fileList) (int64, error) {
 	c.zero = c.r.NewHasher().Sum(make([]byte, pageSize))
 	c.units, c.order = make(chan *unit, window), make(chan *item, window)
 	c.slots, c.nudge = make(chan struct{}, window), make(chan struct{}, 1)
@@ -98,7 +101,7 @@ func (c *copier) run(ctx context.Context, pairs iter.Seq2[pair, error], list fil
 	group.Go(func() error {
 		defer close(c.order)
 		defer close(c.units)
-		return c.walk(ctx, pairs)
+		return c.walk(ctx, pairs(ctx))
 	})
 	for range c.workers {
 		group.Go(func() error { return c.work(ctx) })

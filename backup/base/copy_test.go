@@ -17,6 +17,7 @@ import (
 	"rootstream/backup/base"
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/backup/wal"
 )
 
 const page = pgdata.PageSize
@@ -326,4 +327,36 @@ func inPieces(path string, pages uint32) *repo.File {
 		f.Extents[i] = repo.Extent{Page: i, Pages: 1, Blob: repo.Blob{Pack: repo.PackID{15: 1}, Number: i, Stored: 100, Raw: page}}
 	}
 	return f
+}
+
+// Whoever is listened to need not say anything more: that a worker has failed is noticed at once.
+func TestAWorkerThatFailsEndsTheWalk(t *testing.T) {
+	t.Parallel()
+	_, r := newRepo(t)
+	s, ctx, err := r.Begin(t.Context(), repo.RunInfo{Kind: "backup", Lease: "writer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("broken")
+	err = base.CopyBroken(ctx, r, s, base.Broken{Err: broken}, pgdata.Entry{Path: "base/1/2", Size: page})
+	if !errors.Is(err, broken) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Abort(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEveryDoubtfulPageIsCountedHoweverMany(t *testing.T) {
+	t.Parallel()
+	const many, most = 1<<16 + 9, 1 << 16
+	for stop, want := range map[wal.LSN][2]int64{
+		0x5_0000_0000: {most, 9}, // they claim to have been written after all was over
+		0x7_0000_0000: {0, 9},    // or not: then those that are remembered are excused
+	} {
+		named, unnamed, err := base.Doubted(t.Context(), many, 0x6_0000_0001, stop)
+		if err != nil || named != want[0] || unnamed != want[1] {
+			t.Errorf("up to %v, %d are named and %d are not, %v; want %d", stop, named, unnamed, err, want)
+		}
+	}
 }

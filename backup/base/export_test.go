@@ -3,9 +3,11 @@ package base
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"iter"
 	"time"
 
+	"rootstream/backup/base/wire"
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
@@ -36,7 +38,7 @@ func CopyListed(ctx context.Context, r *repo.Repo, s *repo.Session, f Folder) (r
 		source: &folder{dir: f.Dir}, r: r, s: s, control: f.Control, workers: 2, trust: true, find: known.find, pace: &pace{}, done: &progress{},
 	}
 	m := repo.Manifest{ID: "test-1", Type: repo.Full}
-	m.PageErrors, err = c.run(ctx, pairsOf(f.Listed), list)
+	m.PageErrors, err = c.run(ctx, always(pairsOf(f.Listed)), list)
 	if err == nil {
 		m.Files, err = list.Close(ctx)
 	}
@@ -69,14 +71,59 @@ func CopyAhead(ctx context.Context, r *repo.Repo, s *repo.Session, first Stalled
 	}
 	var known reuse
 	c := &copier{source: first, r: r, s: s, workers: 2, trust: true, find: known.find, pace: &pace{}, done: &progress{}}
-	_, err = c.run(ctx, func(yield func(pair, error) bool) {
+	_, err = c.run(ctx, always(func(yield func(pair, error) bool) {
 		for l := range list(c.done.files.Load) {
 			if !yield(pair{entry: l.Entry, parent: l.Parent}, nil) {
 				return
 			}
 		}
+	}), r.NewFileWriter(lane))
+	return err
+}
+
+func always(pairs iter.Seq2[pair, error]) walker {
+	return func(context.Context) iter.Seq2[pair, error] { return pairs }
+}
+
+// Broken is a source of which nothing can be read.
+type Broken struct{ Err error }
+
+func (b Broken) open(*unit) (content, error) { return nil, b.Err }
+
+// CopyBroken copies a file that cannot be read, from somebody who then is silent until nobody listens any more.
+func CopyBroken(ctx context.Context, r *repo.Repo, s *repo.Session, from Broken, file pgdata.Entry) error {
+	lane, err := s.NewLane(repo.Compression{})
+	if err != nil {
+		return err
+	}
+	var known reuse
+	c := &copier{source: from, r: r, s: s, workers: 2, find: known.find, pace: &pace{}, done: &progress{}}
+	_, err = c.run(ctx, func(ctx context.Context) iter.Seq2[pair, error] {
+		return func(yield func(pair, error) bool) {
+			if yield(pair{entry: file}, nil) {
+				<-ctx.Done()
+				yield(pair{}, context.Cause(ctx))
+			}
+		}
 	}, r.NewFileWriter(lane))
 	return err
+}
+
+// Doubted has n pages of a file doubted whose position in the log is at, and returns how many of them are named once all was over at stop, and how many are not.
+func Doubted(ctx context.Context, n int, at, stop wal.LSN) (named, unnamed int64, err error) {
+	r := &remote{backup: &wire.Backup{}, doubts: map[string][]doubt{}}
+	c := &onItsWay{r: r, u: &unit{item: &item{entry: pgdata.Entry{Path: "base/1/2"}}}}
+	block := make([]byte, pageSize)
+	binary.LittleEndian.PutUint32(block, uint32(at>>32))
+	binary.LittleEndian.PutUint32(block[4:], uint32(at))
+	for i := range n {
+		if _, err = c.excused(ctx, block, int64(i)*pageSize); err != nil {
+			return 0, 0, err
+		}
+	}
+	f := repo.File{Path: "base/1/2"}
+	named = r.doubted(&f, stop)
+	return named, r.unnamed(), nil
 }
 
 func pairsOf(listed []Listed) iter.Seq2[pair, error] {

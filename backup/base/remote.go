@@ -94,7 +94,7 @@ func (t *taking) receive(ctx context.Context) error {
 			return err
 		}
 	}
-	if err = t.copyFrom(ctx, t.remote, false, t.sent(ctx, parents), arrived); err != nil {
+	if err = t.copyFrom(ctx, t.remote, false, t.sent(parents), arrived); err != nil {
 		return err
 	}
 	end := t.remote.backup.End()
@@ -109,6 +109,10 @@ func (t *taking) receive(ctx context.Context) error {
 		if err := t.list.Write(ctx, f); err != nil {
 			return err
 		}
+	}
+	if more := t.remote.unnamed(); more > 0 {
+		t.m.PageErrors += more
+		t.cfg.Logger.WarnContext(ctx, "more pages have a wrong checksum than can be named", "named", mostDoubts, "more", more)
 	}
 	if end.WrongPages && t.m.PageErrors == 0 {
 		t.m.PageErrors = 1 // the server's log says where
@@ -134,16 +138,18 @@ func (t *taking) shelved(ctx context.Context) (*repo.Shelf, error) {
 }
 
 // sent goes through what the server sends, with what the parent has of each.
-func (t *taking) sent(ctx context.Context, parents *repo.Shelf) iter.Seq2[pair, error] {
-	return func(yield func(pair, error) bool) {
-		for e, err := range t.remote.backup.Entries(ctx) {
-			p := pair{entry: e.Entry}
-			if err == nil && e.Kind == pgdata.Regular {
-				p.feed = func(ctx context.Context, u *unit) error { return t.remote.feed(ctx, u, e.Body) }
-				p.parent, err = parents.Find(e.Path)
-			}
-			if !yield(p, err) || err != nil {
-				return
+func (t *taking) sent(parents *repo.Shelf) walker {
+	return func(ctx context.Context) iter.Seq2[pair, error] {
+		return func(yield func(pair, error) bool) {
+			for e, err := range t.remote.backup.Entries(ctx) {
+				p := pair{entry: e.Entry}
+				if err == nil && e.Kind == pgdata.Regular {
+					p.feed = func(ctx context.Context, u *unit) error { return t.remote.feed(ctx, u, e.Body) }
+					p.parent, err = parents.Find(e.Path)
+				}
+				if !yield(p, err) || err != nil {
+					return
+				}
 			}
 		}
 	}
@@ -227,6 +233,9 @@ func (r *remote) doubted(f *repo.File, stop wal.LSN) int64 {
 	slices.Sort(f.BadPages)
 	return n
 }
+
+// unnamed is how many doubtful pages there were beyond those that are remembered. Nothing is known that excuses them.
+func (r *remote) unnamed() int64 { return int64(max(0, r.many-mostDoubts)) }
 
 // feed sends a unit's chunks to the worker that has it.
 func (r *remote) feed(ctx context.Context, u *unit, body io.Reader) error {

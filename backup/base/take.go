@@ -345,14 +345,14 @@ func (t *taking) copy(ctx context.Context) (err error) {
 	if t.remote != nil {
 		return t.receive(ctx)
 	}
-	if err := t.copyFrom(ctx, &folder{dir: t.cfg.PGData}, t.trust, t.pairs(ctx), t.list); err != nil {
+	if err := t.copyFrom(ctx, &folder{dir: t.cfg.PGData}, t.trust, t.pairs, t.list); err != nil {
 		return err
 	}
 	return t.copyControl(ctx)
 }
 
 // copyFrom copies all but pg_control.
-func (t *taking) copyFrom(ctx context.Context, from source, trust bool, pairs iter.Seq2[pair, error], list fileList) error {
+func (t *taking) copyFrom(ctx context.Context, from source, trust bool, pairs walker, list fileList) error {
 	c := &copier{
 		source: from, r: t.r, s: t.s, control: t.control, workers: t.cfg.Workers, lanes: t.cfg.Compression,
 		trust: trust, find: t.known.find, pace: &pace{rate: t.cfg.Rate}, done: &t.progress,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -32,10 +33,59 @@ func Prepare(cfg *pgconn.Config, name string) {
 	}
 }
 
-// Dial connects for replication, as cfg was prepared.
+const maxMessage = 4 << 20 // a server's have 128 KiB
+
+// Dial connects for replication, as cfg was prepared. A message of more than 4 MiB ends the connection.
 func Dial(ctx context.Context, cfg *pgconn.Config) (*pgconn.PgConn, error) {
 	cfg.RuntimeParams["replication"] = "true"
-	return pgconn.ConnectConfig(ctx, cfg)
+	validate, only := choose(cfg.ValidateConnect)
+	cfg.ValidateConnect = validate
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil && !only && ctx.Err() == nil {
+		cfg.ValidateConnect = nil
+		conn, err = pgconn.ConnectConfig(ctx, cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	conn.Frontend().SetMaxBodyLen(maxMessage)
+	return conn, nil
+}
+
+// choose puts what target_session_attrs asks of a server into words that it answers here, where it takes no query: from
+// version 14 on it says by itself what it is. If none is as asked, any will do unless only those are wanted.
+func choose(asked pgconn.ValidateConnectFunc) (validate pgconn.ValidateConnectFunc, only bool) {
+	is := func(one pgconn.ValidateConnectFunc) bool {
+		return reflect.ValueOf(asked).Pointer() == reflect.ValueOf(one).Pointer()
+	}
+	want := func(says func(*pgconn.PgConn) bool, otherwise error) pgconn.ValidateConnectFunc {
+		return func(_ context.Context, conn *pgconn.PgConn) error {
+			if says(conn) {
+				return nil
+			}
+			return otherwise
+		}
+	}
+	standby := func(c *pgconn.PgConn) bool { return c.ParameterStatus("in_hot_standby") == "on" }
+	readOnly := func(c *pgconn.PgConn) bool {
+		return standby(c) || c.ParameterStatus("default_transaction_read_only") == "on"
+	}
+	not := func(says func(*pgconn.PgConn) bool) func(*pgconn.PgConn) bool {
+		return func(c *pgconn.PgConn) bool { return !says(c) }
+	}
+	switch {
+	case is(pgconn.ValidateConnectTargetSessionAttrsPrimary):
+		return want(not(standby), pgconn.ErrStandbyConnection), true
+	case is(pgconn.ValidateConnectTargetSessionAttrsStandby):
+		return want(standby, pgconn.ErrPrimaryConnection), true
+	case is(pgconn.ValidateConnectTargetSessionAttrsPreferStandby):
+		return want(standby, pgconn.ErrPrimaryConnection), false
+	case is(pgconn.ValidateConnectTargetSessionAttrsReadWrite):
+		return want(not(readOnly), pgconn.ErrReadOnlyConnection), true
+	case is(pgconn.ValidateConnectTargetSessionAttrsReadOnly):
+		return want(readOnly, pgconn.ErrReadWriteConnection), true
+	}
+	return asked, true
 }
 
 // HangUp closes a connection, whatever has become of ctx.

@@ -49,7 +49,7 @@ func (r *Receiver) step(ctx context.Context, f *flow) (*branchOff, error) {
 		return nil, err
 	}
 	over := msg.end != nil || msg.shutdown
-	if over || f.unsynced >= syncAtLeast || f.unsynced > 0 && !f.l.buffered() {
+	if over || f.unsynced >= syncAtLeast || f.unsynced > 0 && (len(msg.data) == 0 || !f.l.buffered()) {
 		err = r.settle(f, over)
 	} else if msg.ask || time.Since(f.said) >= statusEvery || r.acknowledged() > f.acked {
 		err = r.tell(f)
@@ -62,17 +62,13 @@ func (r *Receiver) step(ctx context.Context, f *flow) (*branchOff, error) {
 
 // next waits for a message, for at most as long as we may be silent, and until there is more to acknowledge.
 func (r *Receiver) next(ctx context.Context, f *flow) (message, error) {
-	within := ctx
-	if !f.l.buffered() {
-		var cancel context.CancelFunc
-		within, cancel = context.WithTimeout(ctx, statusEvery)
-		defer cancel()
-		r.mu.Lock()
-		r.poke = cancel
-		r.mu.Unlock()
-		if r.acknowledged() > f.acked { // from now on we are poked
-			return message{}, nil
-		}
+	within, cancel := context.WithTimeout(ctx, statusEvery) // also when something has arrived: it may be a part of a message
+	defer cancel()
+	r.mu.Lock()
+	r.poke = cancel
+	r.mu.Unlock()
+	if r.acknowledged() > f.acked { // from now on we are poked
+		return message{}, nil
 	}
 	msg, err := f.l.receive(within)
 	if err == nil {

@@ -50,8 +50,6 @@ type Conn struct {
 	System  uint64 // the server's system identifier
 }
 
-const maxMessage = 4 << 20 // the server's have 32 KiB
-
 // Connect connects, and asks the server who it is.
 func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	parsed, err := pgx.ParseConfig(cfg.DSN)
@@ -60,24 +58,35 @@ func Connect(ctx context.Context, cfg Config) (*Conn, error) {
 	}
 	to := &parsed.Config
 	replication.Prepare(to, "rootstream backup")
-	to.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
-		if cfg.Notice != nil && n.SeverityUnlocalized == "WARNING" {
-			cfg.Notice(n.Message)
-		}
-	}
+	to.OnNotice = warnings(cfg.Notice)
 	ctx, cancel := context.WithTimeout(ctx, replication.DialTimeout+replication.AskTimeout)
 	defer cancel()
 	conn, err := replication.Dial(ctx, to)
 	if err != nil {
 		return nil, refusal(err)
 	}
-	conn.Frontend().SetMaxBodyLen(maxMessage)
 	system, err := replication.Identify(ctx, conn)
 	if err != nil {
 		replication.HangUp(ctx, conn)
 		return nil, refusal(err)
 	}
 	return &Conn{conn: conn, silence: cmp.Or(cfg.Silence, time.Minute), System: system.ID}, nil
+}
+
+// warnings tells of what a server warns of, within bounds: it warns of every page that it finds damaged.
+func warnings(tell func(text string)) pgconn.NoticeHandler {
+	const most, longest = 100, 1000
+	told := 0
+	return func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if tell == nil || n.SeverityUnlocalized != "WARNING" || told > most {
+			return
+		}
+		if told++; told > most {
+			tell(fmt.Sprintf("there are more than %d warnings; its own log has them all", most))
+			return
+		}
+		tell(fmt.Sprintf("%.*s", longest, n.Message))
+	}
 }
 
 // refusal tells a server that does not answer from one that says no.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,7 +32,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // sender is a server with a tablespace.
 type sender struct {
 	*pgserver.Server
-	catalog uint32
+	catalog  uint32
+	warnings []pgproto3.BackendMessage // that are added before a row
 }
 
 func newSender(t *testing.T) *sender {
@@ -92,7 +94,7 @@ func (s *sender) through(t *testing.T, change meddle) (dsn string) {
 				return
 			}
 			all.Go(func() { _, _ = io.Copy(server, client); _ = server.Close() })
-			all.Go(func() { pass(client, server, change); _ = client.Close() })
+			all.Go(func() { s.pass(client, server, change); _ = client.Close() })
 		}
 	})
 	_, port, err := net.SplitHostPort(l.Addr().String())
@@ -102,13 +104,23 @@ func (s *sender) through(t *testing.T, change meddle) (dsn string) {
 	return fmt.Sprintf("host=127.0.0.1 port=%s user=%s dbname=postgres sslmode=disable", port, s.Superuser())
 }
 
-func pass(client, server net.Conn, change meddle) {
+// warning passes connections on to the server, which warns n times before its first row.
+func (s *sender) warning(t *testing.T, n int, text string) (dsn string) {
+	t.Helper()
+	s.warnings = slices.Repeat([]pgproto3.BackendMessage{&pgproto3.NoticeResponse{SeverityUnlocalized: "WARNING", Message: text}}, n)
+	return s.through(t, nil)
+}
+
+func (s *sender) pass(client, server net.Conn, change meddle) {
 	for front := pgproto3.NewFrontend(server, nil); ; {
 		msg, err := front.Receive()
 		if err != nil {
 			return
 		}
 		messages := []pgproto3.BackendMessage{msg}
+		if _, ok := msg.(*pgproto3.DataRow); ok {
+			messages = append(slices.Clone(s.warnings), msg)
+		}
 		if m, ok := msg.(*pgproto3.CopyData); ok && change != nil {
 			if changed := change(m.Data); changed != nil {
 				messages = nil
@@ -331,6 +343,22 @@ func TestWhatNoServerSendsIsRefused(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.says)
 			}
 		})
+	}
+}
+
+func TestWarningsWithoutEndAreToldUpToABound(t *testing.T) {
+	t.Parallel()
+	s := newSender(t)
+	var told []string
+	long := strings.Repeat("x", 9_000)
+	warned := s.warning(t, 150, long)
+	c, err := wire.Connect(t.Context(), wire.Config{DSN: warned, Notice: func(text string) { told = append(told, text) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close(t.Context())
+	if len(told) != 101 || told[0] != long[:1000] || !strings.Contains(told[100], "more than 100 warnings") {
+		t.Errorf("%d warnings: %.30q", len(told), told)
 	}
 }
 
