@@ -54,6 +54,9 @@ func (s *Service) ChangeEmail(ctx context.Context, p Principal, email string, _ 
 		if err != nil {
 			return err
 		}
+		if err = s.sessions.CheckLive(ctx, tx, p.SessionID); err != nil { // an undo or a recovery may have been faster
+			return err
+		}
 		if err = tell(tx, u.PublicID, "user.email_change_requested", nil); err != nil {
 			return err
 		}

@@ -40,7 +40,10 @@ func (s *Service) ConfirmTOTP(ctx context.Context, p Principal, factor uuid.UUID
 	}
 	codes, err := s.mfa.ConfirmTOTP(ctx, mfa.Confirmation{
 		UserID: u.ID, UserPublicID: u.PublicID, FactorID: factor, Code: code, IP: c.IP,
-	}, func(_ context.Context, tx *postgres.Tx) error {
+	}, func(ctx context.Context, tx *postgres.Tx) error {
+		if gone := s.sessions.CheckLive(ctx, tx, p.SessionID); gone != nil { // a recovery may have been faster
+			return gone
+		}
 		return s.notice(tx, notify.TopicFactorAdded, u.PublicID)
 	})
 	return codes, s.afterCode(ctx, u, err)

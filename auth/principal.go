@@ -38,8 +38,11 @@ func (p Principal) RequireFreshMFA(now time.Time, window time.Duration) error {
 
 // RequireFresh refuses a session that was not proven within Config.FreshFor as
 // strongly as its account can: with the second factor if there is one, else
-// with the password.
+// with the password. One that has ended since it was validated is refused as well.
 func (s *Service) RequireFresh(ctx context.Context, p Principal) error {
+	if err := s.sessions.CheckLive(ctx, s.db, p.SessionID); err != nil {
+		return err
+	}
 	enrolled, err := s.mfa.HasFactor(ctx, s.db, p.DBUserID)
 	if err != nil {
 		return err

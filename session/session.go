@@ -119,6 +119,22 @@ func (m *Manager) ByPublicID(ctx context.Context, q postgres.Querier, owner int6
 	return s, nil
 }
 
+// CheckLive refuses a session that has ended, as the database knows it ([ErrInvalid]): for what must not begin once a
+// session is revoked, not even for as long as a cache believes in it. In a transaction that holds the account it is
+// final, since whatever ends all sessions of an account holds it, too.
+func (m *Manager) CheckLive(ctx context.Context, q postgres.Querier, id uuid.UUID) error {
+	var live bool
+	err := q.QueryRow(ctx, `select exists (select from sessions s join users u on u.id = s.user_id
+		where s.public_id = $1 and coalesce(u.is_active, false) and `+liveSQL+`)`, id).Scan(&live)
+	if err != nil {
+		return fmt.Errorf("look at a session again: %w", err)
+	}
+	if !live {
+		return ErrInvalid
+	}
+	return nil
+}
+
 // KnowsDevice reports whether there is a session of owner, live or not, that was made on a device. It asks for
 // accounts that do not exist as well, so that finding nobody takes as long.
 func (m *Manager) KnowsDevice(ctx context.Context, owner int64, device string) (bool, error) {
