@@ -104,9 +104,18 @@ func TestTheFloorWithRedisReadsWhatTheTokenIsKeptUnder(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
-	for n, want := range []int{400, 200} {
-		if status, _, err := c.post("/v1/sessions/validate", "", bodyStart, []byte(tokenAt(n)), bodyEnd); status != want || err != nil {
-			t.Errorf("token %d: %d %v, want %d", n, status, err, want)
+	for n := range 3 {
+		if status, body, err := c.post("/v1/sessions/validate", "", bodyStart, []byte(tokenAt(n)), bodyEnd); status != 200 || len(body) != 0 || err != nil {
+			t.Fatalf("%d %q %v", status, body, err)
+		}
+	}
+	info, err := redis.Do(ctx, redis.B().Info().Section("stats").Build()).ToString()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"keyspace_hits:1\r", "keyspace_misses:2\r"} {
+		if !strings.Contains(info, want) {
+			t.Errorf("Redis does not say %q:\n%s", want, info)
 		}
 	}
 }

@@ -90,7 +90,7 @@ func readRedis(client rueidis.Client) http.HandlerFunc {
 		if err == nil {
 			err = client.Do(context.WithoutCancel(r.Context()), client.B().Get().Key(cache.SessionView(sha256.Sum256(token))).Build()).Error()
 		}
-		if err != nil { // also if there is nothing
+		if err != nil && !rueidis.IsRedisNil(err) { // what another server has not put there costs a GET all the same
 			w.WriteHeader(http.StatusBadRequest)
 		}
 	}
