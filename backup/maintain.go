@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -162,7 +161,9 @@ type Removal struct {
 func (r *Removal) add(p repo.Report) {
 	r.Bytes += p.Bytes
 	r.Objects += p.Objects
-	r.Waiting = append(r.Waiting, p.Waiting...)
+	r.WALBytes += p.WALBytes
+	r.WALFiles += p.WALFiles
+	r.Waiting = slices.Compact(slices.Sorted(slices.Values(append(r.Waiting, p.Waiting...))))
 }
 
 // Delete removes backups, and what only they need. Others stay whole, also those that share with them.
@@ -177,23 +178,15 @@ func (m *Manager) Delete(ctx context.Context, names []string, dry bool) (Removal
 	return m.remove(ctx, ids, dry)
 }
 
-// remove deletes backups, then the write-ahead log that none of the others needs.
+// remove deletes backups, and the write-ahead log that none of the others needs.
 func (m *Manager) remove(ctx context.Context, ids []string, dry bool) (Removal, error) {
 	done := Removal{Backups: ids, DryRun: dry}
-	if len(ids) > 0 {
-		report, err := m.repo.Delete(ctx, ids, dry)
-		done.add(report)
-		if err != nil {
-			return done, err
-		}
-	}
-	if err := m.dropWAL(ctx, &done); err != nil {
-		return done, err
-	}
-	if !dry {
+	report, err := m.repo.Delete(ctx, ids, dry)
+	done.add(report)
+	if err == nil && !dry {
 		m.refresh(ctx)
 	}
-	return done, nil
+	return done, err
 }
 
 // Prune deletes what is not to be kept any longer, what killed runs left, and the
@@ -221,72 +214,4 @@ func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
 	report, err := m.repo.Collect(ctx, repo.CollectOptions{MinAge: m.cfg.Retention.Unfinished, Dry: dry})
 	done.add(report)
 	return done, err
-}
-
-// dropWAL removes write-ahead log that no backup needs but those of done.
-func (m *Manager) dropWAL(ctx context.Context, done *Removal) error {
-	since, err := m.repo.InUseSince(ctx) // before the catalog: a backup that is committed in between is in one of both
-	if err != nil {
-		return err
-	}
-	entries, err := m.repo.Catalog(ctx)
-	if err != nil {
-		return err
-	}
-	gone := " " + strings.Join(done.Backups, " ") + " "
-	kept, segment := map[uint64][]Backup{}, map[uint64]uint32{}
-	for _, e := range entries {
-		if e.Err != nil {
-			return nil //nolint:nilerr // a backup that cannot be read may need anything; verify names it
-		}
-		system := e.Cluster.SystemID
-		segment[system] = e.Cluster.SegmentSize
-		if !strings.Contains(gone, " "+e.ID+" ") {
-			kept[system] = append(kept[system], backupOf(e))
-		}
-	}
-	for system, backups := range kept {
-		histories, err := m.histories(ctx, system)
-		if err != nil {
-			return err
-		}
-		needed, all := WALNeeded(backups, histories)
-		if all || segment[system] == 0 {
-			continue
-		}
-		report, err := m.repo.DropWAL(ctx, system, repo.NeededWAL{Ranges: needed, Since: since, SegmentSize: segment[system]}, done.DryRun)
-		if err != nil {
-			return fmt.Errorf("drop the write-ahead log of system %s: %w", strconv.FormatUint(system, 10), err)
-		}
-		done.add(report)
-		done.WALBytes += report.Bytes
-		done.WALFiles += report.Objects
-	}
-	return nil
-}
-
-// histories reads where the timelines of a cluster come from.
-func (m *Manager) histories(ctx context.Context, system uint64) (map[wal.TimelineID]wal.History, error) {
-	timelines, err := m.repo.Timelines(ctx, system)
-	if err != nil {
-		return nil, err
-	}
-	all := map[wal.TimelineID]wal.History{}
-	for _, tli := range timelines {
-		all[tli] = wal.NewHistory(tli)
-		if tli == 1 {
-			continue
-		}
-		text, err := m.repo.GetWAL(ctx, system, wal.HistoryName(tli))
-		if errors.Is(err, repo.ErrWALAbsent) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the history of timeline %d: %w", uint32(tli), err)
-		}
-		if all[tli], err = wal.ParseHistory(tli, text); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
 }

@@ -3,11 +3,8 @@ package backup
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
-
-	"rootstream/backup/wal"
 )
 
 // Keep says how long backups of one type are kept: the newest Last, and all
@@ -126,35 +123,4 @@ func Newest(backups []Backup) []Backup {
 			cmp.Compare(b.Timeline, a.Timeline), cmp.Compare(b.StopLSN, a.StopLSN), b.CompletedAt.Compare(a.CompletedAt),
 		)
 	})
-}
-
-// WALNeeded says which parts of one cluster's write-ahead log are needed to
-// restore each of the kept backups to any later time, on every timeline that
-// can be reached from it. Timelines newer than all backups are kept whole: a
-// backup may be on its way there. No kept backup: nothing may be dropped.
-func WALNeeded(kept []Backup, histories map[wal.TimelineID]wal.History) (needed []wal.Range, all bool) {
-	newest := wal.TimelineID(0)
-	for _, b := range kept {
-		if b.physical() {
-			newest = max(newest, b.Timeline)
-		}
-	}
-	if newest == 0 {
-		return nil, true
-	}
-	for _, tli := range slices.Sorted(maps.Keys(histories)) {
-		floor := wal.Open
-		if tli > newest {
-			floor = 0
-		}
-		for _, b := range kept {
-			if b.physical() && histories[tli].Contains(b.Timeline, b.StopLSN) {
-				floor = min(floor, b.StartLSN)
-			}
-		}
-		if floor != wal.Open {
-			needed = append(needed, wal.Range{Timeline: tli, From: floor, To: wal.Open})
-		}
-	}
-	return needed, false
 }

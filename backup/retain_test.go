@@ -2,7 +2,6 @@ package backup_test
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,56 +120,4 @@ func TestRetainNeverEndsWithoutAnIntactBackup(t *testing.T) {
 			t.Fatalf("%d of %d intact backups are left, at least %d must be", after, before, least)
 		}
 	})
-}
-
-func TestWALIsKeptForEveryKeptBackupOnEveryTimelineItCanReach(t *testing.T) {
-	t.Parallel()
-	at := func(mib int) wal.LSN { return wal.LSN(mib) << 20 }
-	history := func(tli wal.TimelineID, text string) wal.History {
-		h, err := wal.ParseHistory(tli, []byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	// 1 ──100──┬─▶ 2 (of 1 at 100) ──200─▶ 4 (of 2 at 200)
-	//          └─▶ 3 (of 1 at 50)
-	histories := map[wal.TimelineID]wal.History{
-		1: wal.NewHistory(1), 2: history(2, "1\t0/6400000\tx\n"), 3: history(3, "1\t0/3200000\tx\n"), 4: history(4, "1\t0/6400000\tx\n2\t0/C800000\tx\n"),
-	}
-	b := func(tli wal.TimelineID, start, stop int) backup.Backup {
-		return backup.Backup{Type: backup.Full, Timeline: tli, StartLSN: at(start), StopLSN: at(stop)}
-	}
-	for _, tt := range []struct {
-		name string
-		kept []backup.Backup
-		want string
-	}{
-		{"before all branches", []backup.Backup{b(1, 10, 12)}, "1:10 2:0 3:0 4:0"},
-		{"after the branch to 3", []backup.Backup{b(1, 60, 62)}, "1:60 2:0 3:0 4:0"},
-		{"it ends after the branch to 2", []backup.Backup{b(1, 98, 102)}, "1:98 2:0 3:0 4:0"},
-		{"on 2", []backup.Backup{b(2, 150, 152)}, "2:150 3:0 4:0"},
-		{"on 4 only", []backup.Backup{b(4, 210, 212)}, "4:210"},
-		{"on 4, and an old one", []backup.Backup{b(4, 210, 212), b(1, 60, 62)}, "1:60 2:60 4:60"},
-		{"none", nil, "all"},
-		{"a dump needs none", []backup.Backup{{Type: backup.Logical}}, "all"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			ranges, all := backup.WALNeeded(tt.kept, histories)
-			var got []string
-			for _, r := range ranges {
-				got = append(got, fmt.Sprintf("%d:%d", uint32(r.Timeline), r.From>>20))
-			}
-			if all {
-				got = []string{"all"}
-			}
-			want := strings.Fields(tt.want)
-			slices.Sort(got)
-			slices.Sort(want)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(diff)
-			}
-		})
-	}
 }

@@ -4,16 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"rootstream/backup/base"
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/backup/wal"
 	"rootstream/pgserver"
+	"rootstream/tests/harness"
 )
 
 // The oracle looks at two copies of the whole folder, made while nothing happens: a page is stored by an incremental
@@ -222,5 +226,74 @@ func TestRateIsALimit(t *testing.T) {
 	}
 	if least := time.Duration(float64(m.Size-(1<<20)) / float64(cfg.Rate) * float64(time.Second)); time.Since(began) < least {
 		t.Errorf("%d bytes in %v: that is faster than %d a second", m.Size, time.Since(began), cfg.Rate)
+	}
+}
+
+// The log before the oldest backup is deleted; a standby that has not replayed that backup's checkpoint cannot have one.
+func TestAStandbyThatIsTooFarBehindIsNotBackedUpOnLogThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, map[string]string{overTCP: "", "wal_keep_size": "1GB"})
+	if err := c.pgbench(t.Context(), "-i", "-q", "-s", "1"); err != nil {
+		t.Fatal(err)
+	}
+	s := c.standby()
+	replay := connect(t, s.DSN("postgres"))
+	exec := func(sql string) {
+		t.Helper()
+		if _, err := replay.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	exec("select pg_wal_replay_pause()")
+	c.exec("create table t ()", "select pg_switch_wal()", "create table u ()", "select pg_switch_wal()")
+	kept := c.take(repo.Full)
+	c.push(kept.Cluster.SystemID)
+	if done, err := c.repo.Delete(t.Context(), nil, false); err != nil || done.WALFiles == 0 {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	here := c.config(repo.Full)
+	here.DSN, here.PGData, here.PrimaryDSN = s.DSN("postgres"), s.DataDir(), c.server.DSN("postgres")
+	for name, cfg := range map[string]base.Config{"here": here, "over the network": remotely(here)} {
+		if _, err := base.Take(t.Context(), cfg, c.repo, c.archived); !errors.Is(err, repo.ErrLogGone) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	exec("select pg_wal_replay_resume()")
+	harness.Eventually(t, harness.Patience, "the standby's replay", func() error {
+		var at string
+		var there bool
+		err := replay.QueryRow(t.Context(), "select at::text, at >= $1::text::pg_lsn from pg_last_wal_replay_lsn() at", kept.StopLSN.String()).Scan(&at, &there)
+		if err == nil && !there {
+			err = fmt.Errorf("it is at %s", at)
+		}
+		return err
+	})
+	m, err := base.Take(t.Context(), here, c.repo, c.archived)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.exec("create table v ()", "select pg_switch_wal()") // recovery reads on behind the backup until it meets something
+	size := m.Cluster.SegmentSize
+	if err := c.archived(t.Context(), size, wal.Range{Timeline: 1, From: m.StartLSN, To: m.StopLSN + wal.LSN(size)}); err != nil {
+		t.Fatal(err)
+	}
+	requireSound(t, c.recover(m))
+}
+
+// push puts what is archived into the repository.
+func (c *cluster) push(system uint64) {
+	c.t.Helper()
+	archived, err := os.ReadDir(c.archive)
+	for _, f := range archived {
+		var data []byte
+		if data, err = os.ReadFile(filepath.Join(c.archive, f.Name())); err == nil && !strings.HasPrefix(f.Name(), ".") {
+			err = c.repo.PutWAL(c.t.Context(), system, f.Name(), data)
+		}
+		if err != nil {
+			break
+		}
+	}
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }

@@ -182,7 +182,7 @@ func (t *taking) begin(ctx context.Context) error {
 		BlockSize: t.control.BlockSize, DataChecksums: t.control.PageChecksums,
 	}
 	t.m.Checksums, t.m.Settings, t.m.Databases = t.control.PageChecksums, t.server.settings, t.server.databases
-	return nil
+	return t.s.MayBegin(&t.m)
 }
 
 // enter proves that the folder is the server's own: the checkpoint just made is in its pg_control.

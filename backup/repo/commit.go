@@ -45,6 +45,9 @@ func (s *Session) commit(ctx context.Context, m *Manifest) (sum seal.Hash, err e
 	if s.info.System != 0 && s.info.System != m.Cluster.SystemID {
 		return sum, ErrOtherCluster.WithCause(fmt.Errorf("the run is for system %d, the backup of %d", s.info.System, m.Cluster.SystemID))
 	}
+	if err = s.MayBegin(m); err != nil {
+		return sum, err
+	}
 	if err = s.r.packsThere(ctx, m.Packs, s.packs.Sent()); err != nil {
 		return sum, err
 	}

@@ -10,93 +10,138 @@ import (
 
 	"github.com/google/uuid"
 
+	"rootstream/backup/repo/logs"
 	"rootstream/backup/repo/pack"
 	"rootstream/backup/repo/run"
 	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
-	"rootstream/backup/wal"
 )
 
 // Report is what a deletion did, or would do.
 type Report struct {
-	Backups []string `json:"backups,omitempty"` // that are gone
-	Objects int      `json:"objects"`           // packs or files of the log that are gone
-	Bytes   int64    `json:"bytes"`             // that they took
-	Spared  int      `json:"spared"`            // packs that somebody came to need meanwhile
-	Waiting []string `json:"waiting,omitempty"` // runs that may need data: it goes with the next deletion after they end
+	Backups  []string `json:"backups,omitempty"` // that are gone
+	Objects  int      `json:"objects"`           // packs or files of the log that are gone
+	Bytes    int64    `json:"bytes"`             // that they took
+	WALFiles int      `json:"wal_files"`         // of the objects: files of the log
+	WALBytes int64    `json:"wal_bytes"`         // that these took
+	Spared   int      `json:"spared"`            // packs that somebody came to need meanwhile
+	Waiting  []string `json:"waiting,omitempty"` // runs that may need data: it goes with the next deletion after they end
 }
 
-func (p *Report) add(o Report) {
-	p.Backups = append(p.Backups, o.Backups...)
-	p.Objects += o.Objects
-	p.Bytes += o.Bytes
-	p.Spared += o.Spared
-	for _, w := range o.Waiting {
-		if !slices.Contains(p.Waiting, w) {
-			p.Waiting = append(p.Waiting, w)
-		}
+func (p *Report) pack(o storage.Object) {
+	p.Objects++
+	p.Bytes += o.Size
+}
+
+func (p *Report) log(below []WALInfo) {
+	for _, info := range below {
+		p.pack(storage.Object{Size: info.Stored})
+		p.WALFiles++
+		p.WALBytes += info.Stored
 	}
 }
 
 const maintenance = "maintenance" // the lease of deletions: one at a time is enough, though any number would be safe
 
-// Delete removes backups, and the packs that only they need. It first says so
-// for all to see (an intent), then looks again who needs what, then waits for
+// Delete removes backups, and the packs that only they need; and the log that no backup is left to need, also without
+// any backups to remove. It first says so for all to see (intents), then looks again who needs what, then waits for
 // the runs that cannot know. What it cannot finish, the next one does.
 func (r *Repo) Delete(ctx context.Context, ids []string, dry bool) (Report, error) {
+	report, err := r.execute(ctx, dry, func(ctx context.Context) (scheme, error) { return r.planDelete(ctx, ids) })
+	if err != nil {
+		return report, fmt.Errorf("delete backups: %w", err)
+	}
+	report.Backups = ids
+	return report, nil
+}
+
+// scheme is what a deletion would take: packs, and the log below floors.
+type scheme struct {
+	intent
+	below []WALInfo
+}
+
+// execute carries out a plan, and what earlier deletions could not; then it sweeps.
+func (r *Repo) execute(
+	ctx context.Context, dry bool, plan func(context.Context) (scheme, error), sweeps ...func(context.Context) error,
+) (Report, error) {
 	var report Report
 	if dry {
-		in, err := r.planDelete(ctx, ids)
+		todo, err := plan(ctx)
 		if err != nil {
-			return report, fmt.Errorf("delete backups: %w", err)
+			return report, err
 		}
-		return r.foresee(ctx, in, ids)
+		return r.foresee(ctx, todo)
 	}
-	err := r.withLease(ctx, maintenance, func(ctx context.Context) (err error) {
-		if report, err = r.finishAll(ctx); err != nil {
-			return err
+	err := r.withLease(ctx, maintenance, func(ctx context.Context) error {
+		intents, err := r.intents(ctx)
+		if err == nil {
+			err = r.deleteBackups(ctx, intents)
 		}
-		in, err := r.planDelete(ctx, ids)
 		if err != nil {
 			return err
 		}
-		done, err := r.declare(ctx, in)
-		done.Backups = ids
-		report.add(done)
+		todo, err := plan(ctx)
+		if err == nil {
+			intents, err = r.declare(ctx, intents, todo.intent)
+		}
+		if err == nil {
+			report, err = r.carryOut(ctx, intents)
+		}
+		for _, sweep := range sweeps {
+			if err == nil {
+				err = sweep(ctx)
+			}
+		}
 		return err
 	})
-	if err != nil {
-		err = fmt.Errorf("delete backups: %w", err)
-	}
 	return report, err
 }
 
-// planDelete finds the packs that only these backups need.
-func (r *Repo) planDelete(ctx context.Context, ids []string) (intent, error) {
+// planDelete finds the packs and the log that only these backups need.
+func (r *Repo) planDelete(ctx context.Context, ids []string) (scheme, error) {
+	var todo scheme
 	found, err := r.survey(ctx)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
-	var in intent
 	for _, id := range ids {
 		i := slices.IndexFunc(found, func(s *surveyed) bool { return s.ID == id && !s.pending })
 		switch {
 		case i < 0:
-			return intent{}, ErrNoBackup.WithCause(errors.New(id))
+			return todo, ErrNoBackup.WithCause(errors.New(id))
 		case found[i].Pinned:
-			return intent{}, ErrPinned.WithCause(errors.New(id)).WithHint("unpin it first")
+			return todo, ErrPinned.WithCause(errors.New(id)).WithHint("unpin it first")
 		}
-		in.Backups = append(in.Backups, found[i].prefix())
-		in.Packs = append(in.Packs, found[i].Packs...)
+		todo.Backups = append(todo.Backups, found[i].prefix())
+		todo.Packs = append(todo.Packs, found[i].Packs...)
 		found = slices.Delete(found, i, i+1)
 	}
 	needed, err := needed(found)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
-	slices.SortFunc(in.Packs, pack.Compare)
-	in.Packs = slices.DeleteFunc(slices.Compact(in.Packs), func(p pack.ID) bool { return needed[p] })
-	return in, nil
+	slices.SortFunc(todo.Packs, pack.Compare)
+	todo.Packs = slices.DeleteFunc(slices.Compact(todo.Packs), func(p pack.ID) bool { return needed[p] })
+	return todo, r.planLog(ctx, found, &todo)
+}
+
+// planLog finds the log below what these backups need. Its floors are as high as what there is to go, no higher.
+func (r *Repo) planLog(ctx context.Context, found []*surveyed, todo *scheme) error {
+	floors, err := r.floors(ctx, found)
+	if err != nil {
+		return err
+	}
+	for _, f := range floors {
+		below, end, err := r.Below(ctx, f)
+		if err != nil {
+			return err
+		}
+		if f.At = end; len(below) > 0 {
+			todo.below, todo.Log = append(todo.below, below...), append(todo.Log, f)
+		}
+	}
+	return nil
 }
 
 // needed is every pack that a manifest names, committed or not. A manifest that
@@ -114,94 +159,167 @@ func needed(found []*surveyed) (map[pack.ID]bool, error) {
 	return packs, nil
 }
 
-// foresee says what carrying out the intent would do.
-func (r *Repo) foresee(ctx context.Context, in intent, ids []string) (Report, error) {
+// foresee says what carrying out a scheme would do.
+func (r *Repo) foresee(ctx context.Context, todo scheme) (Report, error) {
+	var report Report
+	report.log(todo.below)
 	sizes, err := r.packs.List(ctx)
-	report := Report{Backups: ids}
-	for _, p := range in.Packs {
+	for _, p := range todo.Packs {
 		if o, there := sizes[p]; there {
-			report.Objects++
-			report.Bytes += o.Size
+			report.pack(o)
 		}
 	}
 	return report, err
 }
 
-// declare writes the intent and carries it out.
-func (r *Repo) declare(ctx context.Context, in intent) (Report, error) {
-	if len(in.Backups)+len(in.Packs) == 0 {
-		return Report{}, nil
+// declare writes down what is to go, and returns it with the intents that there are. The floors of logs are an intent
+// of their own, which names all that there are, since it stands until a later one does.
+func (r *Repo) declare(ctx context.Context, intents []intent, in intent) ([]intent, error) {
+	log, rose := raised(floorsOf(intents), in.Log)
+	in.Log = nil
+	var fresh []intent
+	if rose {
+		fresh = append(fresh, intent{Log: log})
+	}
+	if len(in.Backups)+len(in.Packs) > 0 {
+		fresh = append(fresh, in)
+	}
+	if len(fresh) == 0 {
+		return intents, nil
 	}
 	now, err := r.st.Now(ctx)
 	if err != nil {
-		return Report{}, err
+		return nil, err
 	}
-	in.ID, in.Created = uuid.NewString(), now.UTC()
-	if err := r.safe.PutJSON(ctx, seal.KindIntent, intentsPrefix+in.ID, in); err != nil {
-		return Report{}, fmt.Errorf("declare a deletion: %w", err)
+	for i := range fresh {
+		fresh[i].ID, fresh[i].Created = uuid.NewString(), now.UTC()
+		if err := r.safe.PutJSON(ctx, seal.KindIntent, fresh[i].object(), fresh[i]); err != nil {
+			return nil, fmt.Errorf("declare a deletion: %w", err)
+		}
 	}
-	return r.carryOut(ctx, in)
+	return append(intents, fresh...), r.deleteBackups(ctx, fresh)
 }
 
-// finishAll carries out what earlier deletions could not.
-func (r *Repo) finishAll(ctx context.Context) (Report, error) {
+// carryOut deletes what intents list. Anybody may do it at any time, also twice, also after somebody else has: names of
+// packs are never used again, log below a floor never counts again, and whoever began before an intent and has not
+// ended may still say that it needs something.
+func (r *Repo) carryOut(ctx context.Context, intents []intent) (Report, error) {
 	var report Report
-	intents, err := r.intents(ctx)
-	if err != nil {
-		return report, err
-	}
+	var known []intent // to all runs
 	for _, in := range intents {
-		done, err := r.carryOut(ctx, in)
-		report.add(done)
+		waiting, err := r.unaware(ctx, in.ID)
 		if err != nil {
 			return report, err
 		}
-	}
-	return report, nil
-}
-
-// carryOut deletes what an intent lists. Anybody may do it at any time, also
-// twice, also after somebody else has: names are never used again, and whoever
-// began before the intent and has not ended may still say that it needs a pack.
-func (r *Repo) carryOut(ctx context.Context, in intent) (Report, error) {
-	var report Report
-	for _, prefix := range in.Backups {
-		if err := r.deleteBackup(ctx, prefix); err != nil {
-			return report, err
+		if len(waiting) == 0 {
+			known = append(known, in)
 		}
+		report.Waiting = append(report.Waiting, waiting...)
 	}
-	var err error
-	if report.Waiting, err = r.unaware(ctx, in.ID); err != nil || len(report.Waiting) > 0 {
-		return report, err
+	slices.Sort(report.Waiting)
+	report.Waiting = slices.Compact(report.Waiting)
+	if len(known) == 0 {
+		return report, nil
 	}
 	found, err := r.survey(ctx)
 	if err != nil {
 		return report, err
 	}
-	stay, err := needed(found)
+	names, err := r.unneeded(ctx, known, found, &report)
+	if err == nil {
+		err = r.unneededLog(ctx, floorsOf(known), found, &report, &names)
+	}
+	if err == nil {
+		err = storage.DeleteAll(ctx, r.st, names)
+	}
 	if err != nil {
 		return report, err
+	}
+	return report, r.complete(ctx, intents, known)
+}
+
+// unneeded names the packs that go.
+func (r *Repo) unneeded(ctx context.Context, intents []intent, found []*surveyed, report *Report) (names []string, err error) {
+	stay, err := needed(found)
+	if err != nil {
+		return nil, err
 	}
 	sizes, err := r.packs.List(ctx)
 	if err != nil {
-		return report, err
+		return nil, err
 	}
-	var names []string
-	for _, p := range in.Packs {
-		o, there := sizes[p]
-		switch {
-		case stay[p]:
-			report.Spared++
-		case there:
-			names = append(names, o.Name)
-			report.Objects++
-			report.Bytes += o.Size
+	for _, in := range intents {
+		for _, p := range in.Packs {
+			o, there := sizes[p]
+			switch {
+			case stay[p]:
+				report.Spared++
+			case there:
+				names = append(names, o.Name)
+				report.pack(o)
+				delete(sizes, p)
+			}
 		}
 	}
-	if err := storage.DeleteAll(ctx, r.st, names); err != nil {
-		return report, err
+	return names, nil
+}
+
+// unneededLog adds the log that goes: what is below the floors, and below what each backup needs.
+func (r *Repo) unneededLog(ctx context.Context, floors []logs.Floor, found []*surveyed, report *Report, names *[]string) error {
+	if len(floors) == 0 {
+		return nil
 	}
-	return report, r.st.Delete(ctx, intentsPrefix+in.ID)
+	needed, err := r.floors(ctx, found)
+	if err != nil {
+		return err
+	}
+	for _, f := range needed {
+		i := slices.IndexFunc(floors, f.Same)
+		if i < 0 {
+			continue
+		}
+		f.At = min(f.At, floors[i].At)
+		below, _, err := r.Below(ctx, f)
+		if err != nil {
+			return err
+		}
+		report.log(below)
+		for _, info := range below {
+			*names = append(*names, info.Object)
+		}
+	}
+	return nil
+}
+
+// complete removes intents that have been carried out. Floors stay: log that is stored again, or that a deletion takes
+// which wakes late, is not to count. They go once others that are carried out say all that they do.
+func (r *Repo) complete(ctx context.Context, intents, done []intent) error {
+	for _, in := range intents {
+		is := func(o intent) bool { return o.ID == in.ID }
+		over := slices.ContainsFunc(done, is)
+		if in.Log != nil {
+			over = slices.ContainsFunc(done, in.within)
+		}
+		if !over {
+			continue
+		}
+		if err := r.st.Delete(ctx, in.object()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteBackups removes the objects of backups that are to go.
+func (r *Repo) deleteBackups(ctx context.Context, intents []intent) error {
+	for _, in := range intents {
+		for _, prefix := range in.Backups {
+			if err := r.deleteBackup(ctx, prefix); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // deleteBackup removes a backup's objects, the manifest first.
@@ -258,26 +376,8 @@ func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error)
 	if opts.MinAge == 0 {
 		opts.MinAge = collectAge
 	}
-	var report Report
-	if opts.Dry {
-		in, err := r.planCollect(ctx, opts)
-		if err != nil {
-			return report, fmt.Errorf("collect garbage: %w", err)
-		}
-		return r.foresee(ctx, in, nil)
-	}
-	err := r.withLease(ctx, maintenance, func(ctx context.Context) (err error) {
-		if report, err = r.finishAll(ctx); err != nil {
-			return err
-		}
-		in, err := r.planCollect(ctx, opts)
-		if err != nil {
-			return err
-		}
-		done, err := r.declare(ctx, in)
-		report.add(done)
-		return errors.Join(err, r.conclude(ctx), r.dropProbes(ctx))
-	})
+	plan := func(ctx context.Context) (scheme, error) { return r.planCollect(ctx, opts) }
+	report, err := r.execute(ctx, opts.Dry, plan, r.conclude, r.dropProbes)
 	if err != nil {
 		err = fmt.Errorf("collect garbage: %w", err)
 	}
@@ -303,35 +403,34 @@ func (r *Repo) dropProbes(ctx context.Context) error {
 
 // planCollect looks for garbage: packs first, then runs, then backups, so that
 // whoever wrote a pack that is listed is either seen running or its backup is.
-func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (intent, error) {
+func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (todo scheme, _ error) {
 	packs, err := r.packs.List(ctx)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
 	now, err := r.st.Now(ctx)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
 	sessions, err := r.runs.Records(ctx)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
 	inUse := marksInUse(sessions)
 	found, err := r.survey(ctx)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
 	stay, err := needed(found)
 	if err != nil {
-		return intent{}, err
+		return todo, err
 	}
-	var in intent
 	for _, id := range slices.SortedFunc(maps.Keys(packs), pack.Compare) {
 		if !stay[id] && !inUse[id.Mark()] && now.Sub(packs[id].Modified) >= opts.MinAge {
-			in.Packs = append(in.Packs, id)
+			todo.Packs = append(todo.Packs, id)
 		}
 	}
-	return in, nil
+	return todo, nil
 }
 
 // marksInUse are those of running sessions, and of dead ones that a running one may resume.
@@ -349,48 +448,4 @@ func marksInUse(sessions []*run.Record) map[[4]byte]bool {
 		}
 	}
 	return marks
-}
-
-// NeededWAL is what is to be kept of a cluster's log: Ranges, and what was
-// stored since what [Repo.InUseSince] said before the catalog was read from which
-// they follow. Segments have SegmentSize bytes.
-type NeededWAL struct {
-	Ranges      []wal.Range
-	Since       time.Time
-	SegmentSize uint32
-}
-
-// DropWAL removes the files of a cluster's log that are not needed. Histories stay.
-func (r *Repo) DropWAL(ctx context.Context, system uint64, needed NeededWAL, dry bool) (Report, error) {
-	var report Report
-	outside, err := r.WALOutside(ctx, system, needed.SegmentSize, needed.Ranges, needed.Since)
-	if err != nil {
-		return report, fmt.Errorf("drop WAL: %w", err)
-	}
-	names := make([]string, len(outside))
-	for i, info := range outside {
-		names[i] = info.Object
-		report.Objects++
-		report.Bytes += info.Stored
-	}
-	if dry {
-		return report, nil
-	}
-	return report, storage.DeleteAll(ctx, r.st, names)
-}
-
-// InUseSince is when the oldest run began that is not over, or else now: what is stored from then on, a backup may need
-// that is in no catalog yet.
-func (r *Repo) InUseSince(ctx context.Context) (time.Time, error) {
-	oldest, err := r.Now(ctx)
-	if err != nil {
-		return oldest, err
-	}
-	sessions, err := r.runs.Records(ctx)
-	for _, o := range sessions {
-		if !o.Over() && o.Lease != maintenance && o.Started.Before(oldest) {
-			oldest = o.Started
-		}
-	}
-	return oldest, err
 }

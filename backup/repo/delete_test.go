@@ -11,7 +11,6 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/storage"
-	"rootstream/backup/wal"
 	"rootstream/tests/harness"
 )
 
@@ -178,7 +177,14 @@ func TestGarbageOfDeadRunsIsCollectedAndWhatOthersWriteStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	settle(s)
+	harness.Eventually(t, harness.Patience, "its packs", func() error {
+		for _, p := range b.manifest.Packs {
+			if _, missing := st.Stat(t.Context(), p.Object()); missing != nil {
+				return missing
+			}
+		}
+		return nil
+	})
 	all := packBytes(t, st)
 	if _, err = r.Collect(t.Context(), repo.CollectOptions{}); err != nil || packBytes(t, st) != all {
 		t.Errorf("young garbage: %v, %d bytes of %d", err, packBytes(t, st), all)
@@ -204,56 +210,6 @@ func TestGarbageOfDeadRunsIsCollectedAndWhatOthersWriteStays(t *testing.T) {
 func settle(s *repo.Session) {
 	for sent := int64(-1); sent != s.Stored(); time.Sleep(50 * time.Millisecond) {
 		sent = s.Stored()
-	}
-}
-
-func TestWALOutsideWhatIsKeptIsDropped(t *testing.T) {
-	t.Parallel()
-	r := open(t, newStorage(t))
-	ctx := t.Context()
-	const size = 1 << 20
-	for i := range wal.LSN(6) {
-		if err := r.PutWAL(ctx, system, wal.SegmentName(1, i*size, size), []byte{byte(i)}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := r.PutWAL(ctx, system, "00000002.history", []byte("1\t0/3000000\tx\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.PutPiece(ctx, system, wal.SegmentName(2, 0, size), 0, []byte{1}); err != nil {
-		t.Fatal(err)
-	}
-	keep := []wal.Range{{Timeline: 1, From: 1 * size, To: 2*size + 1}, {Timeline: 1, From: 5*size + 7, To: 1 << 60}}
-	time.Sleep(20 * time.Millisecond) // storages' clocks tick
-	s, run := begin(t, r, repo.RunInfo{Kind: "backup"})
-	since, err := r.InUseSince(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err = r.PutWAL(run, system, wal.SegmentName(2, 0x10*size, size), []byte{9}); err != nil { // what a backup needs that is not committed yet
-		t.Fatal(err)
-	}
-	needed := repo.NeededWAL{Ranges: keep, Since: since, SegmentSize: size}
-	dry, err := r.DropWAL(ctx, system, needed, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	done, err := r.DropWAL(ctx, system, needed, false)
-	if err != nil || done.Objects != 4 || dry.Objects != 4 || done.Bytes != dry.Bytes {
-		t.Errorf("dropped %+v, foreseen %+v, %v; want segments 0, 3, 4 and a piece", done, dry, err)
-	}
-	_ = s.Abort(run)
-	var names []string
-	for _, tli := range []wal.TimelineID{1, 2} {
-		for info, err := range r.ListWAL(ctx, system, tli) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			names = append(names, info.Name)
-		}
-	}
-	if len(names) != 5 || names[0] != wal.SegmentName(1, size, size) {
-		t.Errorf("left: %v", names)
 	}
 }
 

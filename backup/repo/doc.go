@@ -3,8 +3,8 @@
 //
 // A manifest names every pack its backup needs, so no backup leans on another's
 // manifest; it is the last object of a backup to be written. Which backups there
-// are is the catalog, read by listing. Deletions are intents first, so that
-// whoever is writing can keep clear of them.
+// are is the catalog, read by listing. Deletions, of packs and of log, are
+// intents first, so that whoever is writing can keep clear of them.
 //
 //	repo.json  keys/<id>  epochs/<n>                                      seal: keys, sealed objects, names of content
 //	packs/<xx>/<id>                                                       pack: data in blobs; files: what a data folder has

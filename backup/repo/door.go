@@ -78,6 +78,7 @@ var (
 	ErrLeaseLost    = run.ErrLeaseLost
 	ErrNoBackup     = errs.New(errs.NotFound, "no_backup", "there is no such backup")
 	ErrPinned       = errs.New(errs.Conflict, "backup_pinned", "the backup is pinned")
+	ErrLogGone      = errs.New(errs.Unavailable, "backup_log_gone", "the backup would begin in write-ahead log that no other backup needs and that is therefore deleted")
 	ErrWithdrawn    = errs.New(errs.Conflict, "backup_withdrawn", "the backup was withdrawn: a deletion that ran beside it takes data that it needs")
 )
 

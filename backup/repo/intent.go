@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"rootstream/backup/repo/logs"
 	"rootstream/backup/repo/pack"
 	"rootstream/backup/repo/seal"
 	"rootstream/backup/storage"
@@ -17,9 +18,28 @@ type intent struct {
 	Created time.Time `json:"created"`
 	Backups []string  `json:"backups"` // prefixes of their objects
 	Packs   []pack.ID `json:"packs"`   // nobody may come to need them any more; those that are needed already stay
+
+	Log []logs.Floor `json:"log,omitempty"` // likewise log below them; an intent that has floors has nothing else
 }
 
 const intentsPrefix = "intents/"
+
+func (in intent) object() string { return intentsPrefix + in.ID }
+
+// within reports that another intent says all of this one's floors, and more; of two that say the same one is within the other.
+func (in intent) within(o intent) bool {
+	_, more := raised(o.Log, in.Log)
+	_, less := raised(in.Log, o.Log)
+	return !more && (less || in.ID < o.ID)
+}
+
+// floorsOf are those that intents name together.
+func floorsOf(intents []intent) (all []logs.Floor) {
+	for _, in := range intents {
+		all, _ = raised(all, in.Log)
+	}
+	return all
+}
 
 func (r *Repo) intents(ctx context.Context) ([]intent, error) {
 	var all []intent
@@ -32,7 +52,7 @@ func (r *Repo) intents(ctx context.Context) ([]intent, error) {
 		if storage.Gone(err) {
 			continue
 		}
-		if err == nil && intentsPrefix+in.ID != o.Name {
+		if err == nil && in.object() != o.Name {
 			err = seal.Damaged(o.Name, "it belongs elsewhere")
 		}
 		if errors.Is(err, ErrDamaged) {

@@ -7,6 +7,7 @@ import (
 	"iter"
 
 	"rootstream/backup/repo/codec"
+	"rootstream/backup/repo/logs"
 	"rootstream/backup/repo/pack"
 	"rootstream/backup/repo/run"
 	"rootstream/backup/storage"
@@ -19,6 +20,7 @@ type Session struct {
 	info  RunInfo
 	packs *pack.Writer
 	seen  map[pack.ID]bool // listed by deletions under way when it began
+	log   []logs.Floor     // likewise
 	over  bool
 }
 
@@ -57,8 +59,13 @@ func (s *Session) learn(ctx context.Context) ([]string, error) {
 			s.seen[p] = true
 		}
 	}
+	s.log = floorsOf(intents)
 	return ids, nil
 }
+
+// MayBegin refuses a backup that recovery would begin in log which had been given up when the session began, whether it
+// is there or not. Commit does, too. A deletion that is declared later waits for the session, and spares what it needs.
+func (s *Session) MayBegin(m *Manifest) error { return needsBelow(s.log, m) }
 
 // MayReuse reports whether a backup of this session may need a pack of an earlier one: not if it is about to be deleted.
 func (s *Session) MayReuse(p PackID) bool { return !s.seen[p] }

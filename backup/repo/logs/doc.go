@@ -4,6 +4,6 @@
 // repository has something of, and refuses those that it does not belong to.
 //
 // The door is [NewStore]. It is as good to read with the database dead as
-// everything else; when something is fetched or dropped is the business of
-// package archive and package backup.
+// everything else. [Floors] says, purely, which of a log backups need; when
+// something is fetched or dropped is the business of package archive and package repo.
 package logs
