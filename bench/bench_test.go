@@ -15,6 +15,7 @@ import (
 
 	"rootstream/cache"
 	"rootstream/internal/wait"
+	"rootstream/statesync"
 )
 
 // The program runs itself as the floor, so the test binary must be able to.
@@ -199,5 +200,23 @@ func TestStatementsGetExpressionsForTheirParameters(t *testing.T) {
 	}
 	if got := filled(" select $1, $11, $2 ", args...); got != "select a, k, b;\n" {
 		t.Error(got)
+	}
+}
+
+func TestAWatcherNotesWhenAChangeWasMade(t *testing.T) {
+	t.Parallel()
+	d := &delays{}
+	for _, data := range []string{`{"patch":{"sent":"1234567890123456789"}}`, `{"doc": {"sent": "1234567890123456789"}}`, `{"sent":"1234567890123456789"}`} {
+		if err := d.note(statesync.Change{Data: []byte(data)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, data := range []string{`{}`, `{"patch":{"n":1}}`, `{"sent":"never"}`, `{"sent":`} {
+		if err := d.note(statesync.Change{Data: []byte(data)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(d.took) != 3 || d.took[0] < int64(time.Hour) {
+		t.Errorf("noted %v", d.took)
 	}
 }

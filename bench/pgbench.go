@@ -18,7 +18,7 @@ import (
 	"rootstream/postgres"
 )
 
-// sent returns the statements that do really sends, in order, as the server has
+// sent returns the statements that do really sends, in order and but for those that only make settings, as the server has
 // them: what is asked of pgbench is never a copy that grows old.
 func (s *stack) sent(ctx context.Context, do func(db *postgres.DB) error) ([]string, error) {
 	db, err := postgres.Open(ctx, postgres.Config{DSN: s.dsn, MaxConns: 1, Logger: quiet()})
@@ -35,7 +35,7 @@ func (s *stack) sent(ctx context.Context, do func(db *postgres.DB) error) ([]str
 	}
 	defer conn.Release()
 	rows, err := conn.Query(ctx, `select statement from pg_prepared_statements
-		where statement not like '%set_config%' and statement not like '%pg_prepared_statements%' order by prepare_time`)
+		where statement not like 'select set_config(%' and statement not like '%pg_prepared_statements%' order by prepare_time`)
 	if err != nil {
 		return nil, err
 	}

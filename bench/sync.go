@@ -29,7 +29,12 @@ commit, to one prepared statement that takes them from arrays, numbers them and 
 log, which the instances do not follow; several other ways of sending them were slower. What both write is the same: a row,
 two entries in indexes, as many bytes of log. The floor asks for no entity's version, answers nothing for each, makes no
 document of anything, and tells nobody. Everybody shares the two cores, so the ratio is that of what a row costs all of them
-together; see the last round's figures below. The row after it is beside a floor that sends nothing: its rows are made where
+together; see the last round's figures below. Half of the floor would be 20 µs an update. Measured apart, by a connection of
+its own on a quiet machine with batches of 77, of what PostgreSQL takes 8.9 µs are the row and its number, 2.4 the version that
+is expected, some 1.5 keys, audit columns and the answer; snapshots, sweeps and commits that share no sync are the rest. Of the
+writing process's share about 30 % is the document (found, copied for the caller, changed, compared, kept), 14 % checking,
+encoding and queueing the event, 18 % the commit with its encoding for the wire, 13 % telling others, 5 % snapshots, the rest the
+scheduler and the collector. The row after it is beside a floor that sends nothing: its rows are made where
 they are stored, each of an entity of its own. Volatile updates are 2 goroutines setting contributions of 10,000 entities.
 What earlier measurements left is done with before: pages written, their tokens gone from the memory of this process.`
 
