@@ -240,7 +240,7 @@ func (n *normalizer) number(path, field string, v json.Number) json.Number {
 		return v
 	}
 	if f == 0 && strings.HasPrefix(string(v), "-") {
-		v = v[1:]
+		v, f = v[1:], 0
 	}
 	if strings.ContainsAny(string(v), "eE") {
 		v = json.Number(strconv.FormatFloat(f, 'f', -1, 64))

@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"pgregory.net/rapid"
 
 	"rootstream/event"
+	"rootstream/event/codec"
 	"rootstream/statesync/merge"
 )
 
@@ -88,12 +90,12 @@ func TestMergePatchFollowsItsStandard(t *testing.T) {
 func TestNumbersAreWrittenAsPostgresDoes(t *testing.T) {
 	t.Parallel()
 	typ := Type{MaxBytes: 1000}
-	got, _, err := typ.normal(map[string]any{"a": json.Number("1e3"), "b": json.Number("-0"), "c": 1.5, "d": json.Number("1.50"), "e": []any{json.Number("1E-2")}})
+	got, _, err := typ.normal(map[string]any{"a": json.Number("1e3"), "b": json.Number("-0"), "c": 1.5, "d": json.Number("1.50"), "e": []any{json.Number("1E-2"), json.Number("-0.0e5")}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{
-		"a": json.Number("1000"), "b": json.Number("0"), "c": json.Number("1.5"), "d": json.Number("1.50"), "e": []any{json.Number("0.01")},
+		"a": json.Number("1000"), "b": json.Number("0"), "c": json.Number("1.5"), "d": json.Number("1.50"), "e": []any{json.Number("0.01"), json.Number("0")},
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
@@ -184,6 +186,116 @@ func FuzzToken(f *testing.F) {
 		tok, err := ParseToken(s)
 		if err == nil && (tok.String() != s || len(s) > maxToken) {
 			t.Errorf("%q reads as %+v", s, tok)
+		}
+	})
+}
+
+func FuzzPatch(f *testing.F) {
+	for _, seed := range [][2]string{
+		{`{"a":1,"b":{"c":[1,{}]}}`, `{"a":null,"b":{"c":"x","d":{}}}`},
+		{`{}`, `{"_a":1}`},
+		{`{"a":null}`, `{"n":-0.0e5}`},
+		{`{"a":{}}`, `{"a":{"b":{"c":null}}}`},
+		{`{}`, `[]`},
+		{`{"":"\u0000"}`, `{"":{"":1e400}}`},
+	} {
+		f.Add(seed[0], seed[1])
+	}
+	kind := Type{Name: "thing", MaxBytes: maxDocBytes}
+	f.Fuzz(func(t *testing.T, base, change string) {
+		doc, err := decodeObject([]byte(base))
+		if err != nil {
+			return
+		}
+		patch, err := decodeObject([]byte(change))
+		if err != nil {
+			return
+		}
+		from, _, err := kind.normal(doc)
+		if err != nil {
+			return
+		}
+		was := cloneMap(from)
+		to, _, err := kind.normal(mergePatch(from, patch))
+		if !same(was, from) {
+			t.Fatalf("%s changed what it was applied to: %v", change, from)
+		}
+		if err != nil {
+			return
+		}
+		if b, err := json.Marshal(to); err != nil || len(b) > kind.MaxBytes {
+			t.Fatalf("a document of %d bytes, %v", len(b), err)
+		}
+		if again, _, err := kind.normal(to); err != nil || !same(again, to) {
+			t.Fatalf("%v is not as it was stored: %v, %v", again, to, err)
+		}
+		if smallest, ok := diff(from, to); ok && !same(mergePatch(from, smallest), to) {
+			t.Fatalf("%v does not make %v of %v", smallest, to, from)
+		}
+	})
+}
+
+func FuzzPattern(f *testing.F) {
+	for _, seed := range []string{"*.*", "stream.*", "*.0198c0de-0000-7000-8000-000000000000", "stream.0198C0DE-0000-7000-8000-000000000000", "a.b.c", "."} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := parsePattern(s)
+		if err != nil {
+			return
+		}
+		kind, id, other := "*", "*", uuid.New()
+		ref := event.Ref{Type: "any", ID: other}
+		if p.kind != "" {
+			kind, ref.Type = p.kind, p.kind
+		}
+		if p.id != uuid.Nil {
+			id, ref.ID = p.id.String(), p.id
+		}
+		if !strings.EqualFold(kind+"."+id, s) || !p.matches(ref) {
+			t.Errorf("%q reads as %+v", s, p)
+		}
+		if p.id != uuid.Nil && p.matches(event.Ref{Type: ref.Type, ID: other}) || p.kind != "" && p.matches(event.Ref{Type: p.kind + "x", ID: ref.ID}) {
+			t.Errorf("%q matches others", s)
+		}
+	})
+}
+
+// FuzzSnapshot reads what somebody has written in the place of a snapshot.
+func FuzzSnapshot(f *testing.F) {
+	id := uuid.New()
+	one := State{Format: snapshotFormat, Epoch: 1, Docs: []StateDoc{{Type: "thing", ID: id, Version: 1, Data: map[string]any{"a": json.Number("1")}}}}
+	two := State{Format: snapshotFormat, Epoch: 1, Docs: []StateDoc{{Type: "thing", ID: id, Version: 2, Data: map[string]any{}}}}
+	d, err := Diff(one, two)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, v := range []any{one, two, d, "nothing"} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s State
+		if readContent(b, &s) == nil {
+			written, err := s.Bytes()
+			var again State
+			if err != nil || readContent(written, &again) != nil {
+				t.Fatalf("%q is not read again: %v", written, err)
+			}
+			if rewritten, err := again.Bytes(); err != nil || !bytes.Equal(written, rewritten) {
+				t.Fatalf("%q, and then %q, %v", written, rewritten, err)
+			}
+		}
+		var d Delta
+		if readContent(b, &d) == nil {
+			if made, err := d.Apply(one); err == nil {
+				if sum, failed := made.Bytes(); failed != nil || !bytes.Equal(d.Result, codec.Sum(sum)) {
+					t.Fatalf("a delta made another state than it says: %v", failed)
+				}
+			}
 		}
 	})
 }

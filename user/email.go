@@ -172,7 +172,7 @@ func move(ctx context.Context, tx *postgres.Tx, u User, to address) error {
 	if err != nil {
 		return fmt.Errorf("set e-mail: %w", taken(err))
 	}
-	return tell(tx, u.PublicID, "user.updated", to.actor, map[string]any{"fields": []string{"email"}})
+	return tell(tx, u.PublicID, "user.updated", to.actor, changed(u.PublicID, "email"))
 }
 
 // CleanupEmailChanges removes up to limit changes that ended before the given

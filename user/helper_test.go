@@ -78,7 +78,7 @@ func told(tb testing.TB, db *postgres.DB, id uuid.UUID) []string {
 		var data json.RawMessage
 		var actor *uuid.UUID
 		scanned := row.Scan(&name, &data, &actor)
-		line := fmt.Sprintf("%s %s", name, data)
+		line := fmt.Sprintf("%s %s", name, strings.ReplaceAll(string(data), id.String(), "its own"))
 		if actor != nil {
 			line += " by " + actor.String()
 		}

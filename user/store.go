@@ -253,3 +253,8 @@ func tell(tx *postgres.Tx, id uuid.UUID, name string, actor uuid.UUID, data map[
 	}
 	return nil
 }
+
+// changed is what others hear of a change: of whom, and which fields.
+func changed(id uuid.UUID, fields ...string) map[string]any {
+	return map[string]any{"user_id": id, "fields": fields}
+}

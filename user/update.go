@@ -55,7 +55,7 @@ func (s *Store) UpdateProfile(ctx context.Context, tx *postgres.Tx, id uuid.UUID
 	if err != nil {
 		return User{}, fmt.Errorf("update profile: %w", err)
 	}
-	return u, tell(tx, id, "user.updated", actor, map[string]any{"fields": fields})
+	return u, tell(tx, id, "user.updated", actor, changed(id, fields...))
 }
 
 // SetEmail gives the account another address, which counts as unverified, and

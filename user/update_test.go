@@ -48,7 +48,7 @@ func TestProfileChangesOnlyWhatIsNamed(t *testing.T) {
 	}
 	want := []string{
 		`user.created {"role": "user", "active": true, "verified": false}`,
-		`user.updated {"fields": ["display_name"]}`, `user.updated {"fields": ["avatar_url"]}`, `user.updated {"fields": ["display_name", "avatar_url"]}`,
+		`user.updated {"fields": ["display_name"], "user_id": "its own"}`, `user.updated {"fields": ["avatar_url"], "user_id": "its own"}`, `user.updated {"fields": ["display_name", "avatar_url"], "user_id": "its own"}`,
 	}
 	if diff := cmp.Diff(want, told(t, db, u.PublicID)); diff != "" {
 		t.Errorf("events -want +got:\n%s", diff)
@@ -153,7 +153,7 @@ func TestANewAddressIsUnverifiedAndEndsEveryMailedLink(t *testing.T) {
 		t.Errorf("a link mailed to the old address: %v", err)
 	}
 	events := told(t, db, u.PublicID)
-	if last := events[len(events)-1]; last != `user.updated {"fields": ["email"]}` {
+	if last := events[len(events)-1]; last != `user.updated {"fields": ["email"], "user_id": "its own"}` {
 		t.Errorf("last event: %s", last)
 	}
 }
