@@ -71,10 +71,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	sections, err := s.all(ctx)
-	if err != nil || o.out == "" {
+	if o.out == "" {
 		_, _ = os.Stdout.WriteString(strings.Join(sections, ""))
 	} else {
-		err = write(o.out, sections)
+		err = errors.Join(err, write(o.out, sections))
 	}
 	return errors.Join(err, s.close(ctx))
 }

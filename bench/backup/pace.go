@@ -4,13 +4,14 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
 
 // pace is how fast the machine was over a run: the same small work on all processors is timed before each turn. Where
 // they are shared with others, what a turn costs differs by as much.
-type pace struct{ fastest, slowest time.Duration }
+type pace struct{ took []time.Duration }
 
 func (p *pace) take() {
 	const piece, times = 1 << 20, 64
@@ -25,15 +26,13 @@ func (p *pace) take() {
 		})
 	}
 	all.Wait()
-	took := time.Since(began)
-	if p.fastest == 0 || took < p.fastest {
-		p.fastest = took
-	}
-	p.slowest = max(p.slowest, took)
+	p.took = append(p.took, time.Since(began))
 }
 
 // String says by how much it differed.
 func (p *pace) String() string {
-	return fmt.Sprintf("A fixed piece of work, done before each turn on all processors, took at most %.2f times as long as at best.",
-		float64(p.slowest)/float64(p.fastest))
+	slices.Sort(p.took)
+	best, n := p.took[0].Seconds(), len(p.took)
+	return fmt.Sprintf("A fixed piece of work, done before each turn on all processors, took %.2f times as long as at best in half of the turns, and at most %.1f times.",
+		p.took[n/2].Seconds()/best, p.took[n-1].Seconds()/best)
 }

@@ -27,7 +27,7 @@ func (s *stand) remote(ctx context.Context) (string, error) {
 
 // basebackup measures PostgreSQL's own tool.
 func (s *stand) basebackup(ctx context.Context, c class) (sample, error) {
-	dir := filepath.Join(s.dir, "basebackup")
+	dir := filepath.Join(s.dir, "theirs", "basebackup")
 	used, err := s.run(ctx, s.server.Installation().Bin("pg_basebackup"), "-D", dir, "-Ft", "-X", "stream", "-c", "fast", "-Z", c.basis)
 	got := sample{used, size(dir)}
 	if failed := os.RemoveAll(dir); err == nil {

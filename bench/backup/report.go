@@ -15,7 +15,8 @@ import (
 
 const preface = `# Backups beside pgBackRest
 
-Written by ` + "`make bench-backup`" + `, a section per size of the database, and one beside pgbench (` + "`SCALE=300`" + ` for another). Both tools take turns on the same server in the same run, as the
+Written by ` + "`make bench-backup`" + ` (` + "`SCALE=300`" + ` for another size), a section per size of the database and kind of measurement; what very many files need in memory by
+` + "`go run ./bench/backup -only memory -out docs/BENCHMARKS-backup.md`" + `. Both tools take turns on the same server in the same run, as the
 same user, with a warm page cache and repositories on the same disk; before each turn everything is on disk that was written before. Both read page checksums, encrypt
 (we with AES-256-GCM), wait until the log of the backup is in their repository, and fsync. Time is from start to exit, of restores too: files in place and on
 disk. Turns go the other way round in every second round, unless something is changed before; the best counts. Processor time is of all the tool's processes, per GB (2^30) of data; bytes are those added to the repository; memory is the peak of our
