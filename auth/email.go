@@ -50,22 +50,10 @@ func (s *Service) ChangeEmail(ctx context.Context, p Principal, email string, _ 
 	taken := err == nil && owner.ID != u.ID
 	send := s.allow(ctx, "mail", notify.TopicEmailConfirm+":"+s.tallyKey(strings.ToLower(email)), perHour(s.cfg.Rate.RecoveryAccount)) == nil
 	return signedOut(s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		asked, err := s.users.AskEmail(ctx, tx, u.PublicID, email, s.cfg.EmailChangeFor)
-		if err != nil {
-			return err
-		}
-		if err = s.sessions.CheckLive(ctx, tx, p.SessionID); err != nil { // an undo or a recovery may have been faster
-			return err
-		}
-		if err = tell(tx, u.PublicID, "user.email_change_requested", nil); err != nil {
-			return err
-		}
-		if asked.Undoable {
-			if err = s.notice(tx, notify.TopicEmailAsked, u.PublicID); err != nil {
-				return err
-			}
-		}
+		asked, err := s.ask(ctx, tx, p, email)
 		switch {
+		case err != nil:
+			return err
 		case !send: // somebody's mailbox is not for us to fill
 			return nil
 		case taken:
@@ -74,6 +62,21 @@ func (s *Service) ChangeEmail(ctx context.Context, p Principal, email string, _ 
 			return s.mail(tx, notify.TopicEmailConfirm, letter{UserID: u.PublicID, RequestID: asked.Request})
 		}
 	}))
+}
+
+// ask notes a request for another address and tells the old one of it.
+func (s *Service) ask(ctx context.Context, tx *postgres.Tx, p Principal, email string) (user.EmailChange, error) {
+	asked, err := s.users.AskEmail(ctx, tx, p.UserID, email, s.cfg.EmailChangeFor)
+	if err != nil {
+		return user.EmailChange{}, err
+	}
+	if err = s.sessions.CheckLive(ctx, tx, p.SessionID); err != nil { // an undo or a recovery may have been faster
+		return user.EmailChange{}, err
+	}
+	if err = tell(tx, p.UserID, "user.email_change_requested", nil); err == nil && asked.Undoable {
+		err = s.notice(tx, notify.TopicEmailAsked, p.UserID)
+	}
+	return asked, err
 }
 
 // ConfirmEmail takes the token that was mailed to a new address. Sessions go
