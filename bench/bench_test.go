@@ -106,8 +106,9 @@ func TestTheFloorWithRedisReadsWhatTheTokenIsKeptUnder(t *testing.T) {
 	}
 	defer c.close()
 	for n := range 3 {
-		if status, body, err := c.post("/v1/sessions/validate", "", bodyStart, []byte(tokenAt(n)), bodyEnd); status != 200 || len(body) != 0 || err != nil {
-			t.Fatalf("%d %q %v", status, body, err)
+		status, body, failure := c.post("/v1/sessions/validate", "", bodyStart, []byte(tokenAt(n)), bodyEnd)
+		if status != 200 || len(body) != 0 || failure != nil {
+			t.Fatalf("%d %q %v", status, body, failure)
 		}
 	}
 	info, err := redis.Do(ctx, redis.B().Info().Section("stats").Build()).ToString()
