@@ -23,7 +23,7 @@ var mayImport = map[string]string{
 	"app":            "api app/backups app/config auth backup cache devstack event mfa notify postgres secret session statesync statesync/merge stream user",
 	"app/config":     "backup backup/schedule cache notify secret",
 	"app/backups":    "app/config backup backup/archive backup/archive/ledger backup/archive/receive backup/repo backup/schedule notify postgres secret",
-	"app/doctor":     "app/backups app/config backup backup/archive/ledger backup/archive/receive backup/repo backup/schedule cache devstack pgserver postgres secret",
+	"app/doctor":     "app/backups app/config backup backup/archive backup/archive/ledger backup/archive/receive backup/repo backup/schedule cache devstack pgserver postgres secret",
 	"app/demo":       "app app/config mfa",
 	"app/apptest":    "app app/config cache/cachetest postgres postgres/postgrestest",
 	"api":            "auth backup event mfa secret session statesync stream user",

@@ -46,15 +46,17 @@ A part is up, down, or off when nobody asked for it. Exit code 8 if one is down.
 
 func doctorCommand(env *environment) *cobra.Command {
 	var listen string
+	var repo repoFlags
 	c := &cobra.Command{
 		Use: "doctor", Short: "Find what is wrong here and say what to do about it", Args: cobra.NoArgs,
-		Example: "  rootstream doctor\n  rootstream doctor --data ~/rootstream\n  rootstream doctor --config /etc/rootstream.yaml -o json",
+		Example: "  rootstream doctor\n  rootstream doctor --data ~/rootstream\n  rootstream doctor --config /etc/rootstream.yaml -o json\n" +
+			"  rootstream doctor --repo file:///mnt/backups/main --key-file /etc/rootstream/backup.key --dsn \"host=/run/postgresql user=postgres\"",
 		Long: `Look at this machine, the data folder and the servers, and say what is wrong and what
-to do about it. Changes nothing. Exit code 8 if anything needs attention.`,
+to do about it. Where only backups are set up, of any PostgreSQL, it looks at those. Changes nothing. Exit code 8 if anything needs attention.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			findings := doctor.Examine(cmd.Context(), doctor.Options{
-				Source: env.source(map[string]string{"http.listen": listen}), DataDir: env.dataDir,
-			})
+			settings := repo.settings()
+			settings["http.listen"] = listen
+			findings := doctor.Examine(cmd.Context(), doctor.Options{Source: env.source(settings), DataDir: env.dataDir})
 			if err := env.diagnosis(findings); err != nil {
 				return err
 			}
@@ -66,6 +68,7 @@ to do about it. Changes nothing. Exit code 8 if anything needs attention.`,
 			return nil
 		},
 	}
+	repo.add(c.Flags())
 	c.Flags().StringVar(&listen, "listen", "", "`address` that rootstream up is to listen on")
 	return c
 }

@@ -128,6 +128,19 @@ func checkSpace(cfg Config) Check {
 	return judgeSpace(cfg.DataDir, free, size, cfg.MinFree)
 }
 
+// CheckSpace looks at the disk that a folder is or will be on: it is to have least bytes free.
+func CheckSpace(name, dir string, least uint64) Check {
+	free, size, err := diskSpace(dir)
+	c := Check{Name: name, OK: err == nil && free >= least, Detail: fmt.Sprintf("%s: %d MiB of %d MiB free", dir, free>>20, size>>20)}
+	if err != nil {
+		c.Detail = err.Error()
+	}
+	if !c.OK {
+		c.Remedy = fmt.Sprintf("see that the disk of %s is there and has %d MiB free", dir, least>>20)
+	}
+	return c
+}
+
 // judgeSpace says whether what is free of a disk is enough: a share of it, and no less than least.
 func judgeSpace(dir string, free, size, least uint64) Check {
 	const name, percent = "disk_space", 10

@@ -25,11 +25,12 @@ const backupPatience = 10 * time.Second
 // heldBackups is what the repository holds of the cluster.
 type heldBackups struct {
 	configured bool
+	server     *ledger.Server
+	unknown    error           // why nothing is known of the server
 	err        error           // nothing below is known
 	all        []backup.Backup // of the whole cluster, newest first
 	log        ledger.Status
 	broken     error // why the newest backup does not reach the end of the log
-	unknown    error // why nothing is known of the server's slot
 }
 
 // ask looks into the repository, if there is one, and at the server unless that is down. It makes and writes nothing.
@@ -37,9 +38,12 @@ func (h *heldBackups) ask(ctx context.Context, cfg config.Config, down error) {
 	if h.configured = cfg.Backup.Repo != ""; !h.configured {
 		return
 	}
+	cfg.Backup.DSN = cfg.Backup.Source(cfg.Postgres)
+	if h.unknown = down; down == nil {
+		h.lookUp(ctx, cfg.Backup)
+	}
 	ctx, cancel := context.WithTimeout(ctx, backupPatience)
 	defer cancel()
-	cfg.Backup.DSN = cfg.Backup.Source(cfg.Postgres)
 	cfg.Postgres.DSN = secret.Secret{} // no history is written
 	b, err := backups.Open(ctx, cfg, backups.Options{Stderr: io.Discard})
 	if err != nil {
@@ -48,20 +52,28 @@ func (h *heldBackups) ask(ctx context.Context, cfg config.Config, down error) {
 	}
 	defer b.Close()
 	if h.all, h.err = b.List(ctx); h.err == nil {
-		h.unknown = down
-		h.err = h.askLog(ctx, cfg.Backup, b.Repo())
+		h.err = h.askLog(ctx, b.Repo())
+	}
+}
+
+// lookUp asks the server that is backed up, if one is named.
+func (h *heldBackups) lookUp(ctx context.Context, c config.Backup) {
+	if c.DSN.IsZero() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, backupPatience)
+	defer cancel()
+	s, err := receive.LookUp(ctx, c.DSN.Reveal(), c.Slot)
+	if h.unknown = err; err == nil {
+		h.server = &s
 	}
 }
 
 // askLog sums up the write-ahead log of the server's cluster, else of the one that was last backed up.
-func (h *heldBackups) askLog(ctx context.Context, c config.Backup, r *repo.Repo) error {
-	var server *ledger.Server
+func (h *heldBackups) askLog(ctx context.Context, r *repo.Repo) error {
 	var system uint64
-	if h.unknown == nil && !c.DSN.IsZero() {
-		s, err := receive.LookUp(ctx, c.DSN.Reveal(), c.Slot)
-		if h.unknown = err; err == nil {
-			server, system = &s, s.SystemID
-		}
+	if h.server != nil {
+		system = h.server.SystemID
 	}
 	h.all = slices.DeleteFunc(h.all, func(b backup.Backup) bool { return b.Type == backup.Logical })
 	if system == 0 && len(h.all) > 0 {
@@ -76,7 +88,7 @@ func (h *heldBackups) askLog(ctx context.Context, c config.Backup, r *repo.Repo)
 	if err != nil {
 		return err
 	}
-	h.log = l.Status(server)
+	h.log = l.Status(h.server)
 	if b := h.newest(); b != nil {
 		h.broken = l.Onward(b.Timeline, b.StartLSN, b.StopLSN)
 	}
@@ -157,8 +169,6 @@ func (x examination) backupFindings() []Finding {
 	const repository = "backup_repository"
 	h := &x.backups
 	switch {
-	case !h.configured:
-		return nil
 	case errors.Is(h.err, repo.ErrNoRepository) && x.newKey():
 		return []Finding{fine(repository, "none yet: the first backup makes it")}
 	case errors.Is(h.err, repo.ErrNoRepository) && x.dir != "":
@@ -173,7 +183,7 @@ func (x examination) backupFindings() []Finding {
 	}
 	return []Finding{
 		fine(repository, "%s, %d backups", x.cfg.Backup.Repo, len(h.all)),
-		x.newestBackup(), x.backupProof(), x.backupLog(), x.backupSlot(),
+		x.newestBackup(), x.backupProof(), x.backupLog(),
 	}
 }
 

@@ -41,6 +41,9 @@ func examineAt(ctx context.Context, o Options, now time.Time) []Finding {
 			dir = config.DefaultDataDir()
 		}
 	}
+	if o.DataDir == "" && target.DataDir == "" && !known && cfg.Backup.Repo != "" {
+		return append(configFindings(err), examineBackups(ctx, cfg, now)...)
+	}
 	findings := configFindings(err)
 	if dir != "" { // the servers are to run here
 		findings = append(findings, devstack.Checks(ctx, devstack.Config{DataDir: dir, Listen: cfg.HTTP.Listen})...)
@@ -53,9 +56,15 @@ func examineAt(ctx context.Context, o Options, now time.Time) []Finding {
 	x := examination{examined: examine(ctx, cfg), cfg: cfg, dir: target.DataDir, now: now}
 	x.running = slices.ContainsFunc(findings, func(f Finding) bool { return f.Name == "data_folder_lock" && f.Detail != "free" })
 	for _, look := range []func() []Finding{
-		x.postgres, x.schema, x.masterKey, x.keyset, x.redis, x.clocks, x.tls, x.api, x.outbox, x.backupFindings,
+		x.postgres, x.schema, x.masterKey, x.keyset, x.redis, x.clocks, x.tls, x.api, x.outbox,
 	} {
 		findings = append(findings, look()...)
+	}
+	if x.backups.configured {
+		findings = append(findings, x.backupFindings()...)
+		if x.backups.err == nil {
+			findings = append(findings, x.backupSlot())
+		}
 	}
 	return findings
 }

@@ -32,6 +32,11 @@ func (s PartStatus) Down() bool { return s.State == stateDown }
 
 // Status asks every part how it is.
 func Status(ctx context.Context, t config.Target) ([]PartStatus, error) {
+	if t.Config.Postgres.DSN.IsZero() && t.Config.Backup.Repo != "" {
+		e := &examined{}
+		e.backups.ask(ctx, t.Config, nil)
+		return []PartStatus{e.backups.status(time.Now())}, nil
+	}
 	if t.Config.Postgres.DSN.IsZero() {
 		return nil, config.ErrNoDatabase
 	}

@@ -36,6 +36,9 @@ type Server struct {
 	SystemID uint64  `json:"system_id"`
 	LSN      wal.LSN `json:"lsn"` // up to here it has log
 	Slot     Slot    `json:"slot"`
+
+	Archives bool   `json:"archives"`           // it has an archive_command, or the like
+	Failing  string `json:"archiving_fails_at"` // the segment that it could not archive since it last archived one
 }
 
 // Status sums the ledger up; server is what its server says, or nil.

@@ -13,8 +13,10 @@ import (
 )
 
 const lookUp = `select system_identifier::text, at::text, coalesce(slot_name::text, ''), coalesce(active, false)::text,
-	coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), greatest(0, coalesce(pg_wal_lsn_diff(at, restart_lsn), 0))::bigint::text
-	from pg_control_system(),
+	coalesce(restart_lsn, '0/0')::text, coalesce(wal_status, ''), greatest(0, coalesce(pg_wal_lsn_diff(at, restart_lsn), 0))::bigint::text,
+	(current_setting('archive_mode') <> 'off')::text,
+	case when last_failed_time > coalesce(last_archived_time, '-infinity') then last_failed_wal else '' end
+	from pg_control_system(), pg_stat_archiver,
 	(select case when pg_is_in_recovery() then coalesce(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) else pg_current_wal_flush_lsn() end at) now
 	left join pg_replication_slots on slot_name = $1 and slot_type = 'physical'`
 
@@ -50,6 +52,7 @@ func parseServer(row [][]byte) (ledger.Server, error) {
 	if s.Slot.RestartLSN, err = wal.ParseLSN(string(row[4])); err != nil {
 		return ledger.Server{}, err
 	}
+	s.Archives, s.Failing = string(row[7]) == "true", string(row[8])
 	s.Slot.Retained, err = strconv.ParseInt(string(row[6]), 10, 64)
 	return s, err
 }
