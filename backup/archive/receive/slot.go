@@ -2,6 +2,7 @@ package receive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -34,7 +35,10 @@ func LookUp(ctx context.Context, dsn, slot string) (ledger.Server, error) {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	result := conn.ExecParams(ctx, lookUp, [][]byte{[]byte(slot)}, nil, nil, nil).Read()
-	if result.Err != nil || len(result.Rows) != 1 {
+	if result.Err == nil && (len(result.Rows) != 1 || len(result.Rows[0]) != 9) {
+		result.Err = errors.New("the answer has another form")
+	}
+	if result.Err != nil {
 		return ledger.Server{}, fmt.Errorf("look up the replication slot: %w", ErrServer.WithCause(result.Err))
 	}
 	return parseServer(result.Rows[0])
