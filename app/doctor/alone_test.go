@@ -2,6 +2,7 @@ package doctor_test
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,7 @@ import (
 func backupsOnly(t *testing.T, params map[string]string) (*pgserver.Server, apptest.Settings) {
 	t.Helper()
 	all := map[string]string{"wal_level": "replica"}
-	for name, value := range params {
-		all[name] = value
-	}
+	maps.Copy(all, params)
 	s, err := pgserver.Throwaway(t.Context(), pgserver.ThrowawayConfig{SocketOnly: true, Params: all})
 	if err != nil {
 		t.Fatal(err)
