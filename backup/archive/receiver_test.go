@@ -249,6 +249,9 @@ func TestAReceiverBesideABackupBeginsNoLaterThanItsCheckpoint(t *testing.T) {
 	if err := contiguous(t, r, c.system(), wal.Range{Timeline: 1, From: redo, To: end}); err != nil {
 		t.Error(err)
 	}
+	if said := rc.State().LastError; said != "" { // between backups nobody archives, and nothing is lost that was to be kept
+		t.Errorf("it says %q", said)
+	}
 }
 
 func TestALostSlotIsAGapThatIsTold(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
+	"time"
 
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
@@ -83,17 +85,13 @@ func loadTimeline(ctx context.Context, r *repo.Repo, system uint64, tli wal.Time
 	}
 	t := Timeline{History: h, Known: known}
 	var whole []Stretch
-	for info, err := range r.ListWAL(ctx, system, tli) {
+	for s, err := range segments(ctx, r, system, tli, size) {
 		if err != nil {
 			return Timeline{}, err
 		}
-		if n, err := wal.ParseName(info.Name); err == nil && n.Kind == wal.Segment {
-			if start, err := n.Start(size); err == nil {
-				whole = append(whole, Stretch{wal.Range{Timeline: tli, From: start, To: start + wal.LSN(size)}, info.Modified})
-			}
-		}
-		if info.Modified.After(t.Newest) {
-			t.Newest = info.Modified
+		whole = append(whole, s)
+		if s.Until.After(t.Newest) {
+			t.Newest = s.Until
 		}
 	}
 	t.add(whole)
@@ -101,6 +99,36 @@ func loadTimeline(ctx context.Context, r *repo.Repo, system uint64, tli wal.Time
 		return Timeline{}, err
 	}
 	return t, nil
+}
+
+// segments goes through the whole segments of a timeline in the order of their positions.
+func segments(ctx context.Context, r *repo.Repo, system uint64, tli wal.TimelineID, size uint32) iter.Seq2[Stretch, error] {
+	return func(yield func(Stretch, error) bool) {
+		for info, err := range r.ListWAL(ctx, system, tli) {
+			if err != nil {
+				yield(Stretch{}, err)
+				return
+			}
+			n, err := wal.ParseName(info.Name)
+			if err != nil || n.Kind != wal.Segment {
+				continue
+			}
+			start, err := n.Start(size)
+			if err == nil && !yield(Stretch{wal.Range{Timeline: tli, From: start, To: start + wal.LSN(size)}, info.Modified}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// held is how much of a segment its pieces hold from its beginning on, and when the end of that was stored.
+func held(pieces []repo.Piece) (wal.LSN, time.Time) {
+	row := repo.InRow(pieces)
+	if len(row) == 0 {
+		return 0, time.Time{}
+	}
+	last := row[len(row)-1]
+	return wal.LSN(last.Off + last.Size), last.Modified //nolint:gosec // not negative
 }
 
 // add takes whole segments in the order of their names. One of which there are two contents is none: nobody can go on
@@ -141,10 +169,9 @@ func (t *Timeline) addPieces(ctx context.Context, r *repo.Repo, system uint64, s
 				t.Newest = p.Modified
 			}
 		}
-		if row := repo.InRow(list); len(row) > 0 {
-			last := row[len(row)-1]
-			rng := wal.Range{Timeline: n.Timeline, From: start, To: start + wal.LSN(last.Off+last.Size)} //nolint:gosec // not negative
-			t.Partial, all = append(t.Partial, rng), append(all, Stretch{rng, last.Modified})
+		if length, until := held(list); length > 0 {
+			rng := wal.Range{Timeline: n.Timeline, From: start, To: start + length}
+			t.Partial, all = append(t.Partial, rng), append(all, Stretch{rng, until})
 		}
 	}
 	slices.SortFunc(all, func(a, b Stretch) int { return cmp.Compare(a.From, b.From) })

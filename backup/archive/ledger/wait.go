@@ -89,12 +89,8 @@ func (w *waiter) length(ctx context.Context, name string) (wal.LSN, error) {
 		return wal.LSN(w.size), err
 	}
 	list, err := w.r.PieceList(ctx, w.system, name)
-	row := repo.InRow(list)
-	if err != nil || len(row) == 0 {
-		return 0, err
-	}
-	last := row[len(row)-1]
-	return wal.LSN(last.Off + last.Size), nil //nolint:gosec // not negative
+	length, _ := held(list)
+	return length, err
 }
 
 // LastWhole returns where the whole segments on the way to a timeline end, and on which timeline to go on there; 0 if
@@ -119,15 +115,11 @@ func LastWhole(ctx context.Context, r *repo.Repo, system uint64, h wal.History, 
 // endOf returns the end of the last whole segment of a timeline; 0 if there is none.
 func endOf(ctx context.Context, r *repo.Repo, system uint64, tli wal.TimelineID, size uint32) (wal.LSN, error) {
 	var end wal.LSN
-	for info, err := range r.ListWAL(ctx, system, tli) {
+	for s, err := range segments(ctx, r, system, tli, size) {
 		if err != nil {
 			return 0, err
 		}
-		if n, err := wal.ParseName(info.Name); err == nil && n.Kind == wal.Segment {
-			if start, err := n.Start(size); err == nil {
-				end = start + wal.LSN(size)
-			}
-		}
+		end = s.To
 	}
 	return end, nil
 }

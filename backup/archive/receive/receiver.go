@@ -480,6 +480,11 @@ func (r *Receiver) skip(ctx context.Context, l *link, s *spool, at wal.LSN) erro
 	if err := s.begin(h.At(to), to); err != nil {
 		return fmt.Errorf("go on behind the gap: %w", err)
 	}
+	if r.cfg.Temporary { // its backup has all it needs; before that nobody was to keep anything
+		r.cfg.Logger.InfoContext(ctx, "nothing archives from the server between backups: it can be restored to each, not to moments between",
+			"missing", gap.String())
+		return nil
+	}
 	r.change(func(st *State) { st.Gaps++ })
 	r.note(ctx, "write-ahead log is lost: take a full backup", gap.Err())
 	r.cfg.Alarm(ctx, gap.Err())
