@@ -18,6 +18,7 @@ func LockHolder(path string) string                { return lockHolder(path) }
 func LetPass(ctx context.Context, dir string, a proc.Account) error {
 	return letPass(ctx, slog.New(slog.DiscardHandler), dir, a)
 }
+
 func JudgeSpace(dir string, free, size, least uint64) Check {
 	return judgeSpace(dir, free, size, least)
 }
