@@ -62,7 +62,8 @@ func TestManyEntitiesThatAreNotInMemoryAreReadTogether(t *testing.T) {
 		asked.Wait()
 		eventually(t, "somebody waits", func() bool {
 			var waiting int
-			err := db.QueryRow(t.Context(), "select count(*) from pg_locks where not granted and relation = 'events'::regclass").Scan(&waiting)
+			err := db.QueryRow(t.Context(), `select count(*) from pg_locks where not granted and relation = 'events'::regclass
+				and database = (select oid from pg_database where datname = current_database())`).Scan(&waiting)
 			return err == nil && waiting >= 2
 		})
 		return nil
