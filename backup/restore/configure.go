@@ -45,7 +45,7 @@ func (j *Job) configure() error {
 		return err
 	}
 	conf := recovery.Settings{
-		Target: j.Choice.Target, Timeline: j.Choice.Timeline, Command: j.Config.RestoreCommand,
+		Target: j.Choice.Target, Timeline: j.Choice.Timeline, Hole: j.Choice.Hole, Major: j.Manifest.Cluster.Major, Command: j.Config.RestoreCommand,
 		Least: j.Manifest.Settings, Other: j.Config.Settings,
 	}
 	if err := j.tree.put(recovery.AutoConf, conf.Write(auto, main)); err != nil {

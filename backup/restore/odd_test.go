@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -13,7 +14,9 @@ import (
 	"rootstream/backup/base"
 	"rootstream/backup/repo"
 	"rootstream/backup/restore"
+	"rootstream/backup/restore/plan"
 	"rootstream/backup/restore/proof"
+	"rootstream/backup/restore/recovery"
 	"rootstream/pgserver"
 )
 
@@ -123,4 +126,54 @@ func TestTheNoteOfARestoreIsNotPartOfABackup(t *testing.T) {
 	w.backup(repo.Full)
 	w.archived(w.server)
 	w.restore(w.config("again"))
+}
+
+// Whoever only takes backups now and then has log around each, and holes between. PostgreSQL reads ahead of what it
+// replays, over the end of what is needed.
+func TestWhatLiesBeforeAHoleInTheLogIsRestored(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	conn := w.connect(w.server)
+	run(t, conn, "create table kept (what text)")
+	first := w.backup(repo.Full)
+	run(t, conn, "insert into kept values ('before')")
+	target := position(t, conn)
+	run(t, conn, "insert into kept values ('behind')")
+	w.archived(w.server)
+	command := ask(t, conn, "show archive_command")
+	w.alter(conn, "archive_command", "/bin/true")
+	for range 2 {
+		run(t, conn, "insert into kept values ('lost')")
+		name := ask(t, conn, "select pg_walfile_name(pg_switch_wal())")
+		w.eventually(func() bool {
+			return ask(t, conn, "select (last_archived_wal >= $1)::text from pg_stat_archiver", name) == "true"
+		})
+	}
+	w.alter(conn, "archive_command", command)
+	w.backup(repo.Full)
+	for name, restored := range map[string]struct {
+		target plan.Target
+		rows   string
+	}{
+		"the backup":         {plan.Target{Kind: plan.Immediate, Backup: first.ID}, ""},
+		"a moment behind it": {plan.Target{Kind: plan.AtLSN, Backup: first.ID, LSN: target}, "before"},
+		"just before that":   {plan.Target{Kind: plan.AtLSN, Backup: first.ID, LSN: target, Exclusive: true}, "before"},
+	} {
+		cfg := w.config(strings.ReplaceAll(name, " ", "-"))
+		cfg.Target = restored.target
+		_, server := w.restore(cfg)
+		conn := w.connect(server)
+		if got := ask(t, conn, "select coalesce(string_agg(what, ' '), '') from kept"); got != restored.rows {
+			t.Errorf("%s: %q", name, got)
+		}
+		if conf, err := os.ReadFile(filepath.Join(cfg.Dir, recovery.AutoConf)); err != nil || strings.Contains(string(conf), "recovery_prefetch") {
+			t.Errorf("%s: %v, and this is left:\n%s", name, err, conf)
+		}
+	}
+	proof, err := proof.Run(t.Context(), proof.Config{
+		Target: plan.Target{Kind: plan.Immediate, Backup: first.ID}, Dir: w.home, RestoreCommand: w.fetchCommand(), Installation: w.in, Logger: quietly(),
+	}, w.repo)
+	if err != nil || !proof.OK {
+		t.Errorf("%+v, %v", proof, err)
+	}
 }

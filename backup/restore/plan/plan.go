@@ -42,6 +42,7 @@ type Choice struct {
 	Timeline wal.TimelineID // to follow; never "the latest", which somebody else may change
 	History  wal.History    // of that timeline
 	Path     []wal.Range    // what is replayed, as far as it is known
+	Hole     bool           // behind what can be replayed log is missing, and there is more behind that
 
 	system      uint64
 	segmentSize uint32
@@ -102,6 +103,7 @@ func Choose(t Target, backups []Backup, l ledger.Ledger) (Choice, error) {
 	}
 	return Choice{
 		Target: t, Backup: best, Timeline: path.Timeline(), History: path, Path: path.Path(best.Start, end),
+		Hole:   reach < l.End(path),
 		system: l.SystemID, segmentSize: l.SegmentSize,
 	}, nil
 }

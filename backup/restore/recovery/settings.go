@@ -30,18 +30,22 @@ const (
 // setting is one line of a PostgreSQL configuration.
 type setting struct{ name, value string }
 
-// recoverySettings returns what tells PostgreSQL 14 to 18 where to end. All targets are set, since one that is left
+// recovery returns what tells PostgreSQL 14 to 18 where to end. All targets are set, since one that is left
 // over in another file would contradict ours and keep the server from starting. The one that counts is the last: an
 // empty one after it is a contradiction, too.
-func recoverySettings(t plan.Target, timeline uint64, restoreCommand string) []setting {
+func (s Settings) recovery() []setting {
+	t := s.Target
 	all := []setting{
-		{"restore_command", restoreCommand},
+		{"restore_command", s.Command},
 		{"recovery_target_inclusive", map[bool]string{false: "on", true: "off"}[t.Exclusive]},
-		{"recovery_target_timeline", strconv.FormatUint(timeline, 10)},
+		{"recovery_target_timeline", strconv.FormatUint(uint64(s.Timeline), 10)},
 		{"recovery_target_action", string(cmp.Or(t.Action, plan.Promote))},
 		{"recovery_min_apply_delay", "0"},
 		{"recovery_end_command", forget},
 		{"archive_cleanup_command", ""},
+	}
+	if s.stepwise() {
+		all = append(all, setting{"recovery_prefetch", "off"})
 	}
 	targets := []struct {
 		kind plan.Kind
@@ -64,10 +68,17 @@ func recoverySettings(t plan.Target, timeline uint64, restoreCommand string) []s
 	return append(all, last...)
 }
 
+// stepwise reports whether PostgreSQL, which since 15 reads ahead of what it replays, is not to: it would ask for log
+// behind its target, and where that is missing it stops, since for all that it knows the target may be there. Behind a
+// backup log may come to be missing at any time.
+func (s Settings) stepwise() bool {
+	return s.Major >= 15 && (s.Hole || s.Target.Kind == plan.Immediate)
+}
+
 // isRecovery reports whether a parameter only matters to a recovery, so that one found in a backup is left over.
 func isRecovery(name string) bool {
 	return strings.HasPrefix(name, "recovery_target") || slices.Contains([]string{
-		"restore_command", "recovery_min_apply_delay", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file",
+		"restore_command", "recovery_prefetch", "recovery_min_apply_delay", "recovery_end_command", "archive_cleanup_command", "promote_trigger_file",
 	}, name)
 }
 
@@ -97,7 +108,7 @@ const (
 // whenever that was: a standby made of the folder would obey them too. PostgreSQL runs it in its data folder, when a
 // crash would no longer lead back into this recovery. Every setting has a line of its own, also where ALTER SYSTEM has
 // written the file anew, which drops the comments.
-const forget = `sed -E "/^(restore_command|archive_cleanup_command|recovery_(min_apply_delay|end_command|target[a-z_]*)) =|` +
+const forget = `sed -E "/^(restore_command|archive_cleanup_command|recovery_(prefetch|min_apply_delay|end_command|target[a-z_]*)) =|` +
 	`^# (Recovery, written by rootstream restore|End of recovery)\./d" ` + AutoConf + ` >rootstream.auto.conf && ` +
 	`sync rootstream.auto.conf && mv rootstream.auto.conf ` + AutoConf
 
@@ -105,6 +116,8 @@ const forget = `sed -E "/^(restore_command|archive_cleanup_command|recovery_(min
 type Settings struct {
 	Target   plan.Target
 	Timeline wal.TimelineID    // to follow
+	Hole     bool              // behind what can be replayed log is missing
+	Major    int               // of PostgreSQL
 	Command  string            // restore_command
 	Least    map[string]string // of the parameters that recovery needs to be as large as they were where the log was written
 	Other    map[string]string // settings of the restored cluster
@@ -123,7 +136,7 @@ func (s Settings) Write(auto, main []byte) []byte {
 		b.WriteString(l.line())
 	}
 	b.WriteString(blockBegin + "\n")
-	for _, l := range recoverySettings(s.Target, uint64(s.Timeline), s.Command) {
+	for _, l := range s.recovery() {
 		b.WriteString(l.line())
 	}
 	b.WriteString(blockEnd + "\n")
