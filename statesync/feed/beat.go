@@ -153,7 +153,7 @@ func (f *Feed) fresh(from Sender, number int64, sent time.Time) bool {
 	return true
 }
 
-func (f *Feed) self() Sender { return Sender{f.cfg.Node, f.incarnation} }
+func (f *Feed) self() Sender { return Sender{f.cfg.Node, f.incarnation.Load()} }
 
 // Self is this life of this instance; it is known once Ready is closed.
 func (f *Feed) Self() Sender { return f.self() }
@@ -241,7 +241,7 @@ type Status struct {
 // Status tells how the feed is doing.
 func (f *Feed) Status() Status {
 	s := Status{
-		Node: f.cfg.Node, Incarnation: f.incarnation, Epoch: f.epoch.Load(), Applied: f.Applied(), Redis: "ok",
+		Node: f.cfg.Node, Incarnation: f.incarnation.Load(), Epoch: f.epoch.Load(), Applied: f.Applied(), Redis: "ok",
 		Postgres: age(&f.swept) < time.Second, EchoAge: age(&f.echoAt), Counts: f.counters.all(),
 	}
 	for i := range s.Heads {

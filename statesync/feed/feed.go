@@ -22,7 +22,7 @@ var ErrReset = errs.New(errs.Unavailable, "sync_reset", "the position waited for
 type Feed struct {
 	cfg         Config
 	store       *event.Store
-	incarnation int64
+	incarnation atomic.Int64
 	epoch       atomic.Int64
 	shards      [event.Shards]shard
 	ready       chan struct{}
@@ -111,9 +111,11 @@ func (f *Feed) start(ctx context.Context) bool {
 func (f *Feed) begin(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
 	defer cancel()
-	if err := f.cfg.DB.QueryRow(ctx, "select nextval('sync_incarnation')").Scan(&f.incarnation); err != nil {
+	var incarnation int64
+	if err := f.cfg.DB.QueryRow(ctx, "select nextval('sync_incarnation')").Scan(&incarnation); err != nil {
 		return err
 	}
+	f.incarnation.Store(incarnation)
 	v, err := f.compare(ctx)
 	if err != nil {
 		return err

@@ -70,6 +70,9 @@ func start(t *testing.T, name string, db *postgres.DB, c *cache.Client) *instanc
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
+	if s := n.Status(); s.Postgres { // anybody may ask before it has begun
+		t.Errorf("%s: %+v", name, s)
+	}
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
