@@ -126,7 +126,7 @@ func TestBackupsAreTakenLookedAtAndRemoved(t *testing.T) {
 		t.Errorf("verify: %+v", found)
 	}
 	windows := must[[]backup.Window](t)(w.Windows(t.Context()))
-	if len(windows) != 1 || windows[0].From > incremental.StopLSN {
+	if n := len(windows); n == 0 || windows[n-1].From > incremental.StopLSN { // nobody archives: between the two log may be missing
 		t.Errorf("windows: %+v", windows)
 	}
 	if err := w.Pin(t.Context(), full.ID, true); err != nil {
