@@ -191,7 +191,17 @@ func (m *Manager) remove(ctx context.Context, ids []string, dry bool) (Removal, 
 
 // Prune deletes what is not to be kept any longer, what killed runs left, and the
 // write-ahead log that no kept backup needs.
-func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
+func (m *Manager) Prune(ctx context.Context, dry bool) (done Removal, err error) {
+	for range 3 {
+		// What was to go may go first with a deletion that was killed on its way, or with somebody else's: look again.
+		if done, err = m.prune(ctx, dry); !errors.Is(err, repo.ErrNoBackup) {
+			break
+		}
+	}
+	return done, err
+}
+
+func (m *Manager) prune(ctx context.Context, dry bool) (Removal, error) {
 	all, err := m.List(ctx)
 	if err != nil {
 		return Removal{}, err
