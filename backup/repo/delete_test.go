@@ -306,13 +306,9 @@ func (a ahead) Now(ctx context.Context) (time.Time, error) {
 	return now.Add(time.Hour), err
 }
 
-// deleteFrozenAt returns what the deletion says when it has gone on, or errUndisturbed.
-func deleteFrozenAt(t *testing.T, calls int) (outcome error) {
+// deleteBeside begins to delete a1, and stops before one of its calls; what it says in the end is its result.
+func deleteBeside(t *testing.T, st storage.Storage, calls int) (*freezer, chan error) {
 	t.Helper()
-	st := newStorage(t)
-	r := open(t, st)
-	first := take(t, r, "a1", 1, nil)
-	second := take(t, r, "b2", 20, first)
 	f := newFreezer(st, 1<<30)
 	pruner := open(t, f)
 	f.mu.Lock()
@@ -323,6 +319,17 @@ func deleteFrozenAt(t *testing.T, calls int) (outcome error) {
 		_, err := pruner.Delete(context.Background(), []string{"a1"}, false)
 		result <- err
 	}()
+	return f, result
+}
+
+// deleteFrozenAt returns what the deletion says when it has gone on, or errUndisturbed.
+func deleteFrozenAt(t *testing.T, calls int) (outcome error) {
+	t.Helper()
+	st := newStorage(t)
+	r := open(t, st)
+	first := take(t, r, "a1", 1, nil)
+	second := take(t, r, "b2", 20, first)
+	f, result := deleteBeside(t, st, calls)
 	select {
 	case <-f.frozen:
 	case err := <-result:

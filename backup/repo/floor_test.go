@@ -181,16 +181,7 @@ func (m moment) at(t *testing.T, calls int) (outcome error, more bool) {
 	if m.began {
 		s, run = begin(t, r, writer())
 	}
-	f := newFreezer(st, 1<<30)
-	pruner := open(t, f)
-	f.mu.Lock()
-	f.left = calls
-	f.mu.Unlock()
-	result := make(chan error, 1)
-	go func() {
-		_, err := pruner.Delete(context.Background(), []string{"a1"}, false)
-		result <- err
-	}()
+	f, result := deleteBeside(t, st, calls)
 	select {
 	case <-f.frozen:
 		more = true

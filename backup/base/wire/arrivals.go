@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"rootstream/internal/unnamed"
 )
 
 // arrivals are the files that have come, with their sizes and checksums, in the order in which they came. They are on
@@ -25,13 +27,9 @@ type arrival struct {
 }
 
 func newArrivals() (*arrivals, error) {
-	f, err := os.CreateTemp("", "rootstream-arrived-*")
+	f, err := unnamed.File()
 	if err != nil {
 		return nil, fmt.Errorf("make a file for what arrives: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("hide the file for what arrives: %w", err)
 	}
 	return &arrivals{f: f, w: bufio.NewWriter(f)}, nil
 }

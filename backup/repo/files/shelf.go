@@ -14,6 +14,7 @@ import (
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo/pack"
 	"rootstream/backup/repo/seal"
+	"rootstream/internal/unnamed"
 )
 
 // Shelf is where files are put in any order, to be found by path and gone through in order. They are on disk, in a file
@@ -54,13 +55,9 @@ type block struct {
 
 // NewShelf makes an empty one.
 func NewShelf() (*Shelf, error) {
-	f, err := os.CreateTemp("", "rootstream-files-*")
+	f, err := unnamed.File()
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the list of files: %w", err)
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("hide the file for the list of files: %w", err)
 	}
 	return &Shelf{f: f, packs: map[pack.ID]bool{}}, nil
 }
