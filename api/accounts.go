@@ -107,7 +107,8 @@ func (s *Server) accountRoutes() {
 	})
 	handle(s, huma.Operation{
 		OperationID: "delete-me", Method: http.MethodDelete, Path: "/v1/users/me", DefaultStatus: http.StatusNoContent, Tags: tags,
-		Summary: "Delete my account and all it has", Description: "Needs a fresh proof of identity: see reauthenticate.",
+		Summary: "Delete my account and all it has", Description: "Needs a fresh proof of identity: see reauthenticate. 409 email_settling for as long as a change of its address can be undone, and says until when.",
+		Errors: []int{http.StatusConflict},
 	}, anyUser, func(ctx context.Context, _ *empty) (*signedOut, error) {
 		return signOut(ctx, s.deps.Auth.DeleteAccount(ctx, caller(ctx), client(ctx)))
 	})

@@ -115,11 +115,18 @@ func (s *Service) VerifyUser(ctx context.Context, by Actor, id uuid.UUID) (user.
 	})
 }
 
-// DeleteUser erases an account. Its sessions end first, so that each end is on record.
+// DeleteUser erases an account. Its sessions end first, so that each end is on
+// record. Nobody does so to their own for as long as the owner of its old
+// address can take it back: it may be a thief who moved it there.
 func (s *Service) DeleteUser(ctx context.Context, by Actor, id uuid.UUID) error {
 	return s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) error {
 		if err := s.keepAnAdmin(ctx, tx, u); err != nil {
 			return err
+		}
+		if by.id == id {
+			if err := s.users.CheckSettled(ctx, tx, u.ID); err != nil {
+				return err
+			}
 		}
 		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseDeleted, Actor: by.id}); err != nil {
 			return err

@@ -33,6 +33,21 @@ func (w *world) exec(sql string, args ...any) {
 	}
 }
 
+// legacy does what a program of Phase 24.2 does, in its own connection.
+func (w *world) legacy(sql string, args ...any) {
+	w.t.Helper()
+	err := w.db.InTx(w.t.Context(), func(tx *postgres.Tx) error {
+		_, err := tx.Exec(w.t.Context(), `select set_config('rootstream.writer', '', true)`)
+		if err == nil {
+			_, err = tx.Exec(w.t.Context(), sql, args...)
+		}
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *world) ask(g auth.Grant, email string) {
 	w.t.Helper()
 	if err := w.ChangeEmail(w.t.Context(), w.principal(g), email, from(1)); err != nil {
@@ -122,6 +137,56 @@ func TestTheOldAddressCanUndoItsChange(t *testing.T) {
 		t.Errorf("%d events of it", n)
 	}
 	w.ask(w.login("ada"), "ada@example.net") // and the next change is not held up
+}
+
+func TestAnAccountIsNotDeletedUnderAnUndo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u, g := w.verified("ada")
+	undo := w.move(g, "eve@example.net")
+	p := w.principal(g)
+	err := w.DeleteAccount(t.Context(), p, from(1))
+	wantCode(t, err, errs.Conflict, "email_settling")
+	if hint := errs.Of(err).Hint; !strings.Contains(hint, time.Now().UTC().AddDate(0, 0, 3).Format("2006-01")) {
+		t.Errorf("it does not say until when: %s", hint)
+	}
+	w.exec(`update users set role = 'admin' where public_id = $1`, u.PublicID)
+	boss := w.register("boss")
+	w.exec(`update users set role = 'admin' where public_id = $1`, boss.PublicID)
+	wantCode(t, w.DeleteUser(t.Context(), w.principal(g).Actor(), u.PublicID), errs.Conflict, "email_settling")
+	w.exec(`update users set role = 'user' where public_id = $1`, u.PublicID)
+	if err = w.UndoEmail(t.Context(), undo, from(2)); err != nil {
+		t.Fatal(err)
+	}
+	w.address(u.PublicID, "ada@example.org")
+
+	second, g2 := w.verified("bob")
+	w.move(g2, "bob@example.net")
+	if err = w.DeleteUser(t.Context(), auth.Console(), second.PublicID); err != nil {
+		t.Errorf("an administrator: %v", err)
+	}
+	_, g3 := w.verified("carol")
+	w.move(g3, "carol@example.net")
+	w.exec(`update email_changes set ends_at = clock_timestamp()`)
+	if err = w.DeleteAccount(t.Context(), w.principal(g3), from(1)); err != nil {
+		t.Errorf("once the time to undo is over: %v", err)
+	}
+}
+
+func TestALinkVouchesForTheAddressItWasMailedToAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u := w.register("ada")
+	if err := w.RequestRecovery(t.Context(), "ada", from(1)); err != nil {
+		t.Fatal(err)
+	}
+	verify, recover := w.mailed(notify.TopicVerifyEmail), w.mailed(auth.TopicRecovery)
+	w.legacy(`update users set email = 'bob@example.net' where id = $1`, u.ID)
+	wantCode(t, w.VerifyEmail(t.Context(), verify, from(1)), errs.Gone, "token_gone")
+	wantCode(t, w.ConfirmRecovery(t.Context(), recover, another, from(1)), errs.Gone, "token_gone")
+	if now, err := w.users.ByPublicID(t.Context(), u.PublicID); err != nil || now.IsVerified {
+		t.Errorf("%s counts as verified: %v", now.Email, err)
+	}
 }
 
 // The undo proves the old mailbox alone, which may be what the owner moved away from.
@@ -227,6 +292,16 @@ func TestWhatEndsARequestForAnotherAddress(t *testing.T) {
 			if _, err := w.Disable(t.Context(), auth.Console(), u.PublicID); err != nil {
 				w.t.Fatal(err)
 			}
+		},
+		"a program of Phase 24.2 that disables and enables the account": func(w *world, u user.User, _ auth.Grant) {
+			w.legacy(`update users set is_active = false where id = $1`, u.ID)
+			w.legacy(`update users set is_active = true where id = $1`, u.ID)
+		},
+		"a program of Phase 24.2 that changes the password": func(w *world, u user.User, _ auth.Grant) {
+			w.legacy(`update users set password_hash = 'x' where id = $1`, u.ID)
+		},
+		"a program of Phase 24.2 that changes the address": func(w *world, u user.User, _ auth.Grant) {
+			w.legacy(`update users set email = 'ada@example.com' where id = $1`, u.ID)
 		},
 		"a newer request": func(w *world, _ user.User, g auth.Grant) { w.ask(g, "other@example.net") },
 		"an administrator": func(w *world, u user.User, _ auth.Grant) {

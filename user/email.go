@@ -1,6 +1,7 @@
 package user
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -56,12 +57,27 @@ func (s *Store) AskEmail(ctx context.Context, tx *postgres.Tx, id uuid.UUID, ema
 			where c.changed_at is null or c.ends_at <= clock_timestamp()
 		returning `+changeColumns, u.ID, request, u.Email, email, u.IsVerified, ttl).Scan(c.targets()...)
 	if errors.Is(err, postgres.ErrNoRows) {
-		return EmailChange{}, ErrEmailSettling
+		err = cmp.Or(s.CheckSettled(ctx, tx, u.ID), error(ErrEmailSettling))
 	}
 	if err != nil {
 		return EmailChange{}, fmt.Errorf("ask for an address: %w", err)
 	}
 	return c, nil
+}
+
+// CheckSettled refuses what an account may not do for as long as the owner of
+// its old address can take it back ([ErrEmailSettling], which says until when).
+func (s *Store) CheckSettled(ctx context.Context, q postgres.Querier, id int64) error {
+	var until time.Time
+	err := q.QueryRow(ctx, `select ends_at from email_changes
+		where user_id = $1 and changed_at is not null and undoable and ends_at > clock_timestamp()`, id).Scan(&until)
+	if errors.Is(err, postgres.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for a change of address: %w", err)
+	}
+	return ErrEmailSettling.WithHint("do it after " + until.UTC().Format(time.RFC3339) + ", when that time is over; an administrator can do it at once")
 }
 
 // IssueEmailToken makes the token that confirms a request or, once it is made,

@@ -73,7 +73,7 @@ type Auth struct {
 	FreshFor          time.Duration `yaml:"fresh_for" default:"15m" doc:"How recent a proof of identity must be for sensitive acts."`
 	HashQueue         time.Duration `yaml:"hash_queue" default:"5s" doc:"Longest wait for a password to be checked; after it the answer is 503."`
 	EmailChangeTTL    time.Duration `yaml:"email_change_ttl" default:"24h" doc:"How long a new e-mail address may be confirmed."`
-	EmailUndoTTL      time.Duration `yaml:"email_undo_ttl" default:"72h" doc:"How long the old address can undo its change. Until then nobody else can have it, and there is no further change."`
+	EmailUndoTTL      time.Duration `yaml:"email_undo_ttl" default:"72h" doc:"How long the old address can undo its change. Until then nobody else can have it, there is no further change, and the owner cannot delete the account."`
 	SignInMail        bool          `yaml:"sign_in_mail" default:"true" doc:"Mail owners when somebody signs in to their account from a device that was not used before."`
 	Rate              Rate          `yaml:"rate"`
 }
