@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"rootstream/api/watch"
 	"rootstream/errs"
 )
 
@@ -44,7 +45,7 @@ type Server struct {
 	requests    *prometheus.HistogramVec
 	hotSeen     map[string]prometheus.Observer // by path; what the short way answered
 	described   func() ([]byte, error)
-	watches     *watches
+	watches     *watch.Hub
 }
 
 // Errors of the transport.
@@ -80,7 +81,7 @@ func New(deps Deps, cfg Config) *Server {
 	for p, route := range hotRoutes {
 		s.hotSeen[p] = s.requests.WithLabelValues(route, statusClass(http.StatusOK))
 	}
-	s.watches = newWatches(cfg, deps.Streams)
+	s.watches = s.newHub()
 	s.api = humago.New(s.mux, humaConfig(cfg.Version))
 	s.described = sync.OnceValues(s.OpenAPI)
 	s.routes()

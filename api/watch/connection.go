@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 // connection is somebody who watches. Its goroutine writes; another is told of
 // changes, and waits when the client is slow.
 type connection struct {
-	*viewer
+	viewer
 	w       http.ResponseWriter
 	rc      *http.ResponseController
 	wake    chan struct{} // there is something to send
@@ -26,7 +26,7 @@ type connection struct {
 }
 
 // run serves the client until it leaves, is too slow or may no longer watch, or the server ends.
-func (c *connection) run(ctx context.Context, topics []string, from statesync.Token, unknown bool) {
+func (c *connection) run(ctx context.Context, wish Wish) {
 	_ = c.rc.SetReadDeadline(time.Time{}) // one that passed would end the connection
 	h := c.w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -36,22 +36,22 @@ func (c *connection) run(ctx context.Context, topics []string, from statesync.To
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	told := make(chan error, 1)
-	o := statesync.SubOptions{From: from, OnReady: func(t statesync.Token) {
+	o := statesync.SubOptions{From: wish.From, OnReady: func(t statesync.Token) {
 		switch {
-		case unknown:
+		case wish.Unknown:
 			c.put([]byte("event: reset\ndata: {\"reset\":true,\"reason\":\"unknown\"}\n"), t)
-		case from.IsZero(): // who leaves before anything has happened can still resume
+		case wish.From.IsZero(): // who leaves before anything has happened can still resume
 			c.put(nil, t)
 		}
 	}}
 	go func() {
 		defer close(told)
-		told <- c.s.deps.State.Subscribe(ctx, topics, o, func(change statesync.Change) error { return c.tell(ctx, change) })
+		told <- c.hub.cfg.State.Subscribe(ctx, wish.Topics, o, func(change statesync.Change) error { return c.tell(ctx, change) })
 	}()
 	c.write(ctx, told)
 	cancel()
 	for err := range told {
-		c.s.watches.ended(err)
+		c.hub.ended(err)
 	}
 }
 
@@ -61,7 +61,7 @@ func (c *connection) tell(ctx context.Context, change statesync.Change) error {
 	if err != nil || !ok {
 		return err
 	}
-	text, err := c.s.watches.envelopes.text(&change)
+	text, err := c.hub.envelopes.text(&change)
 	if err != nil {
 		return err
 	}
@@ -96,8 +96,8 @@ func (c *connection) put(text []byte, t statesync.Token) {
 // write sends what is queued, at once after a pause and else a tick's worth
 // together, until nothing more comes or the client may not have it.
 func (c *connection) write(ctx context.Context, told <-chan error) {
-	beat, check, later := time.NewTicker(watchBeat), time.NewTicker(watchCheck), time.NewTimer(time.Hour)
-	defer beat.Stop()
+	alive, check, later := time.NewTicker(beat), time.NewTicker(recheck), time.NewTimer(time.Hour)
+	defer alive.Stop()
 	defer check.Stop()
 	defer later.Stop()
 	var sent time.Time
@@ -105,22 +105,22 @@ func (c *connection) write(ctx context.Context, told <-chan error) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.s.watches.ending:
+		case <-c.hub.ending:
 			c.flush(ctx)
 			return
 		case err := <-told:
-			c.s.watches.ended(err)
+			c.hub.ended(err)
 			c.flush(ctx)
 			return
 		case <-c.wake:
-			if wait := watchTick - time.Since(sent); wait > 0 {
-				later.Reset(wait)
+			if rest := tick - time.Since(sent); rest > 0 {
+				later.Reset(rest)
 				continue
 			}
 			ok, sent = c.flush(ctx), time.Now()
 		case <-later.C:
 			ok, sent = c.flush(ctx), time.Now()
-		case <-beat.C:
+		case <-alive.C:
 			ok = c.send([]byte(":\n\n"))
 		case <-check.C:
 			ok = c.allowed(ctx)
@@ -130,16 +130,16 @@ func (c *connection) write(ctx context.Context, told <-chan error) {
 
 // allowed looks at the session, unless that was done a moment ago.
 func (c *connection) allowed(ctx context.Context) bool {
-	if time.Since(c.checked) < watchCheck/2 {
+	if time.Since(c.checked) < recheck/2 {
 		return true
 	}
 	c.checked = time.Now()
-	return c.check(ctx, factsOf(ctx).token)
+	return c.check(ctx)
 }
 
 // flush sends what is queued, if the client may still have it.
 func (c *connection) flush(ctx context.Context) bool {
-	if time.Since(c.checked) > watchCheck && !c.allowed(ctx) {
+	if time.Since(c.checked) > recheck && !c.allowed(ctx) {
 		return false
 	}
 	c.mu.Lock()

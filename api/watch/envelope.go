@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"fmt"

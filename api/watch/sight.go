@@ -1,4 +1,4 @@
-package api
+package watch
 
 import (
 	"context"
@@ -16,9 +16,8 @@ import (
 
 // sights know who may see which stream.
 type sights struct {
-	streams Streams
-	mu      sync.Mutex
-	of      map[uuid.UUID]*sight
+	mu sync.Mutex
+	of map[uuid.UUID]*sight
 }
 
 // sight is one stream, read a moment ago.
@@ -50,14 +49,14 @@ func (x *sights) at(id uuid.UUID) *sight {
 	return s
 }
 
-// sees reports whether somebody may see a change of a stream. Where what may be
+// seesStream reports whether somebody may see a change of a stream. Where what may be
 // seen was conflated with what may not, only that something changed is left of it.
-func (x *sights) sees(ctx context.Context, who uuid.UUID, c *statesync.Change) (bool, error) {
-	s := x.at(c.Ref.ID)
+func (h *Hub) seesStream(ctx context.Context, who uuid.UUID, c *statesync.Change) (bool, error) {
+	s := h.sights.at(c.Ref.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if time.Since(s.read) > sightLife || s.since < c.Version && changesSight(c) {
-		if err := s.look(ctx, x.streams, c); err != nil {
+		if err := h.look(ctx, s, c); err != nil {
 			return false, err
 		}
 	}
@@ -75,10 +74,10 @@ func (x *sights) sees(ctx context.Context, who uuid.UUID, c *statesync.Change) (
 }
 
 // look reads the stream's row.
-func (s *sight) look(ctx context.Context, streams Streams, c *statesync.Change) error {
+func (h *Hub) look(ctx context.Context, s *sight, c *statesync.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, checkDeadline)
 	defer cancel()
-	is, err := streams.ByPublicID(ctx, stream.Account{Operator: true}, c.Ref.ID)
+	is, err := h.cfg.Streams.ByPublicID(ctx, stream.Account{Operator: true}, c.Ref.ID)
 	if err != nil && !errors.Is(err, stream.ErrNotFound) {
 		return err
 	}
