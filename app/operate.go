@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -287,15 +288,14 @@ func (p *Parts) EraseEvents(ctx context.Context, entity string) (int, error) {
 	})
 }
 
-// parseRef reads type:id.
+// parseRef reads type:id, and as well how topics and paths name an entity: type.id and type/id.
 func parseRef(text string) (event.Ref, error) {
-	for i := range text {
-		if text[i] == ':' {
-			id, err := ParseID("entity", text[i+1:])
-			return event.Ref{Type: text[:i], ID: id}, err
-		}
+	i := strings.IndexAny(text, ":./")
+	if i < 0 {
+		return event.Ref{}, errs.NewInvalid("entity", "must be TYPE:ID, for example stream:0198c0de-0000-7000-8000-000000000000")
 	}
-	return event.Ref{}, errs.NewInvalid("entity", "must be type:id, for example stream:0198c0de-0000-7000-8000-000000000000")
+	id, err := ParseID("entity", text[i+1:])
+	return event.Ref{Type: text[:i], ID: id}, err
 }
 
 // EventsOf reads an entity's events from a version on, all of them.

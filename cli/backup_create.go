@@ -60,6 +60,7 @@ pages of the cluster have a wrong checksum.`,
 	}
 	flags := c.Flags()
 	flags.StringVar(&kind, "type", "full", "full, differential, incremental or logical")
+	complete(c, "type", "full", "differential", "incremental", "logical")
 	flags.BoolVar(&o.Reuse, "reuse", false, "let a full backup not store again what the newest one has")
 	flags.BoolVar(&o.Pinned, "pin", false, "keep it until it is unpinned")
 	flags.BoolVar(&o.Spread, "spread", false, "let the first checkpoint take its time, as checkpoint_completion_target says")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
@@ -32,4 +33,9 @@ func (p *positive) Type() string { return "number" }
 func limitFlag(flags *pflag.FlagSet, limit *positive, usual int) {
 	*limit = positive(usual)
 	flags.Var(limit, "limit", "at most so many")
+}
+
+// complete names the values of a flag to the shell.
+func complete(c *cobra.Command, flag string, values ...string) {
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) // fails where there is no such flag
 }

@@ -12,10 +12,9 @@ import (
 
 // bar shows how far something is, on a terminal, once it has taken a while.
 type bar struct {
-	env   *environment
-	what  string
-	began time.Time
-	on    bool
+	screen *os.File // nil: nobody looks
+	what   string
+	began  time.Time
 
 	mu    sync.Mutex
 	shown bool
@@ -30,8 +29,11 @@ const (
 
 // progress begins a bar; show is for any goroutine, end takes it off the terminal.
 func (env *environment) progress(what string) *bar {
-	f, ok := env.stderr.(*os.File)
-	return &bar{env: env, what: what, began: time.Now(), on: ok && term.IsTerminal(int(f.Fd()))}
+	b := &bar{what: what, began: time.Now()}
+	if f, ok := env.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		b.screen = f
+	}
+	return b
 }
 
 // show draws the bar: done of total bytes, and what is going on.
@@ -39,21 +41,34 @@ func (b *bar) show(done, total int64, doing string) {
 	now := time.Now()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.on || now.Sub(b.began) < barAfter || now.Sub(b.last) < barEvery {
+	if b.screen == nil || now.Sub(b.began) < barAfter || now.Sub(b.last) < barEvery {
 		return
 	}
 	b.last, b.shown = now, true
-	_, _ = fmt.Fprintf(b.env.stderr, "\r\x1b[K%s", barText(b.what, done, total, now.Sub(b.began))+" "+doing)
+	text := barText(b.what, done, total, now.Sub(b.began)) + " " + doing
+	if width, _, err := term.GetSize(int(b.screen.Fd())); err == nil && width > 0 {
+		text = firstOf(text, width-1) // what wraps is not wiped by the next
+	}
+	_, _ = fmt.Fprintf(b.screen, "\r\x1b[K%s", text)
 }
 
 // end removes the bar.
 func (b *bar) end() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.on = false
 	if b.shown {
-		_, _ = fmt.Fprint(b.env.stderr, "\r\x1b[K")
+		_, _ = fmt.Fprint(b.screen, "\r\x1b[K")
 	}
+	b.screen = nil
+	b.shown = false
+}
+
+// firstOf is as much of text as fits in so many columns.
+func firstOf(text string, columns int) string {
+	if r := []rune(text); len(r) > max(columns, 0) {
+		return string(r[:max(columns, 0)])
+	}
+	return text
 }
 
 // barText is the bar without the terminal.

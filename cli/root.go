@@ -35,6 +35,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	if ctx.Err() != nil {
+		err = hintedError{err, ""} // somebody ended it: there is nothing to mend
+	}
 	report(stderr, err)
 	return exitCode(err)
 }
@@ -82,6 +85,8 @@ Standard output carries data only; hints go to standard error. Exit codes: 0 ok 
 	flags.StringVar(&env.redis, "redis", "", "address of Redis (`URL`)")
 	flags.StringVarP(&env.output, "output", "o", "table", "output `format`: table or json")
 	flags.BoolVar(&env.yes, "yes", false, "do not ask before something that cannot be undone")
+	flags.Lookup("config").DefValue, flags.Lookup("data").DefValue = "", "" // what the environment says is no default
+	complete(root, "output", "table", "json")
 	root.SetFlagErrorFunc(usageOf)
 	root.AddCommand(
 		upCommand(env), serveCommand(env), nodeCommand(env), demoCommand(env), statusCommand(env), doctorCommand(env),
@@ -111,8 +116,8 @@ func requireKnownArgs(c *cobra.Command) {
 		c.Args = cobra.ArbitraryArgs
 	} else if check := c.Args; check != nil {
 		c.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return usageOf(cmd, fmt.Errorf("%w: %s", err, cmd.UseLine()))
+			if check(cmd, args) != nil {
+				return usageOf(cmd, fmt.Errorf("it is typed: %s", cmd.UseLine()))
 			}
 			return nil
 		}

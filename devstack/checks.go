@@ -141,16 +141,16 @@ func CheckSpace(name, dir string, least uint64) Check {
 	return c
 }
 
-// judgeSpace says whether what is free of a disk is enough: a share of it, and no less than least.
+// judgeSpace says whether what is free of a disk is enough: a share of it, which
+// need not be more than plenty, and no less than least.
 func judgeSpace(dir string, free, size, least uint64) Check {
-	const name, percent = "disk_space", 10
-	detail := fmt.Sprintf("%d MiB of %d MiB free (%.0f %%)", free>>20, size>>20, 100*float64(free)/float64(max(size, 1)))
-	if free < least || free < size/100*percent {
-		return Check{
-			Name: name, Detail: fmt.Sprintf("%s: less than %d %% or %d MiB", detail, percent, least>>20), Remedy: "free some space on the disk of " + dir,
-		}
+	const name, percent, plenty = "disk_space", 10, 10 << 30
+	c := Check{Name: name, OK: true, Detail: fmt.Sprintf("%d MiB of %d MiB free (%.0f %%)", free>>20, size>>20, 100*float64(free)/float64(max(size, 1)))}
+	if wanted := max(least, min(size/100*percent, plenty)); free < wanted {
+		c.OK, c.Remedy = false, "free some space on the disk of "+dir
+		c.Detail += fmt.Sprintf(": less than %d MiB", wanted>>20)
 	}
-	return Check{Name: name, OK: true, Detail: detail}
+	return c
 }
 
 func failedCheck(name string, err error) Check {

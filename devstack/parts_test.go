@@ -289,22 +289,25 @@ func TestChecksSayWhatIsWrongAndWhatHelps(t *testing.T) {
 	}
 }
 
-func TestADiskIsFullBelowAShareAndBelowWhatIsNeeded(t *testing.T) {
+func TestADiskIsFullBelowAShareUnlessThatIsPlentyAndBelowWhatIsNeeded(t *testing.T) {
 	t.Parallel()
 	const mib, gib = 1 << 20, 1 << 30
 	for _, tt := range []struct {
 		free, size, least uint64
 		want              bool
+		less              string
 	}{
-		{11 * gib, 100 * gib, 512 * mib, true},
-		{9 * gib, 100 * gib, 512 * mib, false},
-		{600 * mib, 2 * gib, 512 * mib, true},
-		{400 * mib, 2 * gib, 512 * mib, false},
-		{0, 0, 512 * mib, false},
-		{1 << 62, 1 << 63, 512 * mib, true},
+		{6 * gib, 50 * gib, 512 * mib, true, ""},
+		{4 * gib, 50 * gib, 512 * mib, false, ": less than 5119 MiB"},
+		{11 * gib, 1000 * gib, 512 * mib, true, ""}, // 1 %, and plenty
+		{9 * gib, 1000 * gib, 512 * mib, false, ": less than 10240 MiB"},
+		{600 * mib, 2 * gib, 512 * mib, true, ""},
+		{400 * mib, 2 * gib, 512 * mib, false, ": less than 512 MiB"},
+		{0, 0, 512 * mib, false, ": less than 512 MiB"},
+		{1 << 62, 1 << 63, 512 * mib, true, ""},
 	} {
 		c := devstack.JudgeSpace("/data", tt.free, tt.size, tt.least)
-		if c.OK != tt.want || (c.Remedy == "") != tt.want || (!tt.want && !strings.Contains(c.Detail, "less than 10 % or 512 MiB")) {
+		if c.OK != tt.want || (c.Remedy == "") != tt.want || !strings.HasSuffix(c.Detail, tt.less) {
 			t.Errorf("%d of %d: %+v", tt.free, tt.size, c)
 		}
 	}

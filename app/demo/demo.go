@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"time"
 
@@ -22,8 +23,10 @@ import (
 // ErrFailed is a step of the demo that did not go as it must.
 var ErrFailed = errs.New(errs.Internal, "demo_failed", "a step failed")
 
-// patience is how long one step may take, on a machine however slow.
-const patience = 2 * time.Minute
+const (
+	patience = 2 * time.Minute // how long one step may take, on a machine however slow
+	leaving  = 5 * time.Second // how long somebody who has pressed Ctrl-C may be kept
+)
 
 // Step is one request of the demo and what came of it.
 type Step struct {
@@ -40,13 +43,28 @@ type Step struct {
 // second is the configuration of the same system, to start another instance of
 // it for a moment; nil if it is not known, then the server watches itself.
 func Run(ctx context.Context, url string, second *config.Config, report func(Step) error) error {
+	if u, err := neturl.Parse(url); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return errs.NewInvalid("url", "must be like http://127.0.0.1:8080")
+	}
 	d := &demo{ctx: ctx, url: strings.TrimRight(url, "/"), second: second, report: report, http: &http.Client{Timeout: patience}}
 	for _, part := range []func() error{d.account, d.session, d.secondFactor, d.streaming, d.instances, d.goodbye} {
 		if err := part(); err != nil {
+			d.abandon()
 			return err
 		}
 	}
 	return nil
+}
+
+// abandon deletes the account of a walk that ended early, if its session may.
+func (d *demo) abandon() {
+	if d.token == "" {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(d.ctx), leaving)
+	defer cancel()
+	d.ctx = ctx
+	_, _, _ = d.call("DELETE", "/v1/users/me", nil)
 }
 
 type demo struct {
@@ -85,14 +103,14 @@ func (d *demo) step(what, method, path string, body any, want int) (object, erro
 
 // short replaces ids, which only make the line long.
 func short(path string) string {
+	path, _, _ = strings.Cut(path, "?")
 	parts := strings.Split(path, "/")
 	for i, p := range parts {
 		if len(p) == 36 && strings.Count(p, "-") == 4 {
 			parts[i] = "{id}"
 		}
 	}
-	s, _, _ := strings.Cut(strings.Join(parts, "/"), "?")
-	return s
+	return strings.Join(parts, "/")
 }
 
 func (d *demo) call(method, path string, body any) (int, object, error) {
@@ -118,6 +136,9 @@ func (d *demo) call(method, path string, body any) (int, object, error) {
 		req.Header.Set("If-Match", d.match)
 	}
 	resp, err := d.http.Do(req)
+	if d.ctx.Err() != nil {
+		return 0, nil, context.Cause(d.ctx)
+	}
 	if err != nil {
 		return 0, nil, errs.New(errs.Unavailable, "unreachable", "nothing answers at "+d.url).WithCause(err).
 			WithHint("start it with: rootstream up")

@@ -182,7 +182,7 @@ func (x examination) backupFindings() []Finding {
 		return []Finding{failed(repository, h.err, "rootstream backup list")}
 	}
 	return []Finding{
-		fine(repository, "%s, %d backups", x.cfg.Backup.Repo, len(h.all)),
+		fine(repository, "%s, backups: %d", x.cfg.Backup.Repo, len(h.all)),
 		x.newestBackup(), x.backupProof(), x.backupLog(),
 	}
 }

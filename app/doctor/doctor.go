@@ -236,7 +236,7 @@ func (x examination) keyset() []Finding {
 				keys[0].AddedAt.UTC().Format(time.RFC3339)), Remedy: remedy,
 		}}
 	}
-	return []Finding{fine(name, "%d keys, opened by master key %s", len(keys), x.keys.status.MasterKey)}
+	return []Finding{fine(name, "keys: %d, opened by master key %s", len(keys), x.keys.status.MasterKey)}
 }
 
 // outboxPatience is how long a mail may wait before something is wrong.

@@ -129,7 +129,7 @@ func (e *examined) keysetStatus() PartStatus {
 	case !k.opened:
 		return PartStatus{Name: name, State: stateOff, Detail: "none yet: the first server makes it"}
 	}
-	return PartStatus{name, stateUp, fmt.Sprintf("%d keys, opened by master key %s", len(k.status.Keys), k.status.MasterKey), map[string]any{
+	return PartStatus{name, stateUp, fmt.Sprintf("keys: %d, opened by master key %s", len(k.status.Keys), k.status.MasterKey), map[string]any{
 		"keys": len(k.status.Keys), "master_key": k.status.MasterKey,
 	}}
 }
