@@ -298,7 +298,7 @@ func TestADiskIsFullBelowAShareUnlessThatIsPlentyAndBelowWhatIsNeeded(t *testing
 		less              string
 	}{
 		{6 * gib, 50 * gib, 512 * mib, true, ""},
-		{4 * gib, 50 * gib, 512 * mib, false, ": less than 5119 MiB"},
+		{4 * gib, 50 * gib, 512 * mib, false, ": less than 5120 MiB"},
 		{11 * gib, 1000 * gib, 512 * mib, true, ""}, // 1 %, and plenty
 		{9 * gib, 1000 * gib, 512 * mib, false, ": less than 10240 MiB"},
 		{600 * mib, 2 * gib, 512 * mib, true, ""},
