@@ -28,10 +28,12 @@ type row struct {
 
 // The shards' locks are taken in ascending order, so that two transactions never wait for each other in a circle. A plan that
 // was made while the table was small would read all of it long after: what follows the locks is planned to use the indexes.
+// What numbers its events by itself says so: events_follow, a trigger, need not look whether they follow each other.
 const (
 	byIndex    = `set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
 	planOnce   = `select ` + byIndex
-	lockShard  = `select pg_advisory_xact_lock($1, $2), ` + byIndex
+	numbering  = planOnce + `, set_config('rootstream.numbered', 'on', true)`
+	lockShard  = numbering + `, pg_advisory_xact_lock($1, $2)`
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
 	lockAll    = `select pg_advisory_xact_lock($1, s) from generate_series(0, $2::int - 1) s`
 )
@@ -124,7 +126,7 @@ func insert(b *pgx.Batch, rows []*row, heads *heads) {
 func insertMany(b *pgx.Batch, rows []*row, known *heads) {
 	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
 	heads := placesOf(rows, func(r *row) int16 { return int16(r.Aggregate.Shard()) }) //nolint:gosec // 0 to 15
-	b.Queue(planOnce)
+	b.Queue(numbering)
 	b.Queue(lockShards, lockSpace, slices.Sorted(slices.Values(heads.keys)))
 	b.Queue(insertEvents, heads.keys, of(heads.keys, known.least), heads.which, heads.count, entities.repeated(),
 		of(rows, func(r *row) string { return r.Aggregate.Type }), of(rows, func(r *row) uuid.UUID { return r.Aggregate.ID }),
