@@ -37,7 +37,7 @@ func (r *Repo) floors(ctx context.Context, found []*surveyed) ([]logs.Floor, err
 	return all, nil
 }
 
-// histories reads where the timelines of a cluster come from.
+// histories reads where the timelines of a cluster come from; nil where that is not stored.
 func (r *Repo) histories(ctx context.Context, system uint64) (map[wal.TimelineID]wal.History, error) {
 	timelines, err := r.Timelines(ctx, system)
 	if err != nil {
@@ -45,12 +45,13 @@ func (r *Repo) histories(ctx context.Context, system uint64) (map[wal.TimelineID
 	}
 	all := map[wal.TimelineID]wal.History{}
 	for _, tli := range timelines {
-		all[tli] = wal.NewHistory(tli)
 		if tli == 1 {
+			all[tli] = wal.NewHistory(tli)
 			continue
 		}
 		text, err := r.GetWAL(ctx, system, wal.HistoryName(tli))
 		if errors.Is(err, ErrWALAbsent) {
+			all[tli] = nil
 			continue
 		}
 		if err != nil {

@@ -114,6 +114,35 @@ func TestLogBelowWhatBackupsNeedGoes(t *testing.T) {
 	requireSound(t, r)
 }
 
+// Whoever stores the log of a timeline may not have stored yet where it comes from. An older backup may lead to it all the same.
+func TestLogOfATimelineStaysWhileNobodyKnowsWhereItComesFrom(t *testing.T) {
+	t.Parallel()
+	r := open(t, newStorage(t))
+	ctx := t.Context()
+	store(t, r, system, 0, 4)
+	for i := range wal.LSN(6) {
+		if err := r.PutWAL(ctx, system, wal.SegmentName(2, (3+i)*segSize, segSize), []byte{2, byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keep(t, r, spanning("a1", 0, 1))
+	keep(t, r, spanning("b2", 2, 3))
+	m := spanning("c3", 7, 8)
+	m.StartTimeline, m.StopTimeline = 2, 2
+	keep(t, r, m)
+	before := stored(t, r, system)
+	if remove(t, r, "a1"); stored(t, r, system) != strings.TrimPrefix(before, "0 1 ") {
+		t.Errorf("b2 is kept, and may lead to timeline 2: of %s there is left %s", before, stored(t, r, system))
+	}
+	if err := r.PutWAL(ctx, system, wal.HistoryName(2), []byte("1\t0/800000\tin segment 0, before b2\n")); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, r)
+	if got := strings.Fields(stored(t, r, system)); len(got) != 5 || got[2] != wal.HistoryName(2) || got[3] != wal.SegmentName(2, 7*segSize, segSize) {
+		t.Errorf("it is known now that none but c3 leads to it: there is %v", got)
+	}
+}
+
 func intents(t *testing.T, st storage.Storage) (names []string) {
 	t.Helper()
 	for o, err := range st.List(t.Context(), "intents/") {

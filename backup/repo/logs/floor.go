@@ -24,8 +24,9 @@ func (f Floor) Same(o Floor) bool { return f.System == o.System && f.Timeline ==
 
 // Floors says from where on each timeline's log is needed to restore each of a cluster's backups, of which each is the
 // range that recovery goes through at least, to any later time, on every timeline that can be reached from it; wal.Open
-// where none is. Timelines newer than all backups are needed whole: a backup may be on its way there. Without a backup
-// there are no floors: everything is kept.
+// where none is. Timelines newer than all backups are needed whole: a backup may be on its way there. One whose history
+// is nil, since nobody has stored it yet, may descend from any that is older. Without a backup there are no floors:
+// everything is kept.
 func Floors(backups []wal.Range, histories map[wal.TimelineID]wal.History) map[wal.TimelineID]wal.LSN {
 	newest := wal.TimelineID(0)
 	for _, b := range backups {
@@ -41,7 +42,7 @@ func Floors(backups []wal.Range, histories map[wal.TimelineID]wal.History) map[w
 			floor = 0
 		}
 		for _, b := range backups {
-			if histories[tli].Contains(b.Timeline, b.To) {
+			if histories[tli].Contains(b.Timeline, b.To) || histories[tli] == nil && b.Timeline <= tli {
 				floor = min(floor, b.From)
 			}
 		}
