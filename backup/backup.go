@@ -103,6 +103,14 @@ func pairs(of map[string]string) []Pair {
 	return all
 }
 
+func backupsOf(entries []repo.Entry) []Backup {
+	all := make([]Backup, 0, len(entries))
+	for _, e := range entries {
+		all = append(all, backupOf(e))
+	}
+	return all
+}
+
 func backupOf(e repo.Entry) Backup {
 	m := e.Manifest
 	b := Backup{

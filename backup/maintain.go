@@ -158,70 +158,65 @@ type Removal struct {
 	DryRun   bool      `json:"dry_run"`
 }
 
-func (r *Removal) add(p repo.Report) {
-	r.Bytes += p.Bytes
-	r.Objects += p.Objects
-	r.WALBytes += p.WALBytes
-	r.WALFiles += p.WALFiles
-	r.Waiting = slices.Compact(slices.Sorted(slices.Values(append(r.Waiting, p.Waiting...))))
+func removed(p repo.Report, dry bool) Removal {
+	return Removal{
+		Backups: append([]string{}, p.Backups...), Bytes: p.Bytes, Objects: p.Objects, WALBytes: p.WALBytes, WALFiles: p.WALFiles,
+		Waiting: p.Waiting, DryRun: dry,
+	}
 }
 
 // Delete removes backups, and what only they need. Others stay whole, also those that share with them.
 func (m *Manager) Delete(ctx context.Context, names []string, dry bool) (Removal, error) {
-	ids, err := m.ids(ctx, names)
-	if err != nil {
-		return Removal{}, err
-	}
 	if len(names) == 0 {
 		return Removal{}, errs.NewInvalid("ID", "is required")
 	}
-	return m.remove(ctx, ids, dry)
-}
-
-// remove deletes backups, and the write-ahead log that none of the others needs.
-func (m *Manager) remove(ctx context.Context, ids []string, dry bool) (Removal, error) {
-	done := Removal{Backups: ids, DryRun: dry}
-	report, err := m.repo.Delete(ctx, ids, dry)
-	done.add(report)
-	if err == nil && !dry {
-		m.refresh(ctx)
+	ids := slices.Clone(names)
+	for i, name := range names {
+		if name != Latest { // a deletion that was killed on its way may have taken it out of the catalog
+			continue
+		}
+		var err error
+		if ids[i], err = m.resolve(ctx, name); err != nil {
+			return Removal{}, err
+		}
 	}
-	return done, err
+	report, err := m.repo.Delete(ctx, ids, dry)
+	if errors.Is(err, ErrNoBackup) {
+		err = errs.Of(err).WithHint(listHint)
+	}
+	m.tell(ctx, err, dry)
+	return removed(report, dry), err
 }
 
 // Prune deletes what is not to be kept any longer, what killed runs left, and the
 // write-ahead log that no kept backup needs.
-func (m *Manager) Prune(ctx context.Context, dry bool) (done Removal, err error) {
-	for range 3 {
-		// What was to go may go first with a deletion that was killed on its way, or with somebody else's: look again.
-		if done, err = m.prune(ctx, dry); !errors.Is(err, repo.ErrNoBackup) {
-			break
-		}
-	}
-	return done, err
-}
-
-func (m *Manager) prune(ctx context.Context, dry bool) (Removal, error) {
-	all, err := m.List(ctx)
-	if err != nil {
-		return Removal{}, err
-	}
+func (m *Manager) Prune(ctx context.Context, dry bool) (Removal, error) {
 	now, err := m.repo.Now(ctx)
 	if err != nil {
 		return Removal{}, err
 	}
-	verdicts, ids := Retain(all, m.cfg.Retention, now), []string{}
-	for _, v := range verdicts {
-		if v.Delete {
-			ids = append(ids, v.ID)
-		}
-	}
-	done, err := m.remove(ctx, ids, dry)
+	var verdicts []Verdict
+	report, err := m.repo.Collect(ctx, repo.CollectOptions{
+		MinAge: m.cfg.Retention.Unfinished, Dry: dry,
+		Choose: func(all []repo.Entry) (ids []string) {
+			verdicts = Retain(backupsOf(all), m.cfg.Retention, now)
+			for _, v := range verdicts {
+				if v.Delete {
+					ids = append(ids, v.ID)
+				}
+			}
+			return ids
+		},
+	})
+	done := removed(report, dry)
 	done.Verdicts = verdicts
-	if err != nil {
-		return done, err
-	}
-	report, err := m.repo.Collect(ctx, repo.CollectOptions{MinAge: m.cfg.Retention.Unfinished, Dry: dry})
-	done.add(report)
+	m.tell(ctx, err, dry)
 	return done, err
+}
+
+// tell brings backup_history up to date after a deletion.
+func (m *Manager) tell(ctx context.Context, err error, dry bool) {
+	if err == nil && !dry {
+		m.refresh(ctx)
+	}
 }

@@ -15,17 +15,15 @@ const Latest = "latest"
 // ErrNoBackup is a backup that is not in the repository.
 var ErrNoBackup = repo.ErrNoBackup
 
+const listHint = "rootstream backup list shows them all"
+
 // List returns all backups, newest first.
 func (m *Manager) List(ctx context.Context) ([]Backup, error) {
 	entries, err := m.repo.Catalog(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]Backup, 0, len(entries))
-	for _, e := range entries {
-		all = append(all, backupOf(e))
-	}
-	return append([]Backup{}, Newest(all)...), nil
+	return append([]Backup{}, Newest(backupsOf(entries))...), nil
 }
 
 // Show returns all that is known of a backup.
@@ -70,11 +68,7 @@ func (m *Manager) resolve(ctx context.Context, id string) (string, error) {
 }
 
 func resolve(entries []repo.Entry, id string) (string, error) {
-	all := make([]Backup, 0, len(entries))
-	for _, e := range entries {
-		all = append(all, backupOf(e))
-	}
-	for _, b := range Newest(all) {
+	for _, b := range Newest(backupsOf(entries)) {
 		if b.ID == id || id == Latest && b.physical() && b.Status == StatusCompleted {
 			return b.ID, nil
 		}
@@ -82,7 +76,7 @@ func resolve(entries []repo.Entry, id string) (string, error) {
 	if id == Latest {
 		return "", ErrNoBackup.WithCause(errors.New("there is none")).WithHint("take one: rootstream backup create")
 	}
-	return "", ErrNoBackup.WithCause(errors.New(id)).WithHint("rootstream backup list shows them all")
+	return "", ErrNoBackup.WithCause(errors.New(id)).WithHint(listHint)
 }
 
 // Key is one of the keys that open the repository.

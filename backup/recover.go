@@ -201,7 +201,7 @@ func (r Recovery) system(ctx context.Context, system uint64, id string) (uint64,
 			return e.Cluster.SystemID, nil
 		}
 	}
-	return 0, ErrNoBackup.WithCause(errors.New(id)).WithHint("rootstream backup list shows them all")
+	return 0, ErrNoBackup.WithCause(errors.New(id)).WithHint(listHint)
 }
 
 // Windows returns what can be restored of the cluster that the newest backup is

@@ -27,10 +27,9 @@ type Retention struct {
 const day = 24 * time.Hour
 
 func (r Retention) of(t Type) Keep {
-	keep, usual := Keep{}, time.Duration(0)
+	keep, usual := r.Full, 30*day // also where the manifest cannot be read: it may have been one
 	switch t {
 	case Full:
-		keep, usual = r.Full, 30*day
 	case Differential:
 		keep, usual = r.Differential, 7*day
 	case Incremental:
@@ -63,7 +62,7 @@ func Retain(backups []Backup, r Retention, now time.Time) []Verdict {
 	for _, b := range sorted {
 		v := Verdict{ID: b.ID}
 		current := b.System == sorted[0].System
-		keep := r.of(b.Type)
+		keep, name := r.of(b.Type), cmp.Or(b.Type, "unreadable")
 		whole := current && b.physical() && b.Status == StatusCompleted
 		if b.Status == StatusCompleted {
 			count[b.Type]++
@@ -76,11 +75,11 @@ func Retain(backups []Backup, r Retention, now time.Time) []Verdict {
 		case whole && b.proven() && !proven:
 			v.Reason = "the newest that was proven by a test restore"
 		case age < keep.For:
-			v.Reason = fmt.Sprintf("%s, younger than %s", b.Type, span(keep.For))
+			v.Reason = fmt.Sprintf("%s, younger than %s", name, span(keep.For))
 		case b.Status == StatusCompleted && count[b.Type] <= keep.Last:
 			v.Reason = fmt.Sprintf("one of the newest %d of type %s", keep.Last, b.Type)
 		default:
-			v.Delete, v.Reason = true, expired(b.Type, keep)
+			v.Delete, v.Reason = true, expired(name, keep)
 		}
 		if whole {
 			intact++

@@ -65,6 +65,7 @@ func TestWhatIsKept(t *testing.T) {
 		{"a logical dump is no whole backup", "L1 L2 F100 F200 F300", backup.Retention{}, "F300"},
 		{"a damaged one does not count", "F1~ F2~ F100 F200 F300", backup.Retention{}, "F300"},
 		{"a damaged one expires like others", "F1 F2 F40~", backup.Retention{}, "F40~"},
+		{"one of which no more is known than its age expires like full ones", "F1 F2 ?1~ ?29~ ?31~", backup.Retention{}, "?31~"},
 		{"pinned", "F1 F2 F100^ F200", backup.Retention{}, "F200"},
 		{"the newest that was proven", "F1 F2 F100! F200!", backup.Retention{}, "F200!"},
 		{"by count", "F1 F2 F3 F4 F5", backup.Retention{Full: backup.Keep{Last: 3}, Minimum: 1}, "F4 F5"},

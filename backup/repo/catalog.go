@@ -23,7 +23,7 @@ import (
 type Entry struct {
 	Manifest         // without Files and Packs
 	Proofs   []Proof // the oldest first
-	Err      error   // why it cannot be read, or cannot be trusted to count; of one that cannot be read only its id and its cluster's are known
+	Err      error   // why it cannot be read, or cannot be trusted to count; of one that cannot be read only its id, its cluster's and when it was written are known
 }
 
 // Proof is what checking a backup has shown.
@@ -47,21 +47,25 @@ const (
 // Catalog returns all backups, each cluster's in the order of timeline and
 // position. A damaged one is in it and says so; one that was not committed is not.
 func (r *Repo) Catalog(ctx context.Context) ([]Entry, error) {
-	manifests, err := r.survey(ctx)
+	found, err := r.survey(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the catalog: %w", err)
 	}
-	var entries []Entry
-	for _, s := range manifests {
+	return entries(found), nil
+}
+
+// entries are the backups that count, and those of which that is not known.
+func entries(found []*surveyed) (all []Entry) {
+	for _, s := range found {
 		if !s.pending {
 			e := s.Entry
 			e.Manifest = e.header()
 			e.Err = cmp.Or(e.Err, s.doubt)
-			entries = append(entries, e)
+			all = append(all, e)
 		}
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return compareManifests(a.Manifest, b.Manifest) })
-	return entries, nil
+	slices.SortFunc(all, func(a, b Entry) int { return compareManifests(a.Manifest, b.Manifest) })
+	return all
 }
 
 // surveyed is a manifest as a survey finds it, also one whose run is not over.
@@ -101,7 +105,7 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 				return nil, err
 			}
 			if name, ok := parseBackupName(o.Name); ok {
-				note(found, name, o.Name)
+				note(found, name, o)
 			}
 		}
 	}
@@ -116,16 +120,17 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 	return slices.Collect(maps.Values(found)), err
 }
 
-// note adds an object to its backup. "manifest" comes before the others by name.
-func note(found map[string]*surveyed, name backupName, object string) {
+// note adds an object to its backup. "manifest" comes before the others by name; should it not be readable, it still
+// has its age, by which retention goes.
+func note(found map[string]*surveyed, name backupName, o storage.Object) {
 	key := strconv.FormatUint(name.system, 10) + "/" + name.id
 	s := found[key]
 	if s == nil {
 		s = &surveyed{}
-		s.ID, s.Cluster.SystemID = name.id, name.system
+		s.ID, s.Cluster.SystemID, s.Completed = name.id, name.system, o.Modified.UTC()
 		found[key] = s
 	}
-	s.objects = append(s.objects, object)
+	s.objects = append(s.objects, o.Name)
 }
 
 // fill reads a backup's objects. Only a storage that does not answer is an error.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -45,34 +44,37 @@ const maintenance = "maintenance" // the lease of deletions: one at a time is en
 
 // Delete removes backups, and the packs that only they need; and the log that no backup is left to need, also without
 // any backups to remove. It first says so for all to see (intents), then looks again who needs what, then waits for
-// the runs that cannot know. What it cannot finish, the next one does.
+// the runs that cannot know. What it cannot finish, the next one does: to that, what has been begun on is there.
 func (r *Repo) Delete(ctx context.Context, ids []string, dry bool) (Report, error) {
-	report, err := r.execute(ctx, dry, func(ctx context.Context) (scheme, error) { return r.planDelete(ctx, ids) })
+	report, err := r.execute(ctx, dry, func(ctx context.Context, begun []intent) (scheme, error) {
+		found, err := r.remaining(ctx, begun)
+		if err != nil {
+			return scheme{}, err
+		}
+		return r.planDelete(ctx, found, begun, ids)
+	})
 	if err != nil {
-		return report, fmt.Errorf("delete backups: %w", err)
+		err = fmt.Errorf("delete backups: %w", err)
 	}
-	report.Backups = ids
-	return report, nil
+	return report, err
 }
 
-// scheme is what a deletion would take: packs, and the log below floors.
+// scheme is what a deletion would take: backups, packs, and the log below floors.
 type scheme struct {
 	intent
+	ids   []string
 	below []WALInfo
+	stay  map[pack.ID]bool // what other backups need
 }
 
-// execute carries out a plan, and what earlier deletions could not; then it sweeps.
+// execute carries out a plan, and what earlier deletions could not; then it sweeps. The plan is told what these are.
 func (r *Repo) execute(
-	ctx context.Context, dry bool, plan func(context.Context) (scheme, error), sweeps ...func(context.Context) error,
+	ctx context.Context, dry bool, plan func(context.Context, []intent) (scheme, error), sweeps ...func(context.Context) error,
 ) (Report, error) {
-	var report Report
 	if dry {
-		todo, err := plan(ctx)
-		if err != nil {
-			return report, err
-		}
-		return r.foresee(ctx, todo)
+		return r.foresee(ctx, plan)
 	}
+	var report Report
 	err := r.withLease(ctx, maintenance, func(ctx context.Context) error {
 		intents, err := r.intents(ctx)
 		if err == nil {
@@ -81,12 +83,13 @@ func (r *Repo) execute(
 		if err != nil {
 			return err
 		}
-		todo, err := plan(ctx)
+		todo, err := plan(ctx, intents)
 		if err == nil {
 			intents, err = r.declare(ctx, intents, todo.intent)
 		}
 		if err == nil {
 			report, err = r.carryOut(ctx, intents)
+			report.Backups = todo.ids
 		}
 		for _, sweep := range sweeps {
 			if err == nil {
@@ -98,16 +101,20 @@ func (r *Repo) execute(
 	return report, err
 }
 
-// planDelete finds the packs and the log that only these backups need.
-func (r *Repo) planDelete(ctx context.Context, ids []string) (scheme, error) {
-	var todo scheme
+// remaining are the backups that no deletion has begun on.
+func (r *Repo) remaining(ctx context.Context, begun []intent) ([]*surveyed, error) {
 	found, err := r.survey(ctx)
-	if err != nil {
-		return todo, err
-	}
-	for _, id := range ids {
+	return slices.DeleteFunc(found, func(s *surveyed) bool { return taken(begun, s.ID) }), err
+}
+
+// planDelete finds the packs and the log that of these backups only some need.
+func (r *Repo) planDelete(ctx context.Context, found []*surveyed, begun []intent, ids []string) (scheme, error) {
+	todo := scheme{ids: slices.Compact(slices.Sorted(slices.Values(ids)))}
+	for _, id := range todo.ids {
 		i := slices.IndexFunc(found, func(s *surveyed) bool { return s.ID == id && !s.pending })
 		switch {
+		case i < 0 && taken(begun, id):
+			continue
 		case i < 0:
 			return todo, ErrNoBackup.WithCause(errors.New(id))
 		case found[i].Pinned:
@@ -117,12 +124,12 @@ func (r *Repo) planDelete(ctx context.Context, ids []string) (scheme, error) {
 		todo.Packs = append(todo.Packs, found[i].Packs...)
 		found = slices.Delete(found, i, i+1)
 	}
-	needed, err := needed(found)
-	if err != nil {
+	var err error
+	if todo.stay, err = needed(found); err != nil {
 		return todo, err
 	}
 	slices.SortFunc(todo.Packs, pack.Compare)
-	todo.Packs = slices.DeleteFunc(slices.Compact(todo.Packs), func(p pack.ID) bool { return needed[p] })
+	todo.Packs = slices.DeleteFunc(slices.Compact(todo.Packs), func(p pack.ID) bool { return todo.stay[p] })
 	return todo, r.planLog(ctx, found, &todo)
 }
 
@@ -159,9 +166,17 @@ func needed(found []*surveyed) (map[pack.ID]bool, error) {
 	return packs, nil
 }
 
-// foresee says what carrying out a scheme would do.
-func (r *Repo) foresee(ctx context.Context, todo scheme) (Report, error) {
-	var report Report
+// foresee says what carrying out a plan would do.
+func (r *Repo) foresee(ctx context.Context, plan func(context.Context, []intent) (scheme, error)) (Report, error) {
+	begun, err := r.intents(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	todo, err := plan(ctx, begun)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Backups: todo.ids}
 	report.log(todo.below)
 	sizes, err := r.packs.List(ctx)
 	for _, p := range todo.Packs {
@@ -367,16 +382,21 @@ func (r *Repo) unaware(ctx context.Context, id string) ([]string, error) {
 type CollectOptions struct {
 	MinAge time.Duration // packs younger than this stay for a run to resume; 0 means 24 hours
 	Dry    bool
+
+	// Choose names backups that are to go, too. It is asked once nobody else deletes, and told of all that there are
+	// then, in the order of the catalog. Nil names none.
+	Choose func([]Entry) []string
 }
 
 const collectAge = 24 * time.Hour
 
-// Collect removes packs that no backup needs and no run is writing: what dead runs left behind. It is safe beside running backups.
+// Collect removes packs that no backup needs and no run is writing: what dead runs left behind; and what Delete does. It
+// is safe beside running backups.
 func (r *Repo) Collect(ctx context.Context, opts CollectOptions) (Report, error) {
 	if opts.MinAge == 0 {
 		opts.MinAge = collectAge
 	}
-	plan := func(ctx context.Context) (scheme, error) { return r.planCollect(ctx, opts) }
+	plan := func(ctx context.Context, begun []intent) (scheme, error) { return r.planCollect(ctx, begun, opts) }
 	report, err := r.execute(ctx, opts.Dry, plan, r.conclude, r.dropProbes)
 	if err != nil {
 		err = fmt.Errorf("collect garbage: %w", err)
@@ -403,7 +423,7 @@ func (r *Repo) dropProbes(ctx context.Context) error {
 
 // planCollect looks for garbage: packs first, then runs, then backups, so that
 // whoever wrote a pack that is listed is either seen running or its backup is.
-func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (todo scheme, _ error) {
+func (r *Repo) planCollect(ctx context.Context, begun []intent, opts CollectOptions) (todo scheme, _ error) {
 	packs, err := r.packs.List(ctx)
 	if err != nil {
 		return todo, err
@@ -412,32 +432,48 @@ func (r *Repo) planCollect(ctx context.Context, opts CollectOptions) (todo schem
 	if err != nil {
 		return todo, err
 	}
-	sessions, err := r.runs.Records(ctx)
+	inUse, err := r.marksInUse(ctx, opts.Dry)
 	if err != nil {
 		return todo, err
 	}
-	inUse := marksInUse(sessions)
-	found, err := r.survey(ctx)
+	found, err := r.remaining(ctx, begun)
 	if err != nil {
 		return todo, err
 	}
-	stay, err := needed(found)
-	if err != nil {
+	var ids []string
+	if opts.Choose != nil {
+		ids = opts.Choose(entries(found))
+	}
+	if todo, err = r.planDelete(ctx, found, begun, ids); err != nil {
 		return todo, err
 	}
-	for _, id := range slices.SortedFunc(maps.Keys(packs), pack.Compare) {
-		if !stay[id] && !inUse[id.Mark()] && now.Sub(packs[id].Modified) >= opts.MinAge {
+	for id, o := range packs {
+		if !todo.stay[id] && !inUse[id.Mark()] && now.Sub(o.Modified) >= opts.MinAge {
 			todo.Packs = append(todo.Packs, id)
 		}
 	}
+	slices.SortFunc(todo.Packs, pack.Compare)
+	todo.Packs = slices.Compact(todo.Packs)
 	return todo, nil
 }
 
 // marksInUse are those of running sessions, and of dead ones that a running one may resume.
-func marksInUse(sessions []*run.Record) map[[4]byte]bool {
+func (r *Repo) marksInUse(ctx context.Context, dry bool) (map[[4]byte]bool, error) {
+	sessions, err := r.runs.Records(ctx)
+	if err != nil {
+		return nil, err
+	}
 	kinds, marks := map[string]bool{}, map[[4]byte]bool{}
 	for _, o := range sessions {
-		if !o.Over() {
+		over := o.Over()
+		if !over && !dry && o.Lease != maintenance {
+			alive, err := r.runs.Bury(ctx, o)
+			if err != nil {
+				return nil, err
+			}
+			over = alive == ""
+		}
+		if !over {
 			kinds[o.Kind] = true
 			marks[o.Mark()] = true
 		}
@@ -447,5 +483,5 @@ func marksInUse(sessions []*run.Record) map[[4]byte]bool {
 			marks[o.Mark()] = true
 		}
 	}
-	return marks
+	return marks, nil
 }

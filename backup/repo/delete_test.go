@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -92,6 +95,44 @@ func TestAPinnedBackupIsNotDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	remove(t, r, "a1")
+}
+
+// A manifest that cannot be read may be mended, from a version that the storage keeps or by a newer program.
+func TestNothingIsDeletedThatADamagedBackupMayNeed(t *testing.T) {
+	t.Parallel()
+	dir, st := keepVersions(t)
+	r := open(t, st)
+	store(t, r, system, 0, 3)
+	take(t, r, "a1", 1, nil)
+	manifest := filepath.Join(filepath.Dir(markPath(dir, "a1")), "manifest")
+	whole, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := take(t, r, "b2", 20, nil)
+	put(t, manifest, whole[:len(whole)/2], silent)
+	entries, err := r.Catalog(t.Context())
+	if err != nil || len(entries) != 2 || !errors.Is(entries[0].Err, repo.ErrDamaged) || time.Since(entries[0].Completed).Round(time.Minute) != silent {
+		t.Fatalf("the catalog has %+v, %v", entries, err)
+	}
+	for name, attempt := range map[string]func() error{
+		"packs and log": func() error {
+			_, err := r.Collect(t.Context(), repo.CollectOptions{MinAge: time.Nanosecond})
+			return err
+		},
+		"another backup": func() error { _, err := r.Delete(t.Context(), []string{"b2"}, false); return err },
+	} {
+		if err := attempt(); !errors.Is(err, repo.ErrDamaged) || !strings.Contains(err.Error(), "delete a1 itself first") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	put(t, manifest, whole, 0)
+	requireListed(t, r, "a1", "b2")
+	requireSound(t, r, b)
+	put(t, manifest, whole[:len(whole)/2], silent)
+	remove(t, r, "a1")
+	collect(t, r)
+	requireSound(t, r, b)
 }
 
 func TestADeletionWaitsForARunThatBeganBefore(t *testing.T) {

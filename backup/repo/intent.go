@@ -3,6 +3,7 @@ package repo
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"rootstream/backup/repo/logs"
@@ -39,6 +40,16 @@ func floorsOf(intents []intent) (all []logs.Floor) {
 		all, _ = raised(all, in.Log)
 	}
 	return all
+}
+
+// taken reports whether intents take a backup.
+func taken(intents []intent, id string) bool {
+	return slices.ContainsFunc(intents, func(in intent) bool {
+		return slices.ContainsFunc(in.Backups, func(prefix string) bool {
+			name, _ := parseBackupName(prefix + manifestObj)
+			return name.id == id
+		})
+	})
 }
 
 func (r *Repo) intents(ctx context.Context) ([]intent, error) {

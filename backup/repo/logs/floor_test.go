@@ -51,14 +51,14 @@ func TestWALIsKeptForEveryKeptBackupOnEveryTimelineItCanReach(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			histories := maps.Clone(histories)
+			known := maps.Clone(histories)
 			for f := range strings.FieldsSeq(tt.want) {
 				if strings.Contains(f, "?") {
-					histories[wal.TimelineID(f[0]-'0')] = nil
+					known[wal.TimelineID(f[0]-'0')] = nil
 				}
 			}
 			var got []string
-			for tli, floor := range logs.Floors(tt.kept, histories) {
+			for tli, floor := range logs.Floors(tt.kept, known) {
 				from := fmt.Sprint(uint64(floor >> 20))
 				if floor == wal.Open {
 					from = "gone"
