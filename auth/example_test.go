@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"rootstream/auth"
+	"rootstream/internal/exampletest"
 	"rootstream/mfa"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -17,8 +18,8 @@ import (
 // Somebody registers, signs in, sets up an authenticator and signs in with it.
 func ExampleService() {
 	ctx := context.Background()
-	o := &outside{}
-	defer o.end()
+	o := exampletest.New()
+	defer o.End()
 	now := time.Now().Truncate(30 * time.Second) // examples need a clock that they move
 	service, sessions := exampleService(ctx, postgrestest.New(o), func() time.Time { return now })
 	here := auth.Client{UserAgent: "example"}

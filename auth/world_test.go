@@ -4,12 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -358,20 +356,3 @@ func wantCode(t *testing.T, err error, kind errs.Kind, code string) {
 }
 
 func TestMain(m *testing.M) { os.Exit(m.Run()) }
-
-// outside lets an example have a database of its own.
-type outside struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (*outside) Helper()                      {}
-func (o *outside) Cleanup(fn func())          { o.cleanups = append(o.cleanups, fn) }
-func (*outside) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
-func (*outside) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
-func (*outside) Logf(f string, args ...any)   { fmt.Fprintf(os.Stderr, f+"\n", args...) }
-func (o *outside) end() {
-	for _, fn := range slices.Backward(o.cleanups) {
-		fn()
-	}
-}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
 
+	"rootstream/internal/exampletest"
 	"rootstream/mfa"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -210,21 +211,9 @@ func parallel(n int, fn func(i int) error) []error {
 	return results
 }
 
-// outside stands for a test where there is none: in an example.
-type outside struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (*outside) Helper()                   {}
-func (*outside) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
-func (*outside) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
-func (o *outside) Cleanup(fn func())       { o.cleanups = append(o.cleanups, fn) }
-func (*outside) Logf(string, ...any)       {}
-
 // exampleDatabase is a database with a keyset and one account.
 func exampleDatabase() (*postgres.DB, *secret.Keyset, mfa.Account, func()) {
-	o, ctx := &outside{}, context.Background()
+	o, ctx := exampletest.New(), context.Background()
 	db := postgrestest.New(o)
 	master, err := secret.NewMasterKey(bytes.Repeat([]byte("k"), 32))
 	if err != nil {
@@ -240,9 +229,5 @@ func exampleDatabase() (*postgres.DB, *secret.Keyset, mfa.Account, func()) {
 	if err != nil {
 		panic(err)
 	}
-	return db, keys, a, func() {
-		for _, fn := range o.cleanups {
-			fn()
-		}
-	}
+	return db, keys, a, o.End
 }

@@ -58,7 +58,8 @@ func NewManager(cfg Config) (*Manager, error) {
 }
 
 // Run reads invalidations, writes activity and cleans up until ctx ends.
-// Activity still in hand is then written.
+// Activity still in hand is then written. Without it, and until it has read for
+// the first time ([Manager.Ready]), Validate answers [ErrBlind].
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.runFeed(ctx) })

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"slices"
-	"testing"
 
 	"github.com/google/uuid"
 
 	"rootstream/cache/cachetest"
+	"rootstream/internal/exampletest"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 	"rootstream/stream"
@@ -18,8 +16,8 @@ import (
 
 // A stream is made, goes live, is watched and ends.
 func ExampleStore() {
-	o, ctx := &outside{}, context.Background()
-	defer o.end()
+	o, ctx := exampletest.New(), context.Background()
+	defer o.End()
 	db := postgrestest.New(o)
 	streams, err := stream.New(db, cachetest.New(o), stream.Config{})
 	if err != nil {
@@ -61,36 +59,4 @@ func ExampleStore() {
 	// peak: 1 total: 1
 	// stopped: <nil>
 	// joining now: true
-}
-
-// outside stands for a test where there is none: in an example.
-type outside struct {
-	testing.TB
-	cleanups []func()
-}
-
-func (*outside) Helper()                   {}
-func (*outside) Fatal(args ...any)         { panic(fmt.Sprint(args...)) }
-func (*outside) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
-func (*outside) Logf(string, ...any)       {}
-func (*outside) Name() string              { return "Example" }
-func (*outside) Context() context.Context  { return context.Background() }
-func (*outside) Errorf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
-func (*outside) Error(a ...any)            { panic(fmt.Sprint(a...)) }
-
-func (o *outside) TempDir() string {
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		panic(err)
-	}
-	o.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return dir
-}
-
-func (o *outside) Cleanup(fn func()) { o.cleanups = append(o.cleanups, fn) }
-
-func (o *outside) end() {
-	for _, fn := range slices.Backward(o.cleanups) {
-		fn()
-	}
 }

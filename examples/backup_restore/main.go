@@ -20,7 +20,6 @@ import (
 	"rootstream/backup/archive"
 	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
-	"rootstream/internal/wait"
 	"rootstream/pgserver"
 	"rootstream/postgres"
 	"rootstream/secret"
@@ -146,8 +145,10 @@ func (k *keeper) receive(ctx context.Context) (stop func() error, err error) {
 	waiting, enough := context.WithTimeout(running, patience)
 	defer enough()
 	for receiver.State().Doing != receive.Streaming {
-		if err := wait.For(waiting, look); err != nil {
+		select {
+		case <-waiting.Done():
 			return nil, errors.Join(errors.New("the log does not stream: "+receiver.State().LastError), stop())
+		case <-time.After(look):
 		}
 	}
 	return stop, nil

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"rootstream/app/config"
 	"rootstream/auth"
@@ -72,7 +73,9 @@ func open(ctx context.Context, at servers, log *slog.Logger) (_ *rooms, err erro
 		return nil, err
 	}
 	manager.Store(r.sessions)
-	r.run(ctx)
+	if err = r.run(ctx); err != nil {
+		return nil, err
+	}
 	r.auth, err = openAuth(r, keys, log)
 	return r, err
 }
@@ -119,7 +122,7 @@ func openAuth(r *rooms, keys *secret.Keyset, log *slog.Logger) (*auth.Service, e
 }
 
 // run keeps the sessions' manager up to date about revocations until stop is called.
-func (r *rooms) run(ctx context.Context) {
+func (r *rooms) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	done, before := make(chan struct{}), r.stop
 	go func() {
@@ -131,6 +134,14 @@ func (r *rooms) run(ctx context.Context) {
 		<-done
 		before()
 	}
+	for !r.sessions.Ready() { // until it has heard of revocations, it accepts no token
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
 }
 
 // close ends what open began.
