@@ -60,7 +60,7 @@ func (m *Manager) fromNear(tokens []string, out []Result, mono int64) []*open {
 	var hint ClientHint
 	byKey := map[near.Key]*open{}
 	for i, token := range tokens {
-		c, ok := parse(token)
+		c, ok := hashed(token)
 		if !ok || (c.legacy && !m.legacy.possible.Load()) {
 			continue
 		}
@@ -69,6 +69,9 @@ func (m *Manager) fromNear(tokens []string, out []Result, mono int64) []*open {
 				m.answer(&v, &c, &hint, now)
 				out[i] = Result{v, true}
 			}
+			continue
+		}
+		if !c.plausible(token) {
 			continue
 		}
 		if o, ok := byKey[c.key()]; ok {

@@ -45,7 +45,7 @@ func sampleView() session.View {
 func BenchmarkValidateNear(b *testing.B) {
 	const n = 1 << 20
 	w := newWorld(b, false)
-	m := w.instance(func(c *session.Config) { c.NearCapacity = n + n/8 })
+	m := w.instance(func(c *session.Config) { c.NearCapacity = 2 * n })
 	tokens, spare := million(n), million(n + 1000)[n:]
 	var before, after runtime.MemStats
 	runtime.GC()

@@ -61,7 +61,7 @@ type Config struct {
 	MaxSessions int               // live sessions of an account; 0 means 10, negative no limit
 	OnLimit     LimitRule         // "" means EvictOldest
 
-	NearCapacity int           // views kept in the process, about 170 bytes each; 0 means 262,144
+	NearCapacity int           // views kept in the process, 161 bytes each, rounded down to a power of two; 0 means 262,144
 	NearTTL      time.Duration // of a view kept in the process; 0 means 5s, which is also the most
 	ViewMaxAge   time.Duration // of a view in Redis, since PostgreSQL was read; 0 means 5m, which is also the most
 	MaxBlind     time.Duration // how long to answer without news of revocations; 0 means 5s

@@ -10,7 +10,7 @@ import (
 // Validate says what a token stands for. Errors are [ErrInvalid], or of kind errs.Unavailable when it cannot be
 // known; then nobody may be let in.
 func (m *Manager) Validate(ctx context.Context, token string, hint ClientHint) (View, error) {
-	c, ok := parse(token)
+	c, ok := hashed(token)
 	if !ok || (c.legacy && !m.legacy.possible.Load()) {
 		return View{}, ErrInvalid
 	}
@@ -29,6 +29,9 @@ func (m *Manager) Validate(ctx context.Context, token string, hint ClientHint) (
 				return v, nil
 			}
 		}
+	}
+	if !c.plausible(token) {
+		return View{}, ErrInvalid
 	}
 	asked := c // what a reading needs goes to the heap, which a hit does not
 	return m.find(ctx, &asked, hint)

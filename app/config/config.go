@@ -104,7 +104,7 @@ type Session struct {
 	Limit         int             `yaml:"limit" default:"10" doc:"Live sessions of one user."`
 	LimitPolicy   string          `yaml:"limit_policy" default:"evict_oldest" doc:"What a sign-in beyond the limit does: evict_oldest or deny."`
 	MaxBlind      time.Duration   `yaml:"max_blind" default:"5s" doc:"How long an instance that cannot read revocations may go on accepting sessions. More keeps players signed in through an outage, and a revoked session alive as long."`
-	NearCapacity  int             `yaml:"near_capacity" default:"262144" doc:"Sessions kept in the memory of one instance; about 180 bytes each."`
+	NearCapacity  int             `yaml:"near_capacity" default:"262144" doc:"Sessions kept in the memory of one instance, rounded down to a power of two; 161 bytes each."`
 	GeoIPFile     string          `yaml:"geoip_file" doc:"MaxMind-format .mmdb file that gives sessions a place. Empty: no places."`
 	RetainExpired time.Duration   `yaml:"retain_expired" default:"720h" doc:"How long expired and revoked sessions are kept on record."`
 	User          SessionLifetime `yaml:"user" default:"24h,24h"`

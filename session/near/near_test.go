@@ -22,7 +22,7 @@ func TestMapAgreesWithItsModel(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		type held struct{ value, until int64 }
-		m, model := near.New[int64](64), map[near.Key]held{}
+		m, model := near.New[int64](256), map[near.Key]held{}
 		var now int64
 		keys := rapid.Uint64Range(0, 63)
 		t.Repeat(map[string]func(*rapid.T){
@@ -88,10 +88,39 @@ func TestMapNeverExceedsItsCapacity(t *testing.T) {
 				m.Invalidate(k)
 			}
 		}
-		if s := m.Stats(); s.Entries > s.Capacity || s.Capacity > capacity+256 {
+		if s := m.Stats(); s.Entries > s.Capacity || s.Capacity > max(8, capacity) {
 			t.Fatalf("%d entries, capacity %d of %d", s.Entries, s.Capacity, capacity)
 		}
 	})
+}
+
+// Keys may lie in two groups, so hardly any is put out while there is room elsewhere, however often the map grew.
+func TestRoomIsUsed(t *testing.T) {
+	t.Parallel()
+	const capacity = 1 << 18
+	m := near.New[uint64](capacity)
+	for n := range uint64(capacity) {
+		k := key(n)
+		m.Put(k, n, 2, m.Ticket(k))
+		if n == capacity*3/4 {
+			if s := m.Stats(); s.Evicted > capacity/1000 {
+				t.Errorf("%d were put out for %d of %d", s.Evicted, n, capacity)
+			}
+		}
+	}
+	kept := 0
+	for n := range uint64(capacity) {
+		v, ok := m.Get(key(n), 0)
+		if ok && v != n {
+			t.Fatalf("key %d holds %d", n, v)
+		}
+		if ok {
+			kept++
+		}
+	}
+	if s := m.Stats(); kept != s.Entries || kept < capacity*9/10 {
+		t.Errorf("%d of %d are found, %d are counted", kept, capacity, s.Entries)
+	}
 }
 
 func TestUsedEntriesOutliveUnusedOnes(t *testing.T) {

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package near
+
+func useLargePages[E any]([]E) {}
