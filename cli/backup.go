@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app/backups"
+	"rootstream/internal/counted"
 )
 
 func backupCommand(env *environment) *cobra.Command {
@@ -140,7 +141,7 @@ func detailColumns() []column[backups.Details] {
 			if !b.Checksums {
 				return "not checked"
 			}
-			return fmt.Sprintf("checked, %d pages wrong", b.PageErrors)
+			return "checked, " + counted.Of(b.PageErrors, "page") + " wrong"
 		}},
 		column[d]{"COMPRESSION", func(b d) any { return b.Compression }},
 		column[d]{"TOOL", func(b d) any { return b.Tool }},

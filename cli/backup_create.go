@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app/backups"
+	"rootstream/internal/counted"
 )
 
 func backupCreate(env *environment, f *repoFlags) *cobra.Command {
@@ -95,7 +96,7 @@ func (env *environment) createBackup(ctx context.Context, b *backups.Operator, o
 	}
 	env.say("%s of %s, %s stored, %s", made.Type, bytesText(made.SizeBytes), bytesText(made.StoredBytes), took(made))
 	if made.PageErrors > 0 {
-		env.say("%d pages have a wrong checksum: the cluster is damaged there; rootstream backup show %s", made.PageErrors, made.ID)
+		env.say("the cluster is damaged: %s with a wrong checksum; rootstream backup show %s", counted.Of(made.PageErrors, "page"), made.ID)
 		return errPartial
 	}
 	return nil
@@ -205,7 +206,7 @@ func (env *environment) removal(done backups.Removal) error {
 	if done.DryRun {
 		did = "would be deleted"
 	}
-	env.say("%d backups %s: %d objects, %s, of them %s write-ahead log", len(done.Backups), did, done.Objects, bytesText(done.Bytes), bytesText(done.WALBytes))
+	env.say("%s %s: %s, %s, of them %s write-ahead log", counted.Of(len(done.Backups), "backup"), did, counted.Of(done.Objects, "object"), bytesText(done.Bytes), bytesText(done.WALBytes))
 	for _, w := range done.Waiting {
 		env.say("data stays until the next time on account of: %s", w)
 	}

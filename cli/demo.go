@@ -9,6 +9,7 @@ import (
 
 	"rootstream/app/config"
 	"rootstream/app/demo"
+	"rootstream/internal/counted"
 )
 
 func demoCommand(env *environment) *cobra.Command {
@@ -63,7 +64,7 @@ func (env *environment) demo(ctx context.Context, url string, second *config.Con
 		}
 	}
 	if err == nil {
-		env.say("done: %d steps in %s", len(steps), time.Since(begun).Round(time.Millisecond))
+		env.say("done: %s in %s", counted.Of(len(steps), "step"), time.Since(begun).Round(time.Millisecond))
 	}
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
+	"rootstream/internal/counted"
 )
 
 // errCheckFailed is the exit code of a check that found something.
@@ -176,7 +177,7 @@ func eventVerify(env *environment) *cobra.Command {
 				found, err := p.Events.Verify(cmd.Context(), func(f app.EventFindings) {
 					if time.Since(said) > 2*time.Second {
 						said = time.Now()
-						env.say("%d events, %d entities, %d snapshots seen", f.Events, f.Entities, f.Snapshots)
+						env.say("%s, %s, %s seen", counted.Of(f.Events, "event"), counted.Of(f.Entities, "entity", "entities"), counted.Of(f.Snapshots, "snapshot"))
 					}
 				})
 				if err != nil {
@@ -197,7 +198,7 @@ func (env *environment) disorders(found app.EventFindings) error {
 		all = append(all, disorder{m.Entity, m.Version, m.Version, "the snapshot is wrong: " + m.Reason})
 	}
 	if found.OK() {
-		env.say("the log is gapless: %d events, %d entities; %d snapshots are what the events make", found.Events, found.Entities, found.Snapshots)
+		env.say("the log is gapless, and every snapshot what its events make: %s, %s, %s", counted.Of(found.Events, "event"), counted.Of(found.Entities, "entity", "entities"), counted.Of(found.Snapshots, "snapshot"))
 		if env.output == "json" {
 			return env.json(all)
 		}

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
+	"rootstream/internal/counted"
 )
 
 func syncCommand(env *environment) *cobra.Command {
@@ -68,7 +69,7 @@ func (env *environment) syncStatus(s app.SyncStatus) error {
 		if len(peer.Diverged) > 0 {
 			state = fmt.Sprintf("another history in shards %v", peer.Diverged)
 		}
-		_, _ = fmt.Fprintf(env.stdout, "  %s  %s  %d events behind  %s\n", peer.Node, text(peer.Address), max(0, sum(s.Applied)-sum(peer.Applied)), state)
+		_, _ = fmt.Fprintf(env.stdout, "  %s  %s  %s behind  %s\n", peer.Node, text(peer.Address), counted.Of(max(0, sum(s.Applied)-sum(peer.Applied)), "event"), state)
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"rootstream/backup/archive/receive"
 	"rootstream/backup/repo"
 	"rootstream/backup/schedule"
+	"rootstream/internal/counted"
 	"rootstream/secret"
 )
 
@@ -135,7 +136,7 @@ func (h *heldBackups) status(now time.Time) PartStatus {
 	}
 	if h.log.Archived != 0 {
 		facts["archived_at"] = h.log.Newest
-		detail += fmt.Sprintf("; log up to %s, %d gaps", h.log.Archived, h.log.Gaps)
+		detail += fmt.Sprintf("; log up to %s, %s", h.log.Archived, counted.Of(h.log.Gaps, "gap"))
 	}
 	s := PartStatus{name, stateUp, detail, facts}
 	switch {
@@ -182,7 +183,7 @@ func (x examination) backupFindings() []Finding {
 		return []Finding{failed(repository, h.err, "rootstream backup list")}
 	}
 	return []Finding{
-		fine(repository, "%s, backups: %d", x.cfg.Backup.Repo, len(h.all)),
+		fine(repository, "%s, %s", x.cfg.Backup.Repo, counted.Of(len(h.all), "backup")),
 		x.newestBackup(), x.backupProof(), x.backupLog(),
 	}
 }
@@ -254,7 +255,7 @@ func (x examination) backupLog() Finding {
 	case l.Archived == 0:
 		return fine(name, "no write-ahead log yet")
 	case l.Gaps > 0:
-		return fine(name, "up to %s, without a gap since the newest backup; %d older gaps: rootstream wal gaps", l.Archived, l.Gaps)
+		return fine(name, "up to %s, without a gap since the newest backup; %s: rootstream wal gaps", l.Archived, counted.Of(l.Gaps, "older gap"))
 	}
 	return fine(name, "up to %s, without a gap", l.Archived)
 }

@@ -13,6 +13,7 @@ import (
 	"rootstream/app/config"
 	"rootstream/devstack"
 	"rootstream/errs"
+	"rootstream/internal/counted"
 	"rootstream/pgserver"
 	"rootstream/secret"
 )
@@ -165,12 +166,12 @@ func (x examination) schema() []Finding {
 	}
 	if n := pending(x.database.steps, "expand"); n > 0 {
 		return []Finding{{
-			Name: name, Detail: fmt.Sprintf("%d steps are not applied; rootstream serve applies them when it starts", n),
+			Name: name, Detail: "not applied: " + counted.Of(n, "step") + "; rootstream serve does so when it starts",
 			Remedy: "rootstream migrate up --rolling",
 		}}
 	}
 	if n := pending(x.database.steps, "contract"); n > 0 {
-		return []Finding{fine(name, "up to date; %d steps wait for `rootstream migrate up`, once no program of Phase 24.2 writes", n)}
+		return []Finding{fine(name, "up to date, but for %s to take with `rootstream migrate up`, once no program of Phase 24.2 writes", counted.Of(n, "step"))}
 	}
 	return []Finding{fine(name, "up to date")}
 }
@@ -218,7 +219,7 @@ func (x examination) keyset() []Finding {
 	case x.database.err != nil:
 		return nil
 	case !slices.Contains(c.Keysets, config.KeysetName) && c.SealedFactors > 0:
-		return []Finding{{Name: name, Detail: fmt.Sprintf("the keyset is gone, and %d second factors are sealed with it", c.SealedFactors), Remedy: remedy}}
+		return []Finding{{Name: name, Detail: "the keyset is gone; sealed with it: " + counted.Of(c.SealedFactors, "second factor"), Remedy: remedy}}
 	case !slices.Contains(c.Keysets, config.KeysetName):
 		return []Finding{fine(name, "none yet: the first server with a master key makes it")}
 	case !x.keys.opened && x.keys.err != nil && !errors.Is(x.keys.err, secret.ErrWrongMasterKey):
@@ -236,7 +237,7 @@ func (x examination) keyset() []Finding {
 				keys[0].AddedAt.UTC().Format(time.RFC3339)), Remedy: remedy,
 		}}
 	}
-	return []Finding{fine(name, "keys: %d, opened by master key %s", len(keys), x.keys.status.MasterKey)}
+	return []Finding{fine(name, "%s, opened by master key %s", counted.Of(len(keys), "key"), x.keys.status.MasterKey)}
 }
 
 // outboxPatience is how long a mail may wait before something is wrong.
@@ -252,7 +253,7 @@ func (x examination) outbox() []Finding {
 		return []Finding{fine(name, "%d waiting", c.OutboxPending)}
 	}
 	f := Finding{
-		Name: name, Detail: fmt.Sprintf("%d messages wait, the oldest since %s", c.OutboxPending, c.OutboxOldest.UTC().Format(time.RFC3339)),
+		Name: name, Detail: fmt.Sprintf("%s waiting, the oldest since %s", counted.Of(c.OutboxPending, "message"), c.OutboxOldest.UTC().Format(time.RFC3339)),
 		Remedy: "see why in the log of rootstream serve (search for notify)",
 	}
 	if x.cfg.Mail.SMTPHost == "" && x.cfg.Mail.Dir == "" {

@@ -139,7 +139,7 @@ func TestDoctorFindsFaultsOfTheDatabase(t *testing.T) {
 		t.Parallel()
 		flags := apptest.With(good, apptest.Settings{"postgres.dsn": postgrestest.DSN(t)})
 		apptest.Exec(t, flags["postgres.dsn"], "insert into outbox (channel, topic, created_at) values ('mail', 'user.verify', now() - interval '1 h')")
-		diagnose(t, flags).expect(t, "outbox", "1 messages wait", "mail.smtp_host")
+		diagnose(t, flags).expect(t, "outbox", "1 message waiting", "mail.smtp_host")
 	})
 	t.Run("its clock is wrong", func(t *testing.T) {
 		t.Parallel()
@@ -196,7 +196,7 @@ func TestDoctorNoticesALostKeyset(t *testing.T) {
 		"insert into users (username, email, password_hash) values ('ada', 'ada@example.org', '')",
 		"insert into user_mfa (user_id, method, secret, created_at) select id, 'totp', 'sealed', now() - interval '1 day' from users",
 		"delete from keysets")
-	diagnose(t, flags).expect(t, "keyset", "1 second factors are sealed with it", "rootstream mfa reset")
+	diagnose(t, flags).expect(t, "keyset", "sealed with it: 1 second factor", "rootstream mfa reset")
 	apptest.MakeKeyset(t, flags) // a server that was started before anybody noticed
 	diagnose(t, flags).expect(t, "keyset", "the one that sealed them is gone", "restore the table keysets")
 }

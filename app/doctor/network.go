@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"rootstream/app/config"
+	"rootstream/internal/counted"
 	"rootstream/postgres"
 )
 
@@ -141,7 +142,7 @@ func certificateFinding(name, certFile, keyFile, publicURL string, now time.Time
 	case left <= 0:
 		return Finding{Name: name, Detail: certFile + " expired at " + until, Remedy: renew}
 	case left < certificateNotice:
-		return Finding{Name: name, Detail: fmt.Sprintf("%s expires in %d days, at %s", certFile, int(left.Hours()/24), until), Remedy: renew}
+		return Finding{Name: name, Detail: fmt.Sprintf("%s expires in %s, at %s", certFile, counted.Of(int(left.Hours()/24), "day"), until), Remedy: renew}
 	case now.Before(leaf.NotBefore):
 		return Finding{Name: name, Detail: certFile + " is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339), Remedy: "wait, or set this machine's clock: timedatectl set-ntp true"}
 	}

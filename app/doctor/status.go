@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rootstream/app/config"
+	"rootstream/internal/counted"
 )
 
 // PartStatus is how one part is.
@@ -83,7 +84,7 @@ func (e *examined) redisStatus() PartStatus {
 		return down(name, e.redis.err)
 	}
 	i := e.redis.info
-	return PartStatus{name, stateUp, fmt.Sprintf("%s, %s, %d clients, %d MiB used", i.Version, i.Mode, i.Clients, i.UsedMemory>>20), map[string]any{
+	return PartStatus{name, stateUp, fmt.Sprintf("%s, %s, %s, %d MiB used", i.Version, i.Mode, counted.Of(i.Clients, "client"), i.UsedMemory>>20), map[string]any{
 		"version": i.Version, "mode": i.Mode, "clients": i.Clients, "used_memory_bytes": i.UsedMemory,
 	}}
 }
@@ -129,7 +130,7 @@ func (e *examined) keysetStatus() PartStatus {
 	case !k.opened:
 		return PartStatus{Name: name, State: stateOff, Detail: "none yet: the first server makes it"}
 	}
-	return PartStatus{name, stateUp, fmt.Sprintf("keys: %d, opened by master key %s", len(k.status.Keys), k.status.MasterKey), map[string]any{
+	return PartStatus{name, stateUp, counted.Of(len(k.status.Keys), "key") + ", opened by master key " + k.status.MasterKey, map[string]any{
 		"keys": len(k.status.Keys), "master_key": k.status.MasterKey,
 	}}
 }
@@ -146,9 +147,9 @@ func (e *examined) contentStatus() []PartStatus {
 	case d.schema != nil:
 		schema.State, schema.Detail = stateDown, flat(d.schema)
 	case expand > 0:
-		schema.State, schema.Detail = stateDown, fmt.Sprintf("%d steps pending", expand)
+		schema.State, schema.Detail = stateDown, counted.Of(expand, "step")+" pending"
 	case contract > 0:
-		schema.Detail = fmt.Sprintf("up to date; %d steps wait until no program of Phase 24.2 writes", contract)
+		schema.Detail = "up to date, but for " + counted.Of(contract, "step") + " to take once no program of Phase 24.2 writes"
 	}
 	c := d.content
 	waiting := fmt.Sprintf("%d waiting", c.OutboxPending)
