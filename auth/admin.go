@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -32,6 +33,9 @@ func (s *Service) CreateUser(ctx context.Context, by Actor, a Account) (user.Use
 	n.Role, n.Verified, n.Actor = a.Role, a.Verified, by.id
 	var u user.User
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
+		if err = by.stillMay(ctx, tx); err != nil {
+			return err
+		}
 		if u, err = s.users.Create(ctx, tx, n); err != nil || u.IsVerified {
 			return err
 		}
@@ -46,7 +50,7 @@ func (s *Service) administer(ctx context.Context, by Actor, id uuid.UUID, fn fun
 		return err
 	}
 	return s.db.InTx(ctx, func(tx *postgres.Tx) error {
-		if err := lockAdmins(ctx, tx); err != nil {
+		if err := by.stillMay(ctx, tx); err != nil {
 			return err
 		}
 		u, err := lockAccount(ctx, tx, id)
@@ -55,6 +59,19 @@ func (s *Service) administer(ctx context.Context, by Actor, id uuid.UUID, fn fun
 		}
 		return fn(tx, u)
 	})
+}
+
+// stillMay refuses an administrator who is none any more: a cache may believe in one for a moment longer than the
+// database, which is time enough to take the role back. Nobody becomes one or ceases to be one until tx ends.
+func (a Actor) stillMay(ctx context.Context, tx *postgres.Tx) error {
+	if err := lockAdmins(ctx, tx); err != nil || a.id == uuid.Nil {
+		return err
+	}
+	u, err := readAccount(ctx, tx, a.id)
+	if errors.Is(err, user.ErrNotFound) || err == nil && (u.Role != user.RoleAdmin || !u.IsActive) {
+		return ErrRoleRequired
+	}
+	return err
 }
 
 // change is administer for what leaves another account behind.
@@ -119,32 +136,34 @@ func (s *Service) VerifyUser(ctx context.Context, by Actor, id uuid.UUID) (user.
 // record. Nobody does so to their own for as long as the owner of its old
 // address can take it back: it may be a thief who moved it there.
 func (s *Service) DeleteUser(ctx context.Context, by Actor, id uuid.UUID) error {
-	return s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) error {
-		if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+	return s.administer(ctx, by, id, func(tx *postgres.Tx, u user.User) error { return s.remove(ctx, tx, u, by.id) })
+}
+
+func (s *Service) remove(ctx context.Context, tx *postgres.Tx, u user.User, actor uuid.UUID) error {
+	if err := s.keepAnAdmin(ctx, tx, u); err != nil {
+		return err
+	}
+	if actor == u.PublicID {
+		if err := s.users.CheckSettled(ctx, tx, u.ID); err != nil {
 			return err
 		}
-		if by.id == id {
-			if err := s.users.CheckSettled(ctx, tx, u.ID); err != nil {
-				return err
-			}
-		}
-		if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseDeleted, Actor: by.id}); err != nil {
-			return err
-		}
-		// The one mail that rests with its address: there will be nobody to look it up from.
-		err := s.enqueue(tx, notify.Message{
-			Channel: notify.ChannelMail, Topic: TopicDeleted, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
-		})
-		if err != nil {
-			return err
-		}
-		if s.erase != nil {
-			if err := s.erase(ctx, tx, u); err != nil {
-				return err
-			}
-		}
-		return s.users.Delete(ctx, tx, u.PublicID, by.id)
+	}
+	if _, err := s.end(ctx, tx, u.ID, uuid.Nil, session.Cause{Reason: becauseDeleted, Actor: actor}); err != nil {
+		return err
+	}
+	// The one mail that rests with its address: there will be nobody to look it up from.
+	err := s.enqueue(tx, notify.Message{
+		Channel: notify.ChannelMail, Topic: TopicDeleted, Target: u.Email, Payload: letter{At: s.cfg.Now().UTC()},
 	})
+	if err != nil {
+		return err
+	}
+	if s.erase != nil {
+		if err := s.erase(ctx, tx, u); err != nil {
+			return err
+		}
+	}
+	return s.users.Delete(ctx, tx, u.PublicID, actor)
 }
 
 // DeleteAccount erases the account of a fresh session.
@@ -152,7 +171,19 @@ func (s *Service) DeleteAccount(ctx context.Context, p Principal, _ Client) erro
 	if err := s.RequireFresh(ctx, p); err != nil {
 		return err
 	}
-	return signedOut(s.DeleteUser(ctx, Actor{id: p.UserID, role: session.RoleAdmin}, p.UserID)) // over oneself
+	return signedOut(s.db.InTx(ctx, func(tx *postgres.Tx) error {
+		if err := lockAdmins(ctx, tx); err != nil {
+			return err
+		}
+		u, err := lockAccount(ctx, tx, p.UserID)
+		if err != nil {
+			return err
+		}
+		if err = s.sessions.CheckLive(ctx, tx, p.SessionID); err != nil {
+			return err
+		}
+		return s.remove(ctx, tx, u, p.UserID)
+	}))
 }
 
 // end ends an account's sessions but one, and sign-ins that are half done.

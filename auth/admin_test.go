@@ -120,6 +120,44 @@ func TestOnlyAdministratorsAdminister(t *testing.T) {
 	}
 }
 
+// A cache may believe in a role for a moment longer than the database.
+func TestWhoIsNoAdministratorAnyMoreDoesNotTakeTheRoleBack(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(w *world, id uuid.UUID) error{
+		"demoted": func(w *world, id uuid.UUID) error {
+			_, err := w.SetRole(t.Context(), auth.Console(), id, user.RoleUser)
+			return err
+		},
+		"disabled": func(w *world, id uuid.UUID) error { _, err := w.Disable(t.Context(), auth.Console(), id); return err },
+		"deleted":  func(w *world, id uuid.UUID) error { return w.DeleteUser(t.Context(), auth.Console(), id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			for _, admin := range []string{"root", "eve"} {
+				if _, err := w.SetRole(t.Context(), auth.Console(), w.register(admin).PublicID, user.RoleAdmin); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := w.principal(w.login("eve"))
+			if err := end(w, p.UserID); err != nil {
+				t.Fatal(err)
+			}
+			other := w.register("ada")
+			_, back := w.SetRole(t.Context(), p.Actor(), p.UserID, user.RoleAdmin)
+			_, friend := w.SetRole(t.Context(), p.Actor(), other.PublicID, user.RoleAdmin)
+			_, made := w.CreateUser(t.Context(), p.Actor(), auth.Account{
+				Registration: auth.Registration{Username: "eve2", Email: "eve2@example.org", Password: password}, Role: user.RoleAdmin,
+			})
+			for i, err := range []error{back, friend, made} {
+				if !errors.Is(err, auth.ErrRoleRequired) {
+					t.Errorf("act %d: %v", i, err)
+				}
+			}
+		})
+	}
+}
+
 func TestTheLastAdministratorStays(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

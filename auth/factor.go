@@ -21,10 +21,15 @@ func (s *Service) EnrollTOTP(ctx context.Context, p Principal, _ Client) (mfa.En
 	}
 	var made mfa.Enrollment
 	err = s.db.InTx(ctx, func(tx *postgres.Tx) (err error) {
-		made, err = s.mfa.EnrollTOTP(ctx, tx, factorAccount(u))
-		return err
+		if made, err = s.mfa.EnrollTOTP(ctx, tx, factorAccount(u)); err != nil {
+			return err
+		}
+		return s.sessions.CheckLive(ctx, tx, p.SessionID)
 	})
-	return made, err
+	if err != nil {
+		return mfa.Enrollment{}, err
+	}
+	return made, nil
 }
 
 // ConfirmTOTP enables an authenticator by its first code and returns backup
@@ -68,6 +73,9 @@ func (s *Service) RemoveTOTP(ctx context.Context, p Principal, factor uuid.UUID,
 		if err = s.mfa.Unenroll(ctx, tx, factorAccount(u), factor); err != nil {
 			return err
 		}
+		if err = s.sessions.CheckLive(ctx, tx, p.SessionID); err != nil {
+			return err
+		}
 		after, err := s.mfa.HasFactor(ctx, tx, u.ID)
 		if err != nil || before == after {
 			return err
@@ -85,7 +93,10 @@ func (s *Service) RegenerateBackupCodes(ctx context.Context, p Principal, _ Clie
 	if err != nil {
 		return nil, err
 	}
-	return s.mfa.GenerateBackupCodes(ctx, factorAccount(u), func(_ context.Context, tx *postgres.Tx) error {
+	return s.mfa.GenerateBackupCodes(ctx, factorAccount(u), func(ctx context.Context, tx *postgres.Tx) error {
+		if gone := s.sessions.CheckLive(ctx, tx, p.SessionID); gone != nil {
+			return gone
+		}
 		return s.notice(tx, TopicBackupCodesNew, u.PublicID)
 	})
 }

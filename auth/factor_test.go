@@ -9,6 +9,8 @@ import (
 	"rootstream/errs"
 	"rootstream/mfa"
 	"rootstream/notify"
+	"rootstream/postgres"
+	"rootstream/session"
 )
 
 func TestPitfall05TheFirstFactorResetsNothing(t *testing.T) {
@@ -213,4 +215,36 @@ func TestARequiredFactorIsSetUpAndStays(t *testing.T) {
 	}
 	wantCode(t, w.RemoveTOTP(t.Context(), strong, f.id, from(1)), errs.Forbidden, "factor_required")
 	w.challenge("bob") // it still asks for it
+}
+
+// Of an account with a second factor there is more that a thief would like to do at the last moment.
+func TestASessionThatEndsTakesNothingAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	u, g := w.verified("ada")
+	f := w.enroll(g)
+	p := w.principal(w.signIn("ada", f))
+	acts := []func() error{
+		func() error { return w.RemoveTOTP(t.Context(), p, f.id, from(1)) },
+		func() error { _, err := w.RegenerateBackupCodes(t.Context(), p, from(1)); return err },
+		func() error { return w.DeleteAccount(t.Context(), p, from(1)) },
+	}
+	done := make(chan error, len(acts))
+	err := w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+		_, err := w.sessions.RevokeAll(t.Context(), tx, u.ID, session.Cause{Reason: "user"})
+		for _, act := range acts {
+			go func() { done <- act() }()
+		}
+		w.lockWaits(len(acts))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range acts {
+		wantCode(t, <-done, errs.Unauthenticated, "unauthenticated")
+	}
+	if s, err := w.mfa.Status(t.Context(), u.ID); err != nil || !s.Enabled || w.mails(auth.TopicBackupCodesNew, u.PublicID) != 0 {
+		t.Errorf("%+v, %v", s, err)
+	}
 }

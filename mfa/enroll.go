@@ -71,9 +71,11 @@ func (m *Manager) replacePending(ctx context.Context, tx *postgres.Tx, a Account
 }
 
 // lockFactors makes factors of one account change one after the other, and
-// reports whether it has an authenticator.
+// reports whether it has an authenticator. The account comes first: whatever
+// ends its sessions waits for the transaction, or comes before it.
 func (m *Manager) lockFactors(ctx context.Context, tx *postgres.Tx, userID int64) (has bool, err error) {
 	b := &pgx.Batch{}
+	b.Queue(`select from users where id = $1 for no key update`, userID)
 	queueGuard(b, userID)
 	b.Queue(hasFactor, userID).QueryRow(func(row pgx.Row) error { return row.Scan(&has) })
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
