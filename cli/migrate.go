@@ -4,6 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"rootstream/app"
+	"rootstream/app/config"
 )
 
 func migrateCommand(env *environment) *cobra.Command {
@@ -18,12 +19,17 @@ func migrateCommand(env *environment) *cobra.Command {
 
 With --rolling the schema only expands and old writers keep working. Without it the plain
 session tokens and stream keys of Phase 24.2 are overwritten by their hashes as well: the
-point of no return, after which an old program finds nobody's session. Safe to run from
-any number of places at once.`,
+point of no return, after which an old program finds nobody's session. A person at a
+terminal is asked first. Safe to run from any number of places at once.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := env.config(map[string]string{"postgres.legacy_timezone": zone})
 			if err != nil {
 				return err
+			}
+			if !rolling {
+				if err := env.confirmContract(cmd, cfg); err != nil {
+					return err
+				}
 			}
 			steps, err := app.Migrate(cmd.Context(), cfg, rolling)
 			if err != nil {
@@ -56,6 +62,22 @@ any number of places at once.`,
 	}
 	c.AddCommand(up, status)
 	return c
+}
+
+// confirmContract asks a person before the point of no return; programs know what they call.
+func (env *environment) confirmContract(cmd *cobra.Command, cfg config.Config) error {
+	if !env.interactive() {
+		return nil
+	}
+	steps, err := app.MigrationStatus(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	left := count(steps, func(m app.Migration) bool { return m.Kind == "contract" && m.AppliedAt == nil })
+	if left == 0 {
+		return nil
+	}
+	return env.confirm("end what programs of Phase 24.2 can use: only a backup brings it back", "no return")
 }
 
 func printSteps(env *environment, steps []app.Migration) error {
