@@ -7,14 +7,21 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"rootstream/app/backups"
 )
 
+// restoreFlags are the flags of a restore.
+type restoreFlags struct {
+	backups.RestoreOptions
+
+	delta, inPlace, rollback, confirmed bool
+	sets                                []string
+}
+
 func backupRestore(env *environment, f *repoFlags) *cobra.Command {
-	var o backups.RestoreOptions
-	var delta, inPlace, rollback, confirmed bool
-	var sets []string
+	var o restoreFlags
 	c := &cobra.Command{
 		Use: "restore [ID|latest]", Short: "Restore the cluster, as it is or as it was at a point in time", Args: cobra.MaximumNArgs(1),
 		Example: `  rootstream backup restore latest --to /var/lib/postgresql/15/restored --start --yes
@@ -34,34 +41,20 @@ and the command waits until it is at its target; where another server has its ad
 or its folder for sockets is not yours, --set gives it another. Without --start, the user that starts the
 server must be able to run this program and to read the repository and its key.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.To == "" {
-				return usage("--to is required: the data folder to make")
-			}
-			if count([]bool{delta, inPlace, rollback, confirmed}, func(given bool) bool { return given }) > 1 {
-				return usage("--delta, --in-place, --rollback and --confirm exclude each other")
-			}
-			o.Spec.Backup = idOr(args)
-			var err error
-			if o.Settings, err = settingsOf(sets); err != nil {
+			if err := o.read(args); err != nil {
 				return err
 			}
-			abs, err := filepath.Abs(o.To)
-			if err != nil {
-				return usageError{err}
+			if o.rollback || o.confirmed {
+				return env.settle(o.To, o.rollback)
 			}
-			o.To = abs
-			switch {
-			case delta:
-				o.Mode = backups.Delta
-			case inPlace:
-				o.Mode = backups.InPlace
-			case rollback, confirmed:
-				return env.settle(o.To, rollback)
-			}
-			return env.restore(cmd, f, o)
+			return env.restore(cmd, f, o.RestoreOptions)
 		},
 	}
-	flags := c.Flags()
+	o.add(c.Flags())
+	return c
+}
+
+func (o *restoreFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.To, "to", "", "data `folder` to make")
 	flags.StringVar(&o.Spec.Time, "target-time", "", "restore what was committed up to this `time`, with its zone")
 	flags.StringVar(&o.Spec.LSN, "target-lsn", "", "… up to this position of the write-ahead log (`LSN`)")
@@ -71,17 +64,38 @@ server must be able to run this program and to read the repository and its key.`
 	flags.BoolVar(&o.Spec.Exclusive, "exclusive", false, "end before the target, not after it")
 	flags.StringVar(&o.Spec.Timeline, "target-timeline", "", "`timeline` to follow: a number, latest or current")
 	flags.StringVar(&o.Spec.Action, "target-action", "promote", "what the server does at its target: promote, pause or shutdown")
-	flags.BoolVar(&delta, "delta", false, "reuse what is the same in the folder, overwrite or remove all else")
-	flags.BoolVar(&inPlace, "in-place", false, "keep what is in the folder aside")
-	flags.BoolVar(&rollback, "rollback", false, "undo a restore in place: put back what was kept aside")
-	flags.BoolVar(&confirmed, "confirm", false, "end a restore in place: remove what was kept aside")
+	flags.BoolVar(&o.delta, "delta", false, "reuse what is the same in the folder, overwrite or remove all else")
+	flags.BoolVar(&o.inPlace, "in-place", false, "keep what is in the folder aside")
+	flags.BoolVar(&o.rollback, "rollback", false, "undo a restore in place: put back what was kept aside")
+	flags.BoolVar(&o.confirmed, "confirm", false, "end a restore in place: remove what was kept aside")
 	flags.StringToStringVar(&o.Tablespaces, "tablespace-map", nil, "`OLD=NEW` folder of a tablespace; repeat for each")
 	flags.StringVar(&o.Owner, "owner", "", "`user` that the files belong to (default the owner of the folder above)")
-	flags.StringArrayVar(&sets, "set", nil, "`NAME=VALUE` setting of PostgreSQL for the restored cluster, such as port=5433; repeat for each")
+	flags.StringArrayVar(&o.sets, "set", nil, "`NAME=VALUE` setting of PostgreSQL for the restored cluster, such as port=5433; repeat for each")
 	flags.Uint64Var(&o.System, "system-id", 0, "`number` of the cluster, where the repository holds several")
 	flags.BoolVar(&o.Start, "start", false, "start the server and wait for the target")
 	flags.IntVar(&o.Workers, "workers", 0, "`number` of pieces fetched at once (default 4)")
-	return c
+}
+
+// read finds out what the flags say together.
+func (o *restoreFlags) read(args []string) (err error) {
+	switch {
+	case o.To == "":
+		return usage("--to is required: the data folder to make")
+	case count([]bool{o.delta, o.inPlace, o.rollback, o.confirmed}, func(given bool) bool { return given }) > 1:
+		return usage("--delta, --in-place, --rollback and --confirm exclude each other")
+	case o.delta:
+		o.Mode = backups.Delta
+	case o.inPlace:
+		o.Mode = backups.InPlace
+	}
+	o.Spec.Backup = idOr(args)
+	if o.Settings, err = settingsOf(o.sets); err != nil {
+		return err
+	}
+	if o.To, err = filepath.Abs(o.To); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 // settingsOf reads settings of PostgreSQL. A value may hold commas and further equals signs.
