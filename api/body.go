@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"rootstream/api/strict"
 )
 
 const (
@@ -19,7 +21,7 @@ const (
 	maxDrained   = 4 << 20   // of a body that is too large: who is still writing would not see the answer
 )
 
-// jsonFormat is JSON for huma. What comes in has been inspected.
+// jsonFormat is JSON for huma. What comes in has passed strict.Check.
 func jsonFormat() huma.Format {
 	return huma.Format{
 		Marshal: func(w io.Writer, v any) error {
@@ -67,8 +69,8 @@ func readJSON(w http.ResponseWriter, r *http.Request, a access) (io.Reader, erro
 	case kind == "":
 		return nil, newProblem(ctx, http.StatusUnsupportedMediaType, "the body must be application/json, and say so in Content-Type")
 	}
-	if f := inspect(body); f != nil {
-		return nil, newProblem(ctx, f.status, "the body cannot be taken", f.Fault)
+	if err := strict.Check(body); err != nil {
+		return nil, err
 	}
 	return bytes.NewReader(body), nil
 }

@@ -7,7 +7,7 @@
 //
 // A request passes the transport (HTTPS, other sites' pages, request ids), the
 // gate of its operation (who may call it, before the body is read) and a strict
-// reading of its body. Validate, validate-batch and forward have a second,
+// reading of its body (package strict). Validate, validate-batch and forward have a second,
 // short way in for requests of the common shape: whatever it does not take goes
 // the long way. The package keeps no state but counters and starts no goroutine.
 package api

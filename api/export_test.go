@@ -9,14 +9,6 @@ import (
 
 // What tests of pure parts look at.
 
-// Inspect returns the status that a body is refused with, and the field; 0 if it is fine.
-func Inspect(body []byte) (status int, field string) {
-	if f := inspect(body); f != nil {
-		return f.status, f.Field
-	}
-	return 0, ""
-}
-
 type ValidateRequest = validateRequest
 
 func ScanValidate(body string) (ValidateRequest, bool) { return scanValidate(body) }

@@ -1,118 +1,22 @@
 package api_test
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"rootstream/api"
+	"rootstream/api/strict"
 	"rootstream/session"
 )
-
-func TestInspectNamesWhatIsWrong(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		body   string
-		status int
-		field  string
-	}{
-		{`{}`, 0, ""},
-		{` {"a":[1,{"b":"c"}],"d":null} `, 0, ""},
-		{`{"a":{"b":1},"b":1,"c":[{"b":1},{"b":2}]}`, 0, ""},
-		{`{"a":"\ufffd�"}`, 0, ""},
-		{`"text"`, 0, ""},
-		{``, 400, "body"},
-		{`{"a":1`, 400, "body"},
-		{`{"a":1}}`, 400, "body"},
-		{`{"a":1} 2`, 400, "body"},
-		{`{"a":1,}`, 400, "body"},
-		{`{"a":01}`, 400, "body"},
-		{`{"a":1,"a":1}`, 400, "a"},
-		{`{"a":{"b":1,"b":2}}`, 400, "a.b"},
-		{`{"a":[0,{"b":1,"\u0062":2}]}`, 400, "a[1].b"},
-		{`{"a":"x\u0000"}`, 422, "a"},
-		{`{"a":[["x\u0000"]]}`, 422, "a[0][0]"},
-		{`{"\u0000":1}`, 400, "body"},
-		{"{\"a\":\"\xff\"}", 400, "a"},
-		{"{\"a\":{\"\xff\":1}}", 400, "a"},
-		{"{\"a\":1}\xff", 400, "body"},
-		{`{"a":1e999}`, 422, "a"},
-		{strings.Repeat("[", 16) + strings.Repeat("]", 16), 0, ""},
-		{strings.Repeat("[", 17) + strings.Repeat("]", 17), 400, strings.Repeat("[0]", 16)},
-		{`{"` + strings.Repeat("é", 300) + `":"\u0000"}`, 422, strings.Repeat("é", 51) + "…"},
-	} {
-		if status, field := api.Inspect([]byte(tt.body)); status != tt.status || field != tt.field {
-			t.Errorf("%.60q: %d %q, want %d %q", tt.body, status, field, tt.status, tt.field)
-		}
-	}
-}
-
-// A body that passes is JSON, and says one thing only.
-func FuzzInspect(f *testing.F) {
-	for _, s := range []string{`{"a":1}`, `{"a":{"b":[1,"x"]},"a":2}`, "{\"a\":\"\xff\"}", `{"a":"\u0000"}`, `[[[[]]]]`, `{"a":1} x`, `1e999`, `{"":""}`} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		status, field := api.Inspect(body)
-		switch {
-		case status == 0 && (!json.Valid(body) || !utf8.Valid(body)):
-			t.Fatalf("taken: %q", body)
-		case status != 0 && (status != 400 && status != 422 || field == "" || len(field) > 120):
-			t.Fatalf("%q: %d %q", body, status, field)
-		case status != 0:
-			return
-		}
-		var v any
-		if err := json.Unmarshal(body, &v); err != nil {
-			t.Fatalf("taken, and then %v: %q", err, body)
-		}
-		if keys(v) != bytes.Count(tokens(t, body), []byte("k")) {
-			t.Fatalf("a key was given twice: %q", body)
-		}
-	})
-}
-
-func keys(v any) int {
-	n := 0
-	switch x := v.(type) {
-	case object:
-		for _, item := range x {
-			n += 1 + keys(item)
-		}
-	case []any:
-		for _, item := range x {
-			n += keys(item)
-		}
-	}
-	return n
-}
-
-// tokens writes k for every key of a body, by counting colons outside texts.
-func tokens(t *testing.T, body []byte) []byte {
-	t.Helper()
-	var out []byte
-	inText := false
-	for i := 0; i < len(body); i++ {
-		switch {
-		case inText && body[i] == '\\':
-			i++
-		case body[i] == '"':
-			inText = !inText
-		case !inText && body[i] == ':':
-			out = append(out, 'k')
-		}
-	}
-	return out
-}
 
 // What the short way reads means the same to the ordinary way.
 func FuzzScanValidate(f *testing.F) {
@@ -124,8 +28,8 @@ func FuzzScanValidate(f *testing.F) {
 		if !ok {
 			return
 		}
-		if status, field := api.Inspect([]byte(body)); status != 0 {
-			t.Fatalf("the short way takes what the ordinary one refuses: %q: %d %s", body, status, field)
+		if err := strict.Check([]byte(body)); err != nil {
+			t.Fatalf("the short way takes what the ordinary one refuses: %q: %v", body, err)
 		}
 		var want api.ValidateRequest
 		d := json.NewDecoder(strings.NewReader(body))
@@ -148,8 +52,8 @@ func FuzzScanBatch(f *testing.F) {
 		var want struct {
 			Tokens []string `json:"tokens"`
 		}
-		status, _ := api.Inspect([]byte(body))
-		if err := json.Unmarshal([]byte(body), &want); err != nil || status != 0 || !slices.Equal(have, want.Tokens) {
+		err := errors.Join(strict.Check([]byte(body)), json.Unmarshal([]byte(body), &want))
+		if err != nil || !slices.Equal(have, want.Tokens) {
 			t.Fatalf("%q: %q, %v; want %q", body, have, err, want.Tokens)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"rootstream/api/strict"
 	"rootstream/auth"
 	"rootstream/errs"
 	"rootstream/session"
@@ -180,9 +181,9 @@ func checkQuery(r *http.Request) error {
 		case !utf8.ValidString(name) || strings.ContainsRune(name, 0):
 			f.Add("query", "must be UTF-8 text without NUL")
 		case len(values) > 1:
-			f.Add(clip(name), "is given more than once")
+			f.Add(strict.Clip(name), "is given more than once")
 		case !utf8.ValidString(values[0]) || strings.ContainsRune(values[0], 0):
-			f.Add(clip(name), "must be UTF-8 text without NUL")
+			f.Add(strict.Clip(name), "must be UTF-8 text without NUL")
 		}
 	}
 	return f.Err()

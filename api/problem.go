@@ -16,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/validation"
 
+	"rootstream/api/strict"
 	"rootstream/errs"
 )
 
@@ -216,5 +217,5 @@ func faultOf(err error) errs.Fault {
 	if place == "path" {
 		message = "must be a UUID"
 	}
-	return errs.Fault{Field: clip(field), Message: message}
+	return errs.Fault{Field: strict.Clip(field), Message: message}
 }

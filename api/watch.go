@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/google/uuid"
 
+	"rootstream/api/strict"
 	"rootstream/api/watch"
 	"rootstream/errs"
 	"rootstream/event"
@@ -115,7 +116,7 @@ func (s *Server) mayWatch(ctx context.Context, topic string) error {
 		err = s.mayReadState(ctx, event.Ref{Type: kind, ID: id})
 	}
 	if errs.KindOf(err) == errs.NotFound {
-		return errTopic.WithHint("not " + clip(topic))
+		return errTopic.WithHint("not " + strict.Clip(topic))
 	}
 	return err
 }

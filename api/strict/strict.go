@@ -1,4 +1,8 @@
-package api
+// Package strict refuses JSON that two readers could understand in two ways.
+//
+// The door is [Check]; it decides, keeps nothing and knows no HTTP. What a
+// decoder makes of a text that passes is up to that decoder.
+package strict
 
 import (
 	"bytes"
@@ -6,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -17,17 +20,17 @@ import (
 // maxDepth is more than any request of ours nests.
 const maxDepth = 16
 
-// unfit says why a body cannot be taken.
-type unfit struct {
-	errs.Fault
-	status int
-}
+// Errors of a text that cannot be taken; the fault names the value.
+var (
+	errMalformed = errs.New(errs.Malformed, "malformed", "the body cannot be taken")
+	errInvalid   = errs.New(errs.Invalid, "invalid", "the body cannot be taken")
+)
 
-// inspect refuses JSON that encoding/json would let pass and that two readers
-// could understand in two ways, or that PostgreSQL could not store: bytes that
-// are not UTF-8, NUL, keys given twice, numbers beyond any range, what follows
-// the value. It returns nil for a body that is fine.
-func inspect(data []byte) *unfit {
+// Check refuses what encoding/json would let pass and two readers could
+// understand in two ways, or PostgreSQL could not store: bytes that are not
+// UTF-8, NUL, keys given twice, numbers beyond any range, what follows the value.
+// The error is of kind Malformed, or Invalid where only a value is at fault.
+func Check(data []byte) error {
 	in := inspector{d: json.NewDecoder(bytes.NewReader(data)), broken: !utf8.Valid(data)}
 	in.d.UseNumber()
 	for {
@@ -35,16 +38,16 @@ func inspect(data []byte) *unfit {
 		switch {
 		case errors.Is(err, io.EOF) && in.done:
 			if in.broken { // where nothing is text
-				return in.malformed("is not UTF-8")
+				return malformed("is not UTF-8")
 			}
 			return nil
 		case in.done:
-			return in.malformed("holds more than one value")
+			return malformed("holds more than one value")
 		case err != nil:
-			return in.syntax(err)
+			return syntax(err)
 		}
-		if f := in.token(t); f != nil {
-			return f
+		if err := in.token(t); err != nil {
+			return err
 		}
 	}
 }
@@ -65,36 +68,37 @@ type level struct {
 	n     int
 }
 
-func (in *inspector) token(t json.Token) *unfit {
+func (in *inspector) token(t json.Token) error {
 	if d, ok := t.(json.Delim); ok {
 		return in.bracket(d)
 	}
 	if top := in.top(); top != nil && top.keys != nil && !top.named {
 		return in.name(t.(string)) //nolint:forcetypeassert // the decoder checks that keys are strings
 	}
-	var f *unfit
+	var err error
 	switch v := t.(type) {
 	case string:
 		if !in.fits(v) {
-			f = in.unfit(http.StatusUnprocessableEntity, in.path(), "must be UTF-8 text without NUL")
+			kind := errInvalid
 			if in.broken {
-				f.status = http.StatusBadRequest
+				kind = errMalformed
 			}
+			err = at(kind, in.path(), "must be UTF-8 text without NUL")
 		}
 	case json.Number:
-		if _, err := strconv.ParseFloat(v.String(), 64); err != nil {
-			f = in.unfit(http.StatusUnprocessableEntity, in.path(), "is a number out of every range")
+		if _, out := strconv.ParseFloat(v.String(), 64); out != nil {
+			err = at(errInvalid, in.path(), "is a number out of every range")
 		}
 	}
 	in.next()
-	return f
+	return err
 }
 
-func (in *inspector) bracket(d json.Delim) *unfit {
+func (in *inspector) bracket(d json.Delim) error {
 	switch d {
 	case '{', '[':
 		if len(in.stack) == maxDepth {
-			return in.unfit(http.StatusBadRequest, in.path(), fmt.Sprintf("is nested more than %d deep", maxDepth))
+			return at(errMalformed, in.path(), fmt.Sprintf("is nested more than %d deep", maxDepth))
 		}
 		l := level{}
 		if d == '{' {
@@ -109,14 +113,14 @@ func (in *inspector) bracket(d json.Delim) *unfit {
 }
 
 // name notes the key of an object.
-func (in *inspector) name(key string) *unfit {
+func (in *inspector) name(key string) error {
 	top := in.top()
 	if !in.fits(key) {
-		return in.unfit(http.StatusBadRequest, in.path(), "has a name that is not UTF-8 text without NUL")
+		return at(errMalformed, in.path(), "has a name that is not UTF-8 text without NUL")
 	}
 	top.key, top.named = key, true
 	if _, twice := top.keys[key]; twice {
-		return in.unfit(http.StatusBadRequest, in.path(), "is given twice")
+		return at(errMalformed, in.path(), "is given twice")
 	}
 	top.keys[key] = struct{}{}
 	return nil
@@ -162,26 +166,28 @@ func (in *inspector) path() string {
 	if b.Len() == 0 {
 		return "body"
 	}
-	return clip(b.String())
+	return Clip(b.String())
 }
 
-func (in *inspector) syntax(err error) *unfit {
+func syntax(err error) error {
 	if s, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return in.malformed(fmt.Sprintf("is not JSON at byte %d", s.Offset))
+		return malformed(fmt.Sprintf("is not JSON at byte %d", s.Offset))
 	}
-	return in.malformed("ends too early to be JSON")
+	return malformed("ends too early to be JSON")
 }
 
-func (in *inspector) malformed(message string) *unfit {
-	return in.unfit(http.StatusBadRequest, "body", message)
+// malformed is what is wrong with the text as a whole.
+func malformed(message string) error { return at(errMalformed, "body", message) }
+
+// at says which value is at fault.
+func at(kind *errs.Error, field, message string) error {
+	e := *kind
+	e.Faults = []errs.Fault{{Field: field, Message: message}}
+	return &e
 }
 
-func (*inspector) unfit(status int, field, message string) *unfit {
-	return &unfit{errs.Fault{Field: field, Message: message}, status}
-}
-
-// clip bounds what an answer repeats of a name that a client made up.
-func clip(name string) string {
+// Clip bounds what an answer repeats of a name that a client made up.
+func Clip(name string) string {
 	const longest = 100
 	for i := range name {
 		if i > longest {
