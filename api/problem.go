@@ -37,10 +37,10 @@ type Problem struct {
 }
 
 // newProblem is a problem of the transport.
-func newProblem(ctx context.Context, status int, detail string, faults ...errs.Fault) *Problem {
+func newProblem(ctx context.Context, status int, detail string) *Problem {
 	return &Problem{
 		Type: "about:blank", Title: http.StatusText(status), Status: status, Code: codeOf(status),
-		Detail: detail, RequestID: requestID(ctx), Errors: faults,
+		Detail: detail, RequestID: requestID(ctx),
 	}
 }
 

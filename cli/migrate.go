@@ -27,7 +27,7 @@ terminal is asked first. Safe to run from any number of places at once.`,
 				return err
 			}
 			if !rolling {
-				if err := env.confirmContract(cmd, cfg); err != nil {
+				if err = env.confirmContract(cmd, cfg); err != nil {
 					return err
 				}
 			}
