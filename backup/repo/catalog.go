@@ -239,7 +239,13 @@ func (r *Repo) PutProof(ctx context.Context, id string, p Proof) error {
 	}
 	p.At = p.At.UTC()
 	name := prefix + proofPrefix + p.At.Format(proofTime) + "-" + hex.EncodeToString(random)
-	return r.safe.PutJSON(ctx, seal.KindProof, name, p)
+	if err = r.safe.PutJSON(ctx, seal.KindProof, name, p); err != nil {
+		return err
+	}
+	if _, err = r.st.Stat(ctx, prefix+manifestObj); storage.Gone(err) { // deleted meanwhile
+		return errors.Join(ErrNoBackup.WithCause(errors.New(id)), r.st.Delete(ctx, name))
+	}
+	return err
 }
 
 type pinObject struct {
@@ -247,15 +253,23 @@ type pinObject struct {
 	ID     uuid.UUID `json:"id"`
 }
 
-// Pin keeps a backup from being deleted.
+// Pin keeps a backup from being deleted, unless a deletion has begun on it.
 func (r *Repo) Pin(ctx context.Context, id string) error {
 	prefix, err := r.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	err = r.safe.PutJSON(ctx, seal.KindPin, prefix+pinPart, pinObject{id, uuid.New()})
-	if errors.Is(err, storage.ErrExists) {
-		return nil
+	if err != nil && !errors.Is(err, storage.ErrExists) {
+		return err
+	}
+	begun, err := r.intents(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = r.st.Stat(ctx, prefix+manifestObj)
+	if storage.Gone(err) || err == nil && taken(begun, id) {
+		return errors.Join(ErrNoBackup.WithCause(fmt.Errorf("%s is being deleted", id)), r.st.Delete(ctx, prefix+pinPart))
 	}
 	return err
 }
