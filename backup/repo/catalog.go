@@ -109,7 +109,6 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 			}
 		}
 	}
-	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return !strings.HasSuffix(s.objects[0], "/"+manifestObj) })
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for _, s := range found {
@@ -128,17 +127,26 @@ func note(found map[string]*surveyed, name backupName, o storage.Object) {
 	if s == nil {
 		s = &surveyed{}
 		s.ID, s.Cluster.SystemID, s.Completed = name.id, name.system, o.Modified.UTC()
+		s.objects = []string{s.object()}
 		found[key] = s
 	}
-	s.objects = append(s.objects, o.Name)
+	if name.part != manifestObj {
+		s.objects = append(s.objects, o.Name)
+	}
 }
 
 // fill reads a backup's objects. Only a storage that does not answer is an error.
 func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 	m, sum, err := r.manifest(ctx, s.objects[0])
-	if err == nil {
+	switch {
+	case err == nil:
 		s.Manifest, s.sum = m, sum
-	} else if s.Err = err; !storage.Gone(err) && !errors.Is(err, ErrDamaged) {
+	case storage.Gone(err):
+		s.Err, err = r.lost(ctx, s.objects[0], err)
+	case errors.Is(err, ErrDamaged):
+		s.Err, err = err, nil
+	}
+	if err != nil || storage.Gone(s.Err) {
 		return err
 	}
 	for _, name := range s.objects[1:] {
