@@ -2,7 +2,7 @@ package auth
 
 // What tests of pure parts look at.
 
-func LoginKey(s string) (string, error) { return loginKey(s) }
+func ReadLogin(s string) (string, error) { return readLogin(s) }
 
 func ChallengeHash(id string) bool { _, ok := challengeHash(id); return ok }
 

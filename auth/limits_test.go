@@ -27,16 +27,39 @@ func TestNetworkIsTheBlockAClientCanMoveIn(t *testing.T) {
 	}
 }
 
-func TestLoginKeyIsOneForAllSpellings(t *testing.T) {
+func TestWhatIsNoLoginIsRefused(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{"Ada", " ada", "ADA ", "\uff21da"} {
-		if got, err := auth.LoginKey(s); err != nil || got != "ada" {
-			t.Errorf("LoginKey(%q) = %q, %v", s, got, err)
+	for _, s := range []string{"", "a\x00b", "\xff", strings.Repeat("a", 400)} {
+		if _, err := auth.ReadLogin(s); errs.KindOf(err) != errs.Invalid {
+			t.Errorf("ReadLogin(%q): %v", s, err)
 		}
 	}
-	for _, s := range []string{"", "a\x00b", "\xff", strings.Repeat("a", 400)} {
-		if _, err := auth.LoginKey(s); errs.KindOf(err) != errs.Invalid {
-			t.Errorf("LoginKey(%q): %v", s, err)
+}
+
+// Whoever fails at one spelling of a name and then tries another sees whether both are counted together.
+func TestSpellingsThatAreCountedTogetherDoNotTellWhoExists(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stillClock, func(o *option) { o.config.Rate.FreeAccount = 10_000 })
+	w.register("mikko")
+	network := byte(10)
+	for _, again := range []string{
+		"ikko", "IKKO", "ikko ", "i\u212ako", "\u0130kko", "\u0131kko", "ikk\u00ba", "\uff49kko", "i\u0301kko", "ikko\u200d",
+	} {
+		for _, domain := range []string{"", "@example.org"} {
+			network++
+			answers := map[string]bool{}
+			for _, first := range []string{"m", "n"} { // somebody and nobody
+				var err error
+				for range 5 {
+					_, err = w.Login(t.Context(), auth.Credentials{Login: first + "ikko" + domain, Password: "wrong"}, from(network))
+					wantCode(t, err, errs.Unauthenticated, "invalid_credentials")
+				}
+				_, err = w.Login(t.Context(), auth.Credentials{Login: first + again + domain, Password: "wrong"}, from(network))
+				answers[errs.CodeOf(err)] = true
+			}
+			if len(answers) != 1 {
+				t.Errorf("%q%s tells who exists", again, domain)
+			}
 		}
 	}
 }

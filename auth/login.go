@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,15 +57,15 @@ type candidate struct {
 // Login checks a password. Whatever is wrong, the answer is
 // ErrInvalidCredentials, after the same work; too many tries are ErrRateLimited.
 func (s *Service) Login(ctx context.Context, in Credentials, c Client) (Login, error) {
-	key, err := loginKey(in.Login)
+	login, err := readLogin(in.Login)
 	if err != nil {
 		return Login{}, err
 	}
 	if err = s.allowFrom(ctx, "login", c, s.cfg.Rate.LoginNetwork); err != nil {
 		return Login{}, err
 	}
-	a := candidate{key: key}
-	if err = s.identify(ctx, &a, strings.TrimSpace(in.Login), c); err != nil {
+	var a candidate
+	if err = s.identify(ctx, &a, login, c); err != nil {
 		return Login{}, err
 	}
 	counters := s.counters(a.key, a.known, c)
@@ -96,8 +95,10 @@ func (s *Service) identify(ctx context.Context, a *candidate, login string, c Cl
 		return user.ErrBusy.WithCause(err).WithRetryAfter(time.Second)
 	}
 	defer s.door.Release(1)
-	a.User, a.stored, err = s.users.Credentials(ctx, login)
-	a.found = err == nil
+	found, err := s.users.Credentials(ctx, login)
+	// Spellings that find the same account share a budget, others do not, and the same if there is no account: what is
+	// counted together does not tell.
+	a.User, a.stored, a.key, a.found = found.User, found.Hash, found.Folded, err == nil
 	if !a.found && !errors.Is(err, user.ErrNotFound) {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
-	"golang.org/x/text/unicode/norm"
 
 	"rootstream/auth/guard"
 	"rootstream/cache"
@@ -126,11 +125,10 @@ const maxLogin = 320 // bytes of a name or an address
 // accountKey is an account as limits count it; no login name begins like that.
 func accountKey(id uuid.UUID) string { return "\x00" + id.String() }
 
-// loginKey is a login name as limits count it: the same for every spelling
-// that could be the same account.
-func loginKey(login string) (string, error) {
+// readLogin is a login name without blanks around it, if it can be one.
+func readLogin(login string) (string, error) {
 	if login == "" || len(login) > maxLogin || !utf8.ValidString(login) || strings.ContainsRune(login, 0) {
 		return "", errs.NewInvalid("login", "must be a user name or an e-mail address")
 	}
-	return strings.ToLower(norm.NFKC.String(strings.TrimSpace(login))), nil
+	return strings.TrimSpace(login), nil
 }

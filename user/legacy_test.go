@@ -56,7 +56,7 @@ func TestNamesThatDifferOnlyByCaseAnswerToTheirExactSpelling(t *testing.T) {
 		if u, err := s.ByLogin(t.Context(), login); err != nil || u.ID != want {
 			t.Errorf("ByLogin(%s) = %d, %v, want %d", login, u.ID, err, want)
 		}
-		if u, _, err := s.Credentials(t.Context(), login); err != nil || u.ID != want {
+		if u, err := s.Credentials(t.Context(), login); err != nil || u.ID != want {
 			t.Errorf("Credentials(%s) = %d, %v, want %d", login, u.ID, err, want)
 		}
 	}

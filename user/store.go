@@ -192,10 +192,18 @@ func (s *Store) find(ctx context.Context, where string, arg any) (User, error) {
 	return u, err
 }
 
-// Credentials returns what signing in needs in one query, so that finding
+// Credentials are what signing in needs.
+type Credentials struct {
+	User
+	Hash   secret.Secret // the stored one
+	Folded string        // the login as the database compares names, whoever's it is: one for all spellings that find the same
+}
+
+// Credentials returns what signing in needs in one round trip, so that finding
 // somebody takes no longer than finding nobody. For nobody it returns
-// [ErrNotFound] and an empty hash, which [Hasher.Verify] takes its full time over.
-func (s *Store) Credentials(ctx context.Context, login string) (User, secret.Secret, error) {
+// [ErrNotFound], Folded and an empty hash, which [Hasher.Verify] takes its full
+// time over.
+func (s *Store) Credentials(ctx context.Context, login string) (Credentials, error) {
 	if !storable(login) {
 		login = ""
 	}
@@ -203,18 +211,22 @@ func (s *Store) Credentials(ctx context.Context, login string) (User, secret.Sec
 		User
 		PasswordHash string
 	}
-	rows, err := s.db.Query(ctx, "select "+columns+", u.password_hash from users u where "+matchesLogin, login)
-	if err != nil {
-		return User{}, secret.Secret{}, fmt.Errorf("find credentials: %w", err)
+	var c Credentials
+	var found []row
+	b := &pgx.Batch{}
+	b.Queue("select lower($1)", login).QueryRow(func(r pgx.Row) error { return r.Scan(&c.Folded) })
+	b.Queue("select "+columns+", u.password_hash from users u where "+matchesLogin, login).Query(func(rows pgx.Rows) (err error) {
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByName[row])
+		return err
+	})
+	if err := s.db.SendBatch(ctx, b).Close(); err != nil {
+		return Credentials{}, fmt.Errorf("find credentials: %w", err)
 	}
-	r, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[row])
-	if errors.Is(err, postgres.ErrNoRows) {
-		return User{}, secret.Secret{}, ErrNotFound
+	if len(found) == 0 {
+		return c, ErrNotFound
 	}
-	if err != nil {
-		return User{}, secret.Secret{}, fmt.Errorf("find credentials: %w", err)
-	}
-	return r.inUTC(), secret.FromString(r.PasswordHash), nil
+	c.User, c.Hash = found[0].inUTC(), secret.FromString(found[0].PasswordHash)
+	return c, nil
 }
 
 // PasswordHash returns the stored hash of an account.

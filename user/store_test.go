@@ -156,7 +156,7 @@ func TestNobodyIsFoundForNonsense(t *testing.T) {
 			"ByLogin":     func() error { _, err := s.ByLogin(t.Context(), login); return err },
 			"ByUsername":  func() error { _, err := s.ByUsername(t.Context(), login); return err },
 			"ByEmail":     func() error { _, err := s.ByEmail(t.Context(), login); return err },
-			"Credentials": func() error { _, _, err := s.Credentials(t.Context(), login); return err },
+			"Credentials": func() error { _, err := s.Credentials(t.Context(), login); return err },
 		} {
 			if err := find(); !errors.Is(err, user.ErrNotFound) {
 				t.Errorf("%s(%.20q) = %v", name, login, err)
@@ -179,8 +179,9 @@ func TestCredentialsComeWithTheHashAndNothingElseDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, hash, err := s.Credentials(t.Context(), "ADA@example.org")
-	if diff := cmp.Diff(u, got); err != nil || diff != "" {
+	got, err := s.Credentials(t.Context(), "ADA@example.org")
+	hash := got.Hash
+	if diff := cmp.Diff(u, got.User); err != nil || diff != "" {
 		t.Fatalf("Credentials: %v\n%s", err, diff)
 	}
 	if !verdict(t, h, hash.Reveal(), "wet socks").OK {
