@@ -12,7 +12,7 @@ import (
 const heldNote = `
 Two instances as above. A snapshot is held open in PostgreSQL for as long as -hold says, as a dump does, while updates
 arrive on a clock, 1,000 a second; minute by minute, how long they took to be told in the other process. Before and at the
-end, while the snapshot is still held: as many updates as 256 callers get acknowledged.`
+end, while the snapshot is still held: as many updates as 2,000 callers get acknowledged.`
 
 // heldRate is how many updates a second arrive while a snapshot is held for long.
 const heldRate = 1000
@@ -61,7 +61,7 @@ func (s *stack) heldRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 // updateRates are those of three rounds.
 func (s *stack) updateRates(ctx context.Context, in *syncInstance) (rates []float64, err error) {
 	for range 3 {
-		rate, err := updates(in)(ctx, 3*s.round())
+		rate, err := updates(in, syncEntities)(ctx, 3*s.round())
 		if err != nil {
 			return nil, err
 		}

@@ -54,21 +54,27 @@ var progressLine = regexp.MustCompile(`progress: [0-9.]+ s, ([0-9.]+) tps`)
 
 const benchClients = 20 // connections, of the pool as of pgbench
 
+// How pgbench sends statements.
+const (
+	prepared = "prepared"
+	simple   = "simple"
+)
+
 // pgbench runs a script and returns transactions a second.
 func (s *stack) pgbench(ctx context.Context, script string, d time.Duration) (float64, error) {
-	return s.pgbenchOf(ctx, []string{script}, nil, d)
+	return s.pgbenchOf(ctx, prepared, []string{script}, nil, d)
 }
 
-// pgbenchOf runs scripts, any of them at a time, which send vars as parameters
+// pgbenchOf runs scripts, any of them at a time, which send vars as parameters if mode is prepared
 // and must not be long. The first second, in which it connects and prepares,
 // does not count.
-func (s *stack) pgbenchOf(ctx context.Context, scripts []string, vars map[string]string, d time.Duration) (float64, error) {
+func (s *stack) pgbenchOf(ctx context.Context, mode string, scripts []string, vars map[string]string, d time.Duration) (float64, error) {
 	bin, err := s.pgbenchPath()
 	if err != nil {
 		return 0, err
 	}
 	args := []string{
-		"-n", "-M", "prepared", "-c", strconv.Itoa(benchClients), "-j", "2",
+		"-n", "-M", mode, "-c", strconv.Itoa(benchClients), "-j", "2",
 		"-T", strconv.Itoa(2 + int(max(1, math.Round(d.Seconds())))), "-P", "1",
 	}
 	for i, script := range scripts {

@@ -109,6 +109,7 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 			}
 		}
 	}
+	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return !strings.HasSuffix(s.objects[0], "/"+manifestObj) })
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for _, s := range found {
@@ -127,26 +128,17 @@ func note(found map[string]*surveyed, name backupName, o storage.Object) {
 	if s == nil {
 		s = &surveyed{}
 		s.ID, s.Cluster.SystemID, s.Completed = name.id, name.system, o.Modified.UTC()
-		s.objects = []string{s.object()}
 		found[key] = s
 	}
-	if name.part != manifestObj {
-		s.objects = append(s.objects, o.Name)
-	}
+	s.objects = append(s.objects, o.Name)
 }
 
 // fill reads a backup's objects. Only a storage that does not answer is an error.
 func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 	m, sum, err := r.manifest(ctx, s.objects[0])
-	switch {
-	case err == nil:
+	if err == nil {
 		s.Manifest, s.sum = m, sum
-	case storage.Gone(err):
-		s.Err, err = r.lost(ctx, s.objects[0], err)
-	case errors.Is(err, ErrDamaged):
-		s.Err, err = err, nil
-	}
-	if err != nil || storage.Gone(s.Err) {
+	} else if s.Err = err; !storage.Gone(err) && !errors.Is(err, ErrDamaged) {
 		return err
 	}
 	for _, name := range s.objects[1:] {
@@ -247,13 +239,7 @@ func (r *Repo) PutProof(ctx context.Context, id string, p Proof) error {
 	}
 	p.At = p.At.UTC()
 	name := prefix + proofPrefix + p.At.Format(proofTime) + "-" + hex.EncodeToString(random)
-	if err = r.safe.PutJSON(ctx, seal.KindProof, name, p); err != nil {
-		return err
-	}
-	if _, err = r.st.Stat(ctx, prefix+manifestObj); storage.Gone(err) { // deleted meanwhile
-		return errors.Join(ErrNoBackup.WithCause(errors.New(id)), r.st.Delete(ctx, name))
-	}
-	return err
+	return r.safe.PutJSON(ctx, seal.KindProof, name, p)
 }
 
 type pinObject struct {
@@ -261,23 +247,15 @@ type pinObject struct {
 	ID     uuid.UUID `json:"id"`
 }
 
-// Pin keeps a backup from being deleted, unless a deletion has begun on it.
+// Pin keeps a backup from being deleted.
 func (r *Repo) Pin(ctx context.Context, id string) error {
 	prefix, err := r.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	err = r.safe.PutJSON(ctx, seal.KindPin, prefix+pinPart, pinObject{id, uuid.New()})
-	if err != nil && !errors.Is(err, storage.ErrExists) {
-		return err
-	}
-	begun, err := r.intents(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = r.st.Stat(ctx, prefix+manifestObj)
-	if storage.Gone(err) || err == nil && taken(begun, id) {
-		return errors.Join(ErrNoBackup.WithCause(fmt.Errorf("%s is being deleted", id)), r.st.Delete(ctx, prefix+pinPart))
+	if errors.Is(err, storage.ErrExists) {
+		return nil
 	}
 	return err
 }

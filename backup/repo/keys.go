@@ -1,9 +1,6 @@
 package repo
 
-import (
-	"context"
-	"errors"
-)
+import "context"
 
 // AddKey lets one more key open the repository, and returns its id.
 func (r *Repo) AddKey(ctx context.Context, key Key) (string, error) { return r.safe.AddKey(ctx, key) }
@@ -29,7 +26,7 @@ func (r *Repo) RotateKey(ctx context.Context, key Key) (string, error) {
 	}
 	for _, k := range olds {
 		if k.Opens && k.ID != id {
-			if err := r.RemoveKey(ctx, k.ID); err != nil && !errors.Is(err, ErrNoKey) { // another rotation took it
+			if err := r.RemoveKey(ctx, k.ID); err != nil {
 				return id, err
 			}
 		}

@@ -2,7 +2,6 @@ package seal
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -251,8 +250,7 @@ func addKey(ctx context.Context, st storage.Storage, ring *keyring, key Key) (st
 	return o.ID, nil
 }
 
-// RemoveKey takes a key away, but never the last. Only one may do so at a time; should somebody have been taken for dead
-// and do so all the same, what was the last one then is put back.
+// RemoveKey takes a key away, but never the last. Only one may do so at a time.
 func (s *Safe) RemoveKey(ctx context.Context, id string) error {
 	if storage.CheckName(keyName(id)) != nil || strings.Contains(id, "/") {
 		return ErrNoKey.WithCause(fmt.Errorf("%q", id))
@@ -261,25 +259,13 @@ func (s *Safe) RemoveKey(ctx context.Context, id string) error {
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	i := slices.IndexFunc(all, func(o *keyObject) bool { return o.ID == id })
-	if i < 0 {
+	if !slices.ContainsFunc(all, func(o *keyObject) bool { return o.ID == id }) {
 		return ErrNoKey.WithCause(errors.New(id))
 	}
 	if len(all) == 1 {
 		return ErrLastKey
 	}
-	if err = s.st.Delete(ctx, keyName(id)); err != nil {
-		return err
-	}
-	left, unknown := keyObjects(ctx, s.st, s.ring.id)
-	if len(left) > 0 {
-		return nil
-	}
-	body, err := all[i].encode()
-	if err == nil {
-		err = s.st.Put(context.WithoutCancel(ctx), keyName(id), body)
-	}
-	return errors.Join(cmp.Or(unknown, error(ErrLastKey)), err)
+	return s.st.Delete(ctx, keyName(id))
 }
 
 // ListKeys tells which keys open the repository. Damaged ones are in the error.
