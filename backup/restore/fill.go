@@ -23,7 +23,7 @@ import (
 
 // A window is as much of the list of files as is worked on at a time: it bounds memory, however large the cluster.
 const (
-	windowPages   = 64 << 10 // half a gigabyte
+	windowPages   = 512 << 10 // four gigabytes: several of PostgreSQL's files, so that workers seldom meet in one
 	windowExtents = 128 << 10
 	windowFiles   = 16 << 10
 	smallFile     = 8 // pages; smaller files have no list of page hashes
@@ -200,7 +200,10 @@ func (j *Job) make(ctx context.Context, t *target) error {
 		if err != nil {
 			return err
 		}
-		return f.Close()
+		if len(t.hashes) > smallFile && !slices.ContainsFunc(t.file.Extents, blank) {
+			err = reserve(f, t.file.Size)
+		}
+		return errors.Join(err, f.Close())
 	}
 	if len(t.hashes) > smallFile {
 		t.want = make([]repo.Hash, 0, len(t.hashes))
@@ -217,6 +220,9 @@ func (j *Job) make(ctx context.Context, t *target) error {
 	}
 	return errors.Join(t.compare(j.repo.NewHasher(), f), f.Close())
 }
+
+// blank reports whether an extent is of zeros, which need no room on the disk.
+func blank(e repo.Extent) bool { return e.Blob.Raw == 0 }
 
 // compare hashes what is in the file and notes which pages may stay.
 func (t *target) compare(hasher *repo.Hasher, f *os.File) error {

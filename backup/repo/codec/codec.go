@@ -5,6 +5,7 @@ package codec
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress"
 	"github.com/klauspost/compress/s2"
@@ -156,7 +157,7 @@ func (d *Decompressor) Decode(codec Codec, data []byte, raw int, into []byte) ([
 	case S2:
 		var n int
 		if n, err = s2.DecodedLen(data); err == nil && n == raw {
-			into = append(into, make([]byte, raw)...)
+			into = slices.Grow(into, raw)[:start+raw] // every byte of it is written
 			_, err = s2.Decode(into[start:], data)
 		}
 	}

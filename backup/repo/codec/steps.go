@@ -23,8 +23,20 @@ func steps(into, data []byte) []byte {
 // walk undoes steps, in place.
 func walk(data []byte) {
 	le := binary.LittleEndian
-	for i := apart; i+4 <= len(data); i += 4 {
-		le.PutUint32(data[i:], le.Uint32(data[i:])+le.Uint32(data[i-apart:]))
+	var a, b, c, d uint32
+	for len(data) >= apart {
+		step := data[:apart:apart]
+		a, b, c, d = a+le.Uint32(step), b+le.Uint32(step[4:]), c+le.Uint32(step[8:]), d+le.Uint32(step[12:])
+		le.PutUint32(step, a)
+		le.PutUint32(step[4:], b)
+		le.PutUint32(step[8:], c)
+		le.PutUint32(step[12:], d)
+		data = data[apart:]
+	}
+	for i, last := range [...]uint32{a, b, c} {
+		if at := 4 * i; at+4 <= len(data) {
+			le.PutUint32(data[at:], le.Uint32(data[at:])+last)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"slices"
 	"testing"
 
 	"github.com/google/uuid"
@@ -136,5 +137,26 @@ func TestPacksOfManyLanesStayWithinTheirMemory(t *testing.T) {
 		if buf, err := w.buffer(t.Context(), leastPack); err != nil || cap(buf) != 1 {
 			t.Errorf("there was a free one, and it got one of %d bytes: %v", cap(buf), err)
 		}
+	}
+}
+
+func TestThoseWhoReadAtTheSameTimeReadOfDifferentPacks(t *testing.T) {
+	t.Parallel()
+	var window []wanted
+	for i, pack := range []byte{1, 3, 2, 1, 2, 1} { // what lies apart by more than is read at once
+		window = append(window, wanted{i, Blob{Pack: ID{15: pack}, Offset: uint32(6-i) * 2 * rangeBytes, Stored: 100}})
+	}
+	var packs, order []int
+	for _, run := range runs(window) {
+		if len(run) != 1 {
+			t.Fatalf("%d blobs are read at once that lie far apart", len(run))
+		}
+		packs, order = append(packs, int(run[0].b.Pack[15])), append(order, run[0].i)
+	}
+	if want := []int{1, 2, 3, 1, 2, 1}; !slices.Equal(packs, want) {
+		t.Errorf("packs are read in the order %v, want %v", packs, want)
+	}
+	if want := []int{5, 4, 1, 3, 2, 0}; !slices.Equal(order, want) {
+		t.Errorf("blobs are read in the order %v, want %v: the first of each pack first", order, want)
 	}
 }

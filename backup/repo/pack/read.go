@@ -77,20 +77,28 @@ func eachWindow(blobs iter.Seq2[int, Blob], do func([]wanted) error) error {
 	return do(window)
 }
 
-// runs sorts a window and cuts it into what is worth reading at once.
+// runs sorts a window and cuts it into what is worth reading at once. One run of each pack comes after the other: a pack
+// holds neighbours, and those who write to one file at the same time wait for each other.
 func runs(window []wanted) (out [][]wanted) {
 	slices.SortFunc(window, func(a, b wanted) int {
 		return cmp.Or(Compare(a.b.Pack, b.b.Pack), cmp.Compare(a.b.Offset, b.b.Offset), cmp.Compare(a.i, b.i))
 	})
-	start := 0
+	var turns [][][]wanted // the first runs of all packs, their second ones and so on
+	start, turn := 0, 0
 	for i := 1; i <= len(window); i++ {
 		if i < len(window) && together(window[start].b, window[i-1].b, window[i].b) {
 			continue
 		}
-		out = append(out, window[start:i])
+		if turn == len(turns) {
+			turns = append(turns, nil)
+		}
+		turns[turn] = append(turns[turn], window[start:i])
+		if turn++; i < len(window) && window[i].b.Pack != window[start].b.Pack {
+			turn = 0
+		}
 		start = i
 	}
-	return out
+	return slices.Concat(turns...)
 }
 
 func together(first, last, next Blob) bool {
