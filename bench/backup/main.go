@@ -52,6 +52,9 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && slices.Contains([]string{"take", "push", "restore"}, args[0]) {
 		return child(ctx, args)
 	}
+	if len(args) == 2 && args[0] == claimPart {
+		return touch(args[1])
+	}
 	var o options
 	flags := flag.NewFlagSet("backup", flag.ContinueOnError)
 	flags.StringVar(&o.out, "out", "", "`file` for the report; empty means standard output")

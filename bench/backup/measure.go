@@ -74,12 +74,14 @@ type step struct {
 	name, change string // what happens in the database before
 	ours, theirs func() (sample, error)
 	target       float64
+	ready        func(context.Context) error // done right before each turn; may be nil
+	rounds       int                         // at least
 }
 
 // measure has both take turns, each round the other way round.
 func (s *stand) measure(ctx context.Context, c class, step step) (result, error) {
 	r := result{class: c.name, name: step.name, target: step.target}
-	for round := range s.o.rounds {
+	for round := range max(s.o.rounds, step.rounds) {
 		if step.change != "" {
 			if err := s.sql(ctx, step.change, "checkpoint"); err != nil {
 				return r, err
@@ -93,9 +95,7 @@ func (s *stand) measure(ctx context.Context, c class, step step) (result, error)
 			slices.Reverse(turns)
 		}
 		for _, turn := range turns {
-			syscall.Sync() // nothing that was written before is still on its way to the disk
-			s.pace.take()
-			got, err := turn.take()
+			got, err := s.turn(ctx, step.ready, turn.take)
 			if err != nil {
 				return r, err
 			}
@@ -105,6 +105,22 @@ func (s *stand) measure(ctx context.Context, c class, step step) (result, error)
 	fmt.Fprintf(os.Stderr, "%s, %s: ours %v cpu %v %d MB rss %d MB, theirs %v cpu %v %d MB\n", r.class, r.name, r.ours.wall.Round(time.Millisecond),
 		r.ours.cpu.Round(time.Millisecond), r.ours.bytes>>20, r.ours.rss>>20, r.theirs.wall.Round(time.Millisecond), r.theirs.cpu.Round(time.Millisecond), r.theirs.bytes>>20)
 	return r, nil
+}
+
+// turn has one of both do it, on a machine that has nothing else to do.
+func (s *stand) turn(ctx context.Context, ready func(context.Context) error, take func() (sample, error)) (sample, error) {
+	syscall.Sync() // nothing that was written before is still on its way to the disk
+	s.pace.take()
+	if ready != nil {
+		if err := ready(ctx); err != nil {
+			return sample{}, err
+		}
+	}
+	got, err := take()
+	if os.Getenv("BENCH_VERBOSE") != "" {
+		fmt.Fprintf(os.Stderr, "a turn: %v, cpu %v\n", got.wall, got.cpu)
+	}
+	return got, err
 }
 
 // class takes all backups of a class, and restores one.
@@ -134,11 +150,14 @@ func (s *stand) steps(ctx context.Context, c class) []step {
 		return func() (sample, error) { return s.peer(ctx, c, kind) }
 	}
 	return []step{
-		{"full", "", ours("full"), theirs("full"), c.target},
-		{"incremental, 0.1 % of the rows changed at random", few, ours("incremental"), theirs("incr"), .35},
-		{"incremental, a contiguous 1 % rewritten", part, ours("incremental"), theirs("incr"), .35},
-		{"incremental, nothing changed", "select 1", ours("incremental"), theirs("incr"), 0},
-		{"restore of the newest backup, to an empty folder", "", s.restorer(ctx, c, s.restore), s.restorer(ctx, c, s.peerRestore), .8},
-		{"a second full one that may reuse, beside another of ours that may not", "", ours("full", "-reuse"), ours("full"), .5},
+		{name: "full", ours: ours("full"), theirs: theirs("full"), target: c.target},
+		{name: "incremental, 0.1 % of the rows changed at random", change: few, ours: ours("incremental"), theirs: theirs("incr"), target: .35},
+		{name: "incremental, a contiguous 1 % rewritten", change: part, ours: ours("incremental"), theirs: theirs("incr"), target: .35},
+		{name: "incremental, nothing changed", change: "select 1", ours: ours("incremental"), theirs: theirs("incr")},
+		{
+			name: "restore of the newest backup, to an empty folder", ours: s.restorer(ctx, c, s.restore), theirs: s.restorer(ctx, c, s.peerRestore), target: .8,
+			ready: s.claim, rounds: 3,
+		},
+		{name: "a second full one that may reuse, beside another of ours that may not", ours: ours("full", "-reuse"), theirs: ours("full"), target: .5},
 	}
 }
