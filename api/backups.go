@@ -36,31 +36,39 @@ type backupAsked struct {
 
 func (s *Server) backupRoutes() {
 	tags := []string{"administration"}
-	handle(s, huma.Operation{OperationID: "admin-list-backups", Method: http.MethodGet, Path: "/v1/admin/backups", Tags: tags, Summary: "List backups, newest first"},
-		anyOperator, func(ctx context.Context, _ *struct{}) (*output[list[backup.Backup]], error) {
-			if s.deps.Backups == nil {
-				return nil, errNoBackups
-			}
-			all, err := s.deps.Backups.List(ctx)
-			return reply(list[backup.Backup]{Items: all}, err)
-		})
-	handle(s, huma.Operation{OperationID: "admin-backup-window", Method: http.MethodGet, Path: "/v1/admin/backups/window", Tags: tags, Summary: "To what times the cluster can be restored"},
-		anyOperator, func(ctx context.Context, _ *struct{}) (*output[backupWindow], error) {
-			if s.deps.Backups == nil {
-				return nil, errNoBackups
-			}
-			windows, err := s.deps.Backups.Windows(ctx)
-			return reply(backupWindow{windows, backup.GapsOf(windows)}, err)
-		})
-	handle(s, huma.Operation{OperationID: "admin-create-backup", Method: http.MethodPost, Path: "/v1/admin/backups", DefaultStatus: http.StatusAccepted, Tags: tags, Summary: "Let a backup be taken now"},
-		operating, func(ctx context.Context, in *backupCreateInput) (*output[backupAsked], error) {
-			return s.askFor(ctx, in.Body.Type)
-		})
+	handle(s, huma.Operation{
+		OperationID: "admin-list-backups", Method: http.MethodGet, Path: "/v1/admin/backups", Tags: tags,
+		Summary: "List backups, newest first",
+	}, anyOperator, func(ctx context.Context, _ *struct{}) (*output[list[backup.Backup]], error) {
+		if s.deps.Backups == nil {
+			return nil, errNoBackups
+		}
+		all, err := s.deps.Backups.List(ctx)
+		return reply(list[backup.Backup]{Items: all}, err)
+	})
+	handle(s, huma.Operation{
+		OperationID: "admin-backup-window", Method: http.MethodGet, Path: "/v1/admin/backups/window", Tags: tags,
+		Summary: "To what times the cluster can be restored",
+	}, anyOperator, func(ctx context.Context, _ *struct{}) (*output[backupWindow], error) {
+		if s.deps.Backups == nil {
+			return nil, errNoBackups
+		}
+		windows, err := s.deps.Backups.Windows(ctx)
+		return reply(backupWindow{windows, backup.GapsOf(windows)}, err)
+	})
+	handle(s, huma.Operation{
+		OperationID: "admin-create-backup", Method: http.MethodPost, Path: "/v1/admin/backups", DefaultStatus: http.StatusAccepted, Tags: tags,
+		Summary: "Let a backup be taken now",
+	}, operating, func(ctx context.Context, in *backupCreateInput) (*output[backupAsked], error) {
+		return s.askFor(ctx, in.Body.Type)
+	})
 	for _, kind := range []string{"verify", "test-restore"} {
-		handle(s, huma.Operation{OperationID: "admin-backup-" + kind, Method: http.MethodPost, Path: "/v1/admin/backups/" + kind, DefaultStatus: http.StatusAccepted, Tags: tags, Summary: "Let the backups be checked now: " + kind},
-			operating, func(ctx context.Context, _ *struct{}) (*output[backupAsked], error) {
-				return s.askFor(ctx, kind)
-			})
+		handle(s, huma.Operation{
+			OperationID: "admin-backup-" + kind, Method: http.MethodPost, Path: "/v1/admin/backups/" + kind, DefaultStatus: http.StatusAccepted, Tags: tags,
+			Summary: "Let the backups be checked now: " + kind,
+		}, operating, func(ctx context.Context, _ *struct{}) (*output[backupAsked], error) {
+			return s.askFor(ctx, kind)
+		})
 	}
 }
 

@@ -104,15 +104,19 @@ const freshForOthers = "Operators may do it to anybody's stream, with a fresh pr
 
 func (s *Server) streamRoutes() {
 	tags := []string{"streams"}
-	handle(s, huma.Operation{OperationID: "create-stream", Method: http.MethodPost, Path: "/v1/streams", DefaultStatus: http.StatusCreated, Tags: tags, Summary: "Create a stream", Errors: []int{http.StatusConflict}},
-		anyUser, func(ctx context.Context, in *createStreamInput) (*output[createdStream], error) {
-			c, err := s.deps.Streams.Create(ctx, streamAccount(ctx), stream.Draft(in.Body))
-			return reply(createdStream{c.Stream, c.Key.Reveal()}, err)
-		})
-	handle(s, huma.Operation{OperationID: "list-streams", Method: http.MethodGet, Path: "/v1/streams", Tags: tags, Summary: "Public streams and my own, newest first"},
-		anyUser, func(ctx context.Context, in *listStreamsInput) (*output[stream.Page[stream.Stream]], error) {
-			return reply(s.deps.Streams.Streams(ctx, streamAccount(ctx), stream.Filter{List: stream.List{Limit: in.Limit, Cursor: in.Cursor}, Mine: in.Mine, Live: yesNo(in.Live)}))
-		})
+	handle(s, huma.Operation{
+		OperationID: "create-stream", Method: http.MethodPost, Path: "/v1/streams", DefaultStatus: http.StatusCreated, Tags: tags,
+		Summary: "Create a stream", Errors: []int{http.StatusConflict},
+	}, anyUser, func(ctx context.Context, in *createStreamInput) (*output[createdStream], error) {
+		c, err := s.deps.Streams.Create(ctx, streamAccount(ctx), stream.Draft(in.Body))
+		return reply(createdStream{c.Stream, c.Key.Reveal()}, err)
+	})
+	handle(s, huma.Operation{
+		OperationID: "list-streams", Method: http.MethodGet, Path: "/v1/streams", Tags: tags,
+		Summary: "Public streams and my own, newest first",
+	}, anyUser, func(ctx context.Context, in *listStreamsInput) (*output[stream.Page[stream.Stream]], error) {
+		return reply(s.deps.Streams.Streams(ctx, streamAccount(ctx), stream.Filter{List: stream.List{Limit: in.Limit, Cursor: in.Cursor}, Mine: in.Mine, Live: yesNo(in.Live)}))
+	})
 	handle(s, streamOp(tags, "get-stream", http.MethodGet, "", "One stream"),
 		anyUser, func(ctx context.Context, in *PathID) (*output[stream.Stream], error) {
 			return reply(s.deps.Streams.ByPublicID(ctx, streamAccount(ctx), in.ID))
@@ -190,10 +194,12 @@ func (s *Server) liveRoutes(tags []string) {
 		anyUser, func(ctx context.Context, in *streamPageInput) (*output[stream.Page[stream.Recording]], error) {
 			return reply(s.deps.Streams.Recordings(ctx, streamAccount(ctx), in.ID, stream.List{Limit: in.Limit, Cursor: in.Cursor}))
 		})
-	handle(s, huma.Operation{OperationID: "list-usage", Method: http.MethodGet, Path: "/v1/users/me/usage", Tags: tags, Summary: "What I have streamed: starts, ends, viewers and bytes, newest first"},
-		anyUser, func(ctx context.Context, in *Paging) (*output[stream.Page[stream.Usage]], error) {
-			return reply(s.deps.Streams.Usage(ctx, streamAccount(ctx), stream.List{Limit: in.Limit, Cursor: in.Cursor}))
-		})
+	handle(s, huma.Operation{
+		OperationID: "list-usage", Method: http.MethodGet, Path: "/v1/users/me/usage", Tags: tags,
+		Summary: "What I have streamed: starts, ends, viewers and bytes, newest first",
+	}, anyUser, func(ctx context.Context, in *Paging) (*output[stream.Page[stream.Usage]], error) {
+		return reply(s.deps.Streams.Usage(ctx, streamAccount(ctx), stream.List{Limit: in.Limit, Cursor: in.Cursor}))
+	})
 	add := streamOp(tags, "add-recording", http.MethodPost, "/recordings", "Put a recording on record")
 	add.DefaultStatus = http.StatusCreated
 	handle(s, add, anyUser, func(ctx context.Context, in *recordingInput) (*output[stream.Recording], error) {

@@ -55,7 +55,11 @@ func Up(ctx context.Context, o UpOptions) error {
 			return child(l, args...)
 		},
 	}
-	return devstack.Run(ctx, cfg, func(l devstack.Layout) { welcome(ctx, l, o) })
+	err = devstack.Run(ctx, cfg, func(l devstack.Layout) { welcome(ctx, l, o) })
+	if err == nil {
+		_, _ = fmt.Fprintf(o.Stderr, "stopped; the data stays in %s\n", o.DataDir)
+	}
+	return err
 }
 
 // stackEnv is env for the stack's own processes: their servers are those of the folder, whatever env says for others.
