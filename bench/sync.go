@@ -36,7 +36,7 @@ own. No floor asks for an entity's version, answers for each row, makes a docume
 is the same, as the bytes of log show; so the ratio to the strict floor is that of what a row costs all who share the two
 cores. On a busy machine, where CPU time is what can be compared, an update took 37 µs with 241 in a commit: 18 in PostgreSQL,
 16 here with the load, 3 in the other process and Redis; a row of the floor took 11 in PostgreSQL, and pgbench's own time.
-Of PostgreSQL's 18 about 5 are looking up the version that is expected, at most 1 are snapshots: both were left out, each alone, to
+Of PostgreSQL's 18 about 5 are looking up the version that is expected, at most 1 are snapshots: each was left out alone, to
 know. With 256 callers, 75 in a commit, it was 46 µs.
 Volatile updates are 2 goroutines setting contributions of 10,000 entities.
 What earlier measurements left is done with before: pages written, their tokens gone from the memory of this process.`

@@ -2,10 +2,12 @@ package cli_test
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -86,7 +88,7 @@ func words(t *testing.T, line string) []string {
 // TestDocumentsUseCommandsThatExist checks every line of shell in the documents that begins with rootstream.
 func TestDocumentsUseCommandsThatExist(t *testing.T) {
 	t.Parallel()
-	for _, file := range []string{"../README.md", "../docs/MFA_SETUP.md", "../docs/BACKUP_RECOVERY.md"} {
+	for _, file := range []string{"../README.md", "../docs/MFA_SETUP.md", "../docs/BACKUP_RECOVERY.md", "../docs/MIGRATING_FROM_24.2.md"} {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -104,6 +106,34 @@ func TestDocumentsUseCommandsThatExist(t *testing.T) {
 		}
 		if checked == 0 {
 			t.Errorf("%s shows no command", file)
+		}
+	}
+}
+
+// mention is a command that a sentence names, perhaps without what goes with it.
+var mention = regexp.MustCompile("`rootstream ([a-z-]+)(?: ([a-z-]+))?[^`\n]*`")
+
+func TestSentencesNameCommandsThatExist(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no documents", err)
+	}
+	all := cli.Commands()
+	for _, file := range append(files, "../README.md") {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, found := range mention.FindAllStringSubmatch(string(raw), -1) {
+			name, below := "rootstream "+found[1], found[2]
+			if _, single := all[name]; found[1] != "is" && !single {
+				t.Errorf("%s: %s: there is no such command", filepath.Base(file), found[0])
+			}
+			group := slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(c string) bool { return strings.HasPrefix(c, name+" ") })
+			if _, there := all[name+" "+below]; group && below != "" && !there {
+				t.Errorf("%s: %s: %s has no %s", filepath.Base(file), found[0], name, below)
+			}
 		}
 	}
 }

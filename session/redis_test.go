@@ -357,9 +357,16 @@ func TestOneReaderForAllWhoAsk(t *testing.T) {
 	if err := m.FindLegacy(); err != nil || m.LegacyPossible() {
 		t.Errorf("legacy tokens may be about: %v", err)
 	}
-	for range 100 {
+	var broken []string
+	for i := range byte(100) {
 		valid(m, "garbage")
 		valid(m, "sst_garbage")
+		whole := session.Format([32]byte{10, i})
+		broken = append(broken, whole[:len(whole)-1]+"!")
+		valid(m, broken[i])
+	}
+	if _, err := m.ValidateBatch(t.Context(), broken); err != nil {
+		t.Error(err)
 	}
 	if n := m.DBLoads() - loads; n != 0 {
 		t.Errorf("%d readings of garbage", n)

@@ -109,7 +109,6 @@ func (r *Repo) surveyManifests(ctx context.Context) ([]*surveyed, error) {
 			}
 		}
 	}
-	maps.DeleteFunc(found, func(_ string, s *surveyed) bool { return !strings.HasSuffix(s.objects[0], "/"+manifestObj) })
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for _, s := range found {
@@ -128,17 +127,26 @@ func note(found map[string]*surveyed, name backupName, o storage.Object) {
 	if s == nil {
 		s = &surveyed{}
 		s.ID, s.Cluster.SystemID, s.Completed = name.id, name.system, o.Modified.UTC()
+		s.objects = []string{s.object()}
 		found[key] = s
 	}
-	s.objects = append(s.objects, o.Name)
+	if name.part != manifestObj {
+		s.objects = append(s.objects, o.Name)
+	}
 }
 
 // fill reads a backup's objects. Only a storage that does not answer is an error.
 func (r *Repo) fill(ctx context.Context, s *surveyed) error {
 	m, sum, err := r.manifest(ctx, s.objects[0])
-	if err == nil {
+	switch {
+	case err == nil:
 		s.Manifest, s.sum = m, sum
-	} else if s.Err = err; !storage.Gone(err) && !errors.Is(err, ErrDamaged) {
+	case storage.Gone(err):
+		s.Err, err = r.lost(ctx, s.objects[0], err)
+	case errors.Is(err, ErrDamaged):
+		s.Err, err = err, nil
+	}
+	if err != nil || storage.Gone(s.Err) {
 		return err
 	}
 	for _, name := range s.objects[1:] {
@@ -239,7 +247,13 @@ func (r *Repo) PutProof(ctx context.Context, id string, p Proof) error {
 	}
 	p.At = p.At.UTC()
 	name := prefix + proofPrefix + p.At.Format(proofTime) + "-" + hex.EncodeToString(random)
-	return r.safe.PutJSON(ctx, seal.KindProof, name, p)
+	if err = r.safe.PutJSON(ctx, seal.KindProof, name, p); err != nil {
+		return err
+	}
+	if _, err = r.st.Stat(ctx, prefix+manifestObj); storage.Gone(err) { // deleted meanwhile
+		return errors.Join(ErrNoBackup.WithCause(errors.New(id)), r.st.Delete(ctx, name))
+	}
+	return err
 }
 
 type pinObject struct {
@@ -247,15 +261,23 @@ type pinObject struct {
 	ID     uuid.UUID `json:"id"`
 }
 
-// Pin keeps a backup from being deleted.
+// Pin keeps a backup from being deleted, unless a deletion has begun on it.
 func (r *Repo) Pin(ctx context.Context, id string) error {
 	prefix, err := r.find(ctx, id)
 	if err != nil {
 		return err
 	}
 	err = r.safe.PutJSON(ctx, seal.KindPin, prefix+pinPart, pinObject{id, uuid.New()})
-	if errors.Is(err, storage.ErrExists) {
-		return nil
+	if err != nil && !errors.Is(err, storage.ErrExists) {
+		return err
+	}
+	begun, err := r.intents(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = r.st.Stat(ctx, prefix+manifestObj)
+	if storage.Gone(err) || err == nil && taken(begun, id) {
+		return errors.Join(ErrNoBackup.WithCause(fmt.Errorf("%s is being deleted", id)), r.st.Delete(ctx, prefix+pinPart))
 	}
 	return err
 }

@@ -100,39 +100,58 @@ func TestAPinnedBackupIsNotDeleted(t *testing.T) {
 // A manifest that cannot be read may be mended, from a version that the storage keeps or by a newer program.
 func TestNothingIsDeletedThatADamagedBackupMayNeed(t *testing.T) {
 	t.Parallel()
-	dir, st := keepVersions(t)
-	r := open(t, st)
-	store(t, r, system, 0, 3)
-	take(t, r, "a1", 1, nil)
-	manifest := filepath.Join(filepath.Dir(markPath(dir, "a1")), "manifest")
-	whole, err := os.ReadFile(manifest)
-	if err != nil {
-		t.Fatal(err)
+	for name, spoil := range map[string]func(t *testing.T, manifest string, whole []byte){
+		"cut off": func(t *testing.T, manifest string, whole []byte) {
+			t.Helper()
+			put(t, manifest, whole[:len(whole)/2], silent)
+		},
+		"lost": func(t *testing.T, manifest string, _ []byte) {
+			t.Helper()
+			then := time.Now().Add(-silent)
+			if err := errors.Join(os.Remove(manifest), os.Chtimes(filepath.Join(filepath.Dir(manifest), "settled"), then, then)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, st := keepVersions(t)
+			r := open(t, st)
+			store(t, r, system, 0, 3)
+			a, b := take(t, r, "a1", 1, nil), take(t, r, "b2", 20, nil)
+			manifest := filepath.Join(filepath.Dir(markPath(dir, "a1")), "manifest")
+			whole, err := os.ReadFile(manifest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoil(t, manifest, whole)
+			requireNothingDeletedFor(t, r, "a1", "b2")
+			put(t, manifest, whole, 0)
+			requireListed(t, r, "a1", "b2")
+			requireSound(t, r, a, b)
+			spoil(t, manifest, whole)
+			remove(t, r, "a1")
+			collect(t, r)
+			requireListed(t, r, "b2")
+			requireSound(t, r, b)
+		})
 	}
-	b := take(t, r, "b2", 20, nil)
-	put(t, manifest, whole[:len(whole)/2], silent)
+}
+
+// requireNothingDeletedFor wants a damaged backup to be listed as old as it is, and nothing to be deleted on its account.
+func requireNothingDeletedFor(t *testing.T, r *repo.Repo, damaged, other string) {
+	t.Helper()
 	entries, err := r.Catalog(t.Context())
 	if err != nil || len(entries) != 2 || !errors.Is(entries[0].Err, repo.ErrDamaged) || time.Since(entries[0].Completed).Round(time.Minute) != silent {
 		t.Fatalf("the catalog has %+v, %v", entries, err)
 	}
-	for name, attempt := range map[string]func() error{
-		"packs and log": func() error {
-			_, err := r.Collect(t.Context(), repo.CollectOptions{MinAge: time.Nanosecond})
-			return err
-		},
-		"another backup": func() error { _, err := r.Delete(t.Context(), []string{"b2"}, false); return err },
-	} {
-		if err := attempt(); !errors.Is(err, repo.ErrDamaged) || !strings.Contains(err.Error(), "delete a1 itself first") {
-			t.Errorf("%s: %v", name, err)
+	_, garbage := r.Collect(t.Context(), repo.CollectOptions{MinAge: time.Nanosecond})
+	_, backup := r.Delete(t.Context(), []string{other}, false)
+	for what, err := range map[string]error{"packs and log": garbage, "another backup": backup} {
+		if !errors.Is(err, repo.ErrDamaged) || !strings.Contains(err.Error(), "delete "+damaged+" itself first") {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
-	put(t, manifest, whole, 0)
-	requireListed(t, r, "a1", "b2")
-	requireSound(t, r, b)
-	put(t, manifest, whole[:len(whole)/2], silent)
-	remove(t, r, "a1")
-	collect(t, r)
-	requireSound(t, r, b)
 }
 
 func TestADeletionWaitsForARunThatBeganBefore(t *testing.T) {

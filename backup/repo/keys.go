@@ -1,6 +1,9 @@
 package repo
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // AddKey lets one more key open the repository, and returns its id.
 func (r *Repo) AddKey(ctx context.Context, key Key) (string, error) { return r.safe.AddKey(ctx, key) }
@@ -26,7 +29,7 @@ func (r *Repo) RotateKey(ctx context.Context, key Key) (string, error) {
 	}
 	for _, k := range olds {
 		if k.Opens && k.ID != id {
-			if err := r.RemoveKey(ctx, k.ID); err != nil {
+			if err := r.RemoveKey(ctx, k.ID); err != nil && !errors.Is(err, ErrNoKey) { // another rotation took it
 				return id, err
 			}
 		}

@@ -1,6 +1,7 @@
 package repo_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"sync"
@@ -97,6 +98,72 @@ func TestRotatingAKeyRewritesKeysAlone(t *testing.T) {
 		if err := r.RemoveKey(ctx, id); !errors.Is(err, repo.ErrNoKey) {
 			t.Errorf("removing %q: %v", id, err)
 		}
+	}
+}
+
+// stopped is a storage whose process stops right before a key goes, long enough for others to do something.
+type stopped struct {
+	storage.Storage
+	meanwhile func()
+}
+
+func (s *stopped) Delete(ctx context.Context, name string) error {
+	if do := s.meanwhile; do != nil && strings.HasPrefix(name, "keys/") {
+		s.meanwhile = nil
+		do()
+	}
+	return s.Storage.Delete(ctx, name)
+}
+
+// keyOf is the id of the key that opens what is opened with it.
+func keyOf(t *testing.T, r *repo.Repo) string {
+	t.Helper()
+	all, err := r.ListKeys(t.Context())
+	for _, k := range all {
+		if k.Opens {
+			return k.ID
+		}
+	}
+	t.Fatalf("keys %+v, %v", all, err)
+	return ""
+}
+
+func TestARemovalOfAKeyThatWakesLateLeavesTheLast(t *testing.T) {
+	t.Parallel()
+	st, ctx := newStorage(t), t.Context()
+	other, err := open(t, st).AddKey(ctx, fileKey("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := open(t, &stopped{st, func() {
+		if err := open(t, ahead{st}).RemoveKey(ctx, other); err != nil {
+			t.Error(err)
+		}
+	}})
+	if err := late.RemoveKey(ctx, keyOf(t, late)); !errors.Is(err, repo.ErrLastKey) {
+		t.Errorf("who wakes: %v", err)
+	}
+	open(t, st)
+}
+
+func TestOfTwoRotationsAtOnceBothKeysOpen(t *testing.T) {
+	t.Parallel()
+	st, ctx := newStorage(t), t.Context()
+	late := open(t, before(1, st, "leases/", func() {
+		if _, err := open(t, st).RotateKey(ctx, fileKey("new")); err != nil {
+			t.Error(err)
+		}
+	}))
+	if _, err := late.RotateKey(ctx, fileKey("newer")); err != nil {
+		t.Error(err)
+	}
+	for _, key := range []string{"new", "newer"} {
+		if _, err := repo.Open(ctx, st, []repo.Key{fileKey(key)}, config()); err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	if _, err := repo.Open(ctx, st, []repo.Key{fileKey("a")}, config()); !errors.Is(err, repo.ErrWrongKey) {
+		t.Errorf("the old one: %v", err)
 	}
 }
 

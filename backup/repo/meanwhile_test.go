@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -82,5 +84,62 @@ func TestABackupThatIsDeletedWhileItIsVerifiedIsNotDamaged(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// What is said of a backup that is deleted meanwhile is not believed to have been said, and leaves nothing behind.
+func TestNothingIsSaidOfABackupThatIsDeletedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, say := range map[string]func(*repo.Repo) error{
+		"pinned":  func(r *repo.Repo) error { return r.Pin(t.Context(), "a1") },
+		"a proof": func(r *repo.Repo) error { return r.PutProof(t.Context(), "a1", repo.Proof{Kind: "verify", OK: true}) },
+	} {
+		st := newStorage(t)
+		r := open(t, st)
+		take(t, r, "a1", 1, nil)
+		if err := say(open(t, &saying{st, func() { remove(t, r, "a1") }})); !errors.Is(err, repo.ErrNoBackup) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left := objects(t, st, "clusters/"); len(left) > 0 {
+			t.Errorf("%s: there is %v", name, left)
+		}
+	}
+}
+
+// saying is a storage on which others do something right before anything is said of a backup.
+type saying struct {
+	storage.Storage
+	meanwhile func()
+}
+
+func (s *saying) Put(ctx context.Context, name string, body []byte) error {
+	if strings.HasPrefix(name, "clusters/") {
+		s.meanwhile()
+	}
+	return s.Storage.Put(ctx, name, body)
+}
+
+func TestABackupThatADeletionHasBegunOnCannotBePinned(t *testing.T) {
+	t.Parallel()
+	dir, st := keepVersions(t)
+	r := open(t, st)
+	take(t, r, "a1", 1, nil)
+	manifest := filepath.Join(filepath.Dir(markPath(dir, "a1")), "manifest")
+	whole, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, ctx := begin(t, r, writer()) // the deletion waits for it
+	remove(t, r, "a1")
+	put(t, manifest, whole, 0) // as if it had been stopped before
+	if err := r.Pin(t.Context(), "a1"); !errors.Is(err, repo.ErrNoBackup) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Abort(ctx); err != nil {
+		t.Error(err)
+	}
+	collect(t, r)
+	if left := objects(t, st, "clusters/"); len(left) > 0 {
+		t.Errorf("there is %v", left)
 	}
 }

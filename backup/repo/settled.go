@@ -37,6 +37,27 @@ func (r *Repo) checkMark(ctx context.Context, name string, sum seal.Hash) error 
 	return err
 }
 
+// lost tells a manifest that is lost from one that is just gone: its mark is there, and no deletion has begun on it. Who
+// deletes a backup says so first, and takes the mark after the manifest.
+func (r *Repo) lost(ctx context.Context, manifest string, gone error) (fault, err error) {
+	begun, err := r.intents(ctx)
+	if errors.Is(err, ErrDamaged) {
+		return gone, nil // it is named itself, and whether it takes the backup is not known
+	}
+	if err != nil {
+		return nil, err
+	}
+	name, _ := parseBackupName(manifest)
+	err = r.checkMark(ctx, markOf(manifest), seal.Hash{})
+	switch {
+	case storage.Gone(err), errors.Is(err, ErrDamaged), err == nil && taken(begun, name.id):
+		return gone, nil
+	case err != nil:
+		return nil, err
+	}
+	return seal.Damaged(manifest, "it is lost; put it back, or delete the backup"), nil
+}
+
 // putMark leaves the mark of a manifest that counts.
 func (r *Repo) putMark(ctx context.Context, manifest string, sum seal.Hash) error {
 	name := markOf(manifest)

@@ -321,3 +321,29 @@ func TestAManifestThatIsLostIsNamed(t *testing.T) {
 	}
 	requireNamed(t, dir, "backups/b2/manifest", "the absence")
 }
+
+// Whoever can write may put a deleted backup's manifest back, with its mark: its data is gone, and nothing else is the worse for it.
+func TestADeletedBackupThatComesBackIsFoundToLackItsData(t *testing.T) {
+	t.Parallel()
+	dir, st := keepVersions(t)
+	r := open(t, st)
+	take(t, r, "a1", 1, nil)
+	b := take(t, r, "b2", 20, nil)
+	folder := filepath.Dir(markPath(dir, "a1"))
+	kept := t.TempDir()
+	if err := os.CopyFS(kept, os.DirFS(folder)); err != nil {
+		t.Fatal(err)
+	}
+	remove(t, r, "a1")
+	if err := os.CopyFS(folder, os.DirFS(kept)); err != nil {
+		t.Fatal(err)
+	}
+	requireNamed(t, dir, "packs/", "the absence")
+	if _, err := restore(t.Context(), r, "a1"); err == nil {
+		t.Error("it is restored")
+	}
+	collect(t, r)
+	remove(t, r, "a1")
+	requireListed(t, r, "b2")
+	requireSound(t, r, b)
+}

@@ -19,22 +19,32 @@ import (
 	"rootstream/tests/harness"
 )
 
-// mortal is a storage whose process is killed at its nth write or deletion, before it is done or after: nothing that it
-// says or asks later is heard.
+// fate is what happens at a write: it is never done, or it was but nobody hears so, and that is the end; or it fails and life goes on.
+type fate string
+
+const (
+	killedBefore fate = "killed before it was done"
+	killedAfter  fate = "killed when it was done"
+	failed       fate = "it failed"
+)
+
+// mortal is a storage whose process meets its fate at its nth write or deletion. Once it is killed, nothing that it says or asks is heard.
 type mortal struct {
 	storage.Storage
 	left atomic.Int64
-	done bool
+	fate fate
 }
 
-func (m *mortal) dead() bool { return m.left.Load() <= 0 }
+func (m *mortal) dead() bool { return m.met() && m.fate != failed }
+
+func (m *mortal) met() bool { return m.left.Load() <= 0 }
 
 func (m *mortal) write(do func() error) error {
-	left := m.left.Add(-1)
-	if left > 0 || left == 0 && m.done {
-		if err := do(); left > 0 {
-			return err
-		}
+	switch left := m.left.Add(-1); {
+	case left > 0, left < 0 && m.fate == failed:
+		return do()
+	case left == 0 && m.fate == killedAfter:
+		_ = do()
 	}
 	return storage.ErrUnreachable
 }
@@ -84,17 +94,33 @@ type kitchen struct {
 	kept *backup // on no account to be lost
 }
 
-// furnish makes a repository of old backups, one that is kept and shares with them, log, and what an aborted run left.
-func furnish(t *testing.T) *kitchen {
+func newKitchen(t *testing.T) *kitchen {
 	t.Helper()
-	k := &kitchen{t: t, dir: t.TempDir()}
-	st, err := file.Open(k.dir, true)
+	dir := t.TempDir()
+	st, err := file.Open(dir, true)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = st.Close() })
-	k.st = st
-	r := open(t, st)
+	return &kitchen{t: t, dir: dir, st: st}
+}
+
+// copy is the same repository in another folder.
+func (k *kitchen) copy(t *testing.T) *kitchen {
+	t.Helper()
+	c := newKitchen(t)
+	c.kept = k.kept
+	if err := os.CopyFS(c.dir, os.DirFS(k.dir)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// furnish makes a repository of old backups, one that is kept and shares with them, log, and what an aborted run left.
+func furnish(t *testing.T) *kitchen {
+	t.Helper()
+	k := newKitchen(t)
+	r := open(t, k.st)
 	store(t, r, system, 0, 3)
 	keep(t, r, spanning("a0", 0, 1))
 	k.kept = take(t, r, "b2", 20, take(t, r, "a1", 1, nil))
@@ -108,44 +134,44 @@ func furnish(t *testing.T) *kitchen {
 	return k
 }
 
-// sweep kills do at its first write, then at its second, and so on, until it comes to its end; then next is what somebody
-// does who comes later, in a process of its own. What is kept has to be whole at any time.
+// sweep lets do meet each fate at its first write, then at its second, and so on, until it comes to its end; then next is
+// what somebody does who comes later, in a process of its own. What is kept has to be whole at any time.
 func sweep(t *testing.T, do func(*kitchen, *repo.Repo) error, next func(*kitchen, *repo.Repo)) {
 	t.Helper()
 	stride := 2
 	if soak(t) {
 		stride = 1
 	}
-	for _, done := range []bool{false, true} {
+	home := furnish(t)
+	for _, how := range []fate{killedBefore, killedAfter, failed} {
 		n := 1 + int(harness.Seed(t)%uint64(stride))
-		for ; killedAt(t, n, done, do, next); n += stride {
+		for ; meets(home.copy(t), how, n, do, next); n += stride {
 			if t.Failed() {
-				t.Fatalf("killed at write %d, done: %v", n, done)
+				t.Fatalf("at write %d: %s", n, how)
 			}
 		}
 	}
 }
 
-// killedAt reports whether it came to that.
-func killedAt(t *testing.T, n int, done bool, do func(*kitchen, *repo.Repo) error, next func(*kitchen, *repo.Repo)) bool {
-	t.Helper()
-	k := furnish(t)
-	m := &mortal{Storage: k.st, done: done}
+// meets reports whether it came to that.
+func meets(k *kitchen, how fate, n int, do func(*kitchen, *repo.Repo) error, next func(*kitchen, *repo.Repo)) bool {
+	k.t.Helper()
+	m := &mortal{Storage: k.st, fate: how}
 	m.left.Store(1 << 40)
-	r := open(t, m)
+	r := open(k.t, m)
 	m.left.Store(int64(n))
-	if err := do(k, r); err != nil && !m.dead() {
-		t.Errorf("undisturbed: %v", err)
+	if err := do(k, r); err != nil && !m.met() {
+		k.t.Errorf("undisturbed: %v", err)
 	}
 	later := k.later()
-	requireRestores(t, later, k.kept)
+	requireRestores(k.t, later, k.kept)
 	next(k, later)
-	requireRestores(t, later, k.kept)
-	requireSound(t, later)
+	requireRestores(k.t, later, k.kept)
+	requireSound(k.t, later)
 	if err := os.RemoveAll(k.dir); err != nil {
-		t.Error(err)
+		k.t.Error(err)
 	}
-	return m.dead()
+	return m.met()
 }
 
 // later opens the repository when whoever was killed has said nothing for long.

@@ -315,24 +315,11 @@ func (v *verification) ofCluster(ctx context.Context, name string) error {
 	return v.r.CheckWAL(ctx, name, v.opts.Quick)
 }
 
-// bereft names the manifest of a mark if that is lost. A mark that has one was looked at with its backup.
+// bereft looks at a mark without a manifest: that this is lost has been said. A mark that has one was looked at with its backup.
 func (v *verification) bereft(ctx context.Context, name string) error {
-	manifest := strings.TrimSuffix(name, settledPart) + manifestObj
-	if _, err := v.r.st.Stat(ctx, manifest); !storage.Gone(err) {
-		return err
+	_, err := v.r.st.Stat(ctx, strings.TrimSuffix(name, settledPart)+manifestObj)
+	if storage.Gone(err) {
+		err = v.r.checkMark(ctx, name, seal.Hash{})
 	}
-	intents, err := v.r.intents(ctx)
-	if errors.Is(err, ErrDamaged) {
-		return nil // it is named itself, and whether it takes the backup is not known
-	}
-	deleted := slices.ContainsFunc(intents, func(in intent) bool {
-		return slices.ContainsFunc(in.Backups, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
-	})
-	if err != nil || deleted {
-		return err
-	}
-	if err = v.r.checkMark(ctx, name, seal.Hash{}); err != nil { // whoever deleted the manifest deletes the mark next, then the intent
-		return err
-	}
-	return seal.Damaged(manifest, "it is lost, and with it a backup; should it be known why, remove %s", name)
+	return err
 }

@@ -278,20 +278,16 @@ func (w *world) fetchCommand() string {
 	return archive.RestoreCommand(w.self, "fetch", w.dir, fmt.Sprint(w.system))
 }
 
-// config is that of a restore to a new folder, with which a server can run beside the living one.
+// config is that of a restore to a new folder, with which a server can run beside the living one: its socket is in a
+// folder of its own, where nobody else can have its number.
 func (w *world) config(name string) restore.Config {
 	w.t.Helper()
+	sockets := filepath.Join(w.home, "sockets", name)
+	must(w.t, w.owner.MkdirAll(sockets))
 	return restore.Config{
 		Dir: filepath.Join(w.home, name), RestoreCommand: w.fetchCommand(), Logger: quietly(), Installation: w.in, NoSync: true,
-		Settings: map[string]string{"archive_mode": "off", "listen_addresses": "", "unix_socket_directories": w.home, "port": fmt.Sprint(freeNumber(w.t))},
+		Settings: map[string]string{"archive_mode": "off", "listen_addresses": "", "unix_socket_directories": sockets},
 	}
-}
-
-func freeNumber(t *testing.T) int {
-	t.Helper()
-	port, err := pgserver.FreePort(t.Context())
-	must(t, err)
-	return port
 }
 
 // restore runs a restore that has to work and starts a server on the result.

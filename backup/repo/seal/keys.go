@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
@@ -250,7 +251,8 @@ func addKey(ctx context.Context, st storage.Storage, ring *keyring, key Key) (st
 	return o.ID, nil
 }
 
-// RemoveKey takes a key away, but never the last. Only one may do so at a time.
+// RemoveKey takes a key away, but never the last. Only one may do so at a time; should somebody have been taken for dead
+// and do so all the same, what was the last one then is put back.
 func (s *Safe) RemoveKey(ctx context.Context, id string) error {
 	if storage.CheckName(keyName(id)) != nil || strings.Contains(id, "/") {
 		return ErrNoKey.WithCause(fmt.Errorf("%q", id))
@@ -259,13 +261,25 @@ func (s *Safe) RemoveKey(ctx context.Context, id string) error {
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	if !slices.ContainsFunc(all, func(o *keyObject) bool { return o.ID == id }) {
+	i := slices.IndexFunc(all, func(o *keyObject) bool { return o.ID == id })
+	if i < 0 {
 		return ErrNoKey.WithCause(errors.New(id))
 	}
 	if len(all) == 1 {
 		return ErrLastKey
 	}
-	return s.st.Delete(ctx, keyName(id))
+	if err = s.st.Delete(ctx, keyName(id)); err != nil {
+		return err
+	}
+	left, unknown := keyObjects(ctx, s.st, s.ring.id)
+	if len(left) > 0 {
+		return nil
+	}
+	body, err := all[i].encode()
+	if err == nil {
+		err = s.st.Put(context.WithoutCancel(ctx), keyName(id), body)
+	}
+	return errors.Join(cmp.Or(unknown, error(ErrLastKey)), err)
 }
 
 // ListKeys tells which keys open the repository. Damaged ones are in the error.
