@@ -157,7 +157,7 @@ func TestALaterRunResumesWhatADeadOneStored(t *testing.T) {
 func TestAStorageThatFailsEndsTheRun(t *testing.T) {
 	t.Parallel()
 	st := newStorage(t)
-	r := open(t, &full{Storage: st})
+	r := open(t, &puts{st, "packs/", func() error { return storage.ErrFull }})
 	s, ctx := begin(t, r, writer())
 	b, err := fill(ctx, r, s, plan{"a1", 1, nil})
 	if err == nil {
@@ -170,16 +170,6 @@ func TestAStorageThatFailsEndsTheRun(t *testing.T) {
 	if entries, err := r.Catalog(t.Context()); err != nil || len(entries) != 0 {
 		t.Errorf("the catalog has %v, %v", entries, err)
 	}
-}
-
-// full takes no packs.
-type full struct{ storage.Storage }
-
-func (f *full) Put(ctx context.Context, name string, body []byte) error {
-	if strings.HasPrefix(name, "packs/") {
-		return storage.ErrFull
-	}
-	return f.Storage.Put(ctx, name, body)
 }
 
 func TestUploadsAreHeldToTheRate(t *testing.T) {

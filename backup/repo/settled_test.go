@@ -159,7 +159,7 @@ func TestABackupThatCountsOutlivesTheRecordOfADeadRunThatNamesItsManifest(t *tes
 func TestARunThatIsKilledBeforeItLeftTheMarkHasMadeABackup(t *testing.T) {
 	t.Parallel()
 	dir, st := keepVersions(t)
-	r := open(t, marksLost{st})
+	r := open(t, &puts{st, "/settled", func() error { return storage.ErrUnreachable }})
 	b := take(t, r, "a1", 1, nil)
 	name, bodies := st.records(t)
 	if _, err := os.Stat(markPath(dir, "a1")); !os.IsNotExist(err) {
@@ -178,16 +178,6 @@ func TestARunThatIsKilledBeforeItLeftTheMarkHasMadeABackup(t *testing.T) {
 	requireListed(t, r, "a1")
 	requireRestores(t, r, b)
 	requireSound(t, r)
-}
-
-// marksLost is a storage that no mark comes through to.
-type marksLost struct{ storage.Storage }
-
-func (m marksLost) Put(ctx context.Context, name string, body []byte) error {
-	if strings.HasSuffix(name, "/settled") {
-		return storage.ErrUnreachable
-	}
-	return m.Storage.Put(ctx, name, body)
 }
 
 // Backups from before there were marks have neither a mark nor a record.
@@ -214,8 +204,12 @@ func TestABackupWithoutAMarkCountsAndIsGivenOne(t *testing.T) {
 func TestARunThatIsStoppedBeforeItLeavesTheMarkHasMadeABackup(t *testing.T) {
 	t.Parallel()
 	st := newStorage(t)
-	f := &atMark{Storage: st, reached: make(chan struct{}), thaw: make(chan struct{})}
-	stopped := open(t, f)
+	reached, thaw := make(chan struct{}), make(chan struct{})
+	stopped := open(t, &puts{st, "/settled", func() error {
+		close(reached)
+		<-thaw
+		return nil
+	}})
 	s, ctx := begin(t, stopped, writer())
 	b, err := fill(ctx, stopped, s, plan{"b2", 5, nil})
 	if err != nil {
@@ -223,12 +217,12 @@ func TestARunThatIsStoppedBeforeItLeavesTheMarkHasMadeABackup(t *testing.T) {
 	}
 	result := make(chan error, 1)
 	go func() { result <- s.Commit(ctx, &b.manifest) }()
-	<-f.reached
+	<-reached
 	r := open(t, ahead{st})
 	next := take(t, r, "c3", 9, b)
 	requireListed(t, r, "b2", "c3")
 	remove(t, r, "b2")
-	close(f.thaw)
+	close(thaw)
 	if err := <-result; err != nil {
 		t.Error(err)
 	}
@@ -239,20 +233,6 @@ func TestARunThatIsStoppedBeforeItLeavesTheMarkHasMadeABackup(t *testing.T) {
 			t.Errorf("%s is left of what was deleted, %v", o.Name, err)
 		}
 	}
-}
-
-// atMark is a storage whose process stops before it leaves a mark.
-type atMark struct {
-	storage.Storage
-	reached, thaw chan struct{}
-}
-
-func (a *atMark) Put(ctx context.Context, name string, body []byte) error {
-	if strings.HasSuffix(name, "/settled") {
-		close(a.reached)
-		<-a.thaw
-	}
-	return a.Storage.Put(ctx, name, body)
 }
 
 // Who spoils the mark and puts an old record back leaves a backup whose state is not known: it is said, and nothing deleted.
