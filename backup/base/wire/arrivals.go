@@ -37,8 +37,11 @@ func newArrivals() (*arrivals, error) {
 func (a *arrivals) close() { _ = a.f.Close() }
 
 func (a *arrivals) add(one arrival) error {
-	if a.count == mostFiles {
+	switch {
+	case a.count == mostFiles:
 		return fmt.Errorf("there are more than %d files", mostFiles)
+	case len(one.path) > mostName: // a name that is longer with its tablespace's folder
+		return fmt.Errorf("the path has %d bytes, %d are allowed", len(one.path), mostName)
 	}
 	a.count++
 	b := binary.AppendUvarint(a.w.AvailableBuffer(), uint64(len(one.path)))

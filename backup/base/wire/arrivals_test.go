@@ -48,3 +48,15 @@ func TestAManifestListsWhatHasArrivedInWhateverOrder(t *testing.T) {
 		})
 	}
 }
+
+func TestAPathIsReadBackAsLongAsItCameOrRefused(t *testing.T) {
+	t.Parallel()
+	longest := strings.Repeat("a", 1024)
+	if err := wire.Compare(listing(longest, "b"), longest, "b"); err != nil {
+		t.Error(err)
+	}
+	longer := "pg_tblspc/16384/" + longest
+	if err := wire.Compare(listing(longer, "b"), longer, "b"); err == nil || !strings.Contains(err.Error(), "the path has 1040 bytes") {
+		t.Errorf("a longer one: %v", err)
+	}
+}
