@@ -335,3 +335,49 @@ func TestLogThatIsKilledAtAnyWriteIsStoredAgain(t *testing.T) {
 		}
 	})
 }
+
+// intentsKept is a storage that keeps every intent, as those that one can only add to.
+type intentsKept struct {
+	storage.Storage
+	all map[string][]byte
+}
+
+func (i *intentsKept) Put(ctx context.Context, name string, body []byte) error {
+	if strings.HasPrefix(name, "intents/") {
+		i.all[name] = slices.Clone(body)
+	}
+	return i.Storage.Put(ctx, name, body)
+}
+
+// What was decided long ago may be decided once more: what it took is gone, and it takes nothing else.
+func TestOldIntentsThatComeBackTakeNothing(t *testing.T) {
+	t.Parallel()
+	k := furnish(t)
+	i := &intentsKept{k.st, map[string][]byte{}}
+	r := open(t, i)
+	if err := prune(r); err != nil {
+		t.Fatal(err)
+	}
+	store(t, r, system, 3, 6)
+	keep(t, r, spanning("d4", 1, 2))
+	next := take(t, r, "e5", 80, k.kept)
+	remove(t, r, "d4")
+	if len(i.all) < 3 {
+		t.Fatalf("there were %d intents", len(i.all))
+	}
+	log := stored(t, r, system)
+	for name, body := range i.all {
+		if err := k.st.Put(t.Context(), name, body); err != nil && !errors.Is(err, storage.ErrExists) {
+			t.Fatal(err)
+		}
+	}
+	again := take(t, r, "f6", 100, next)
+	if err := prune(r); err != nil {
+		t.Fatal(err)
+	}
+	requireListed(t, r, "b2", "e5", "f6")
+	requireSound(t, r, k.kept, next, again)
+	if got := stored(t, r, system); got != log || len(intents(t, k.st)) != 1 {
+		t.Errorf("there is log %s instead of %s, and %d intents", got, log, len(intents(t, k.st)))
+	}
+}
