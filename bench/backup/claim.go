@@ -9,18 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const spare = 1 << 30 // bytes beside the data: what the tools need themselves when memory is claimed, and left to others
+const spare = 1 << 30 // bytes that are left to others
 
-// claim has the machine give as much free memory as the data takes, and lets it go at once. The hypervisor of a virtual
-// machine may have taken what was free for some seconds; whoever needs it next pays for its return, page by page, as much
-// as for all else that a restore does. A process of its own does it: a child's peak of memory would count its parent's.
+// claim has the machine give all its free memory, and lets it go at once. The hypervisor of a virtual machine may have
+// taken what was free for some seconds; whoever needs it next pays for its return, page by page, as much as for all else
+// that a restore does. As much as the data takes is not enough: the kernel hands out other pages then, some of them
+// taken. A process of its own does it: a child's peak of memory would count its parent's.
 func (s *stand) claim(ctx context.Context) error {
 	var now unix.Sysinfo_t
 	if err := unix.Sysinfo(&now); err != nil {
 		return err
 	}
 	free := int64(now.Freeram) * int64(now.Unit) //nolint:gosec // no machine has that much
-	n := min(free-spare, s.data()+spare)
+	n := free - spare
 	if n <= 0 {
 		return nil // all memory is in use, so nobody has taken any
 	}
