@@ -118,6 +118,9 @@ func (s *Server) adminSessionRoutes(tags []string) {
 			return nil, err
 		}
 		sessions, err := s.deps.Sessions.List(ctx, u.ID)
+		for i, x := range sessions {
+			sessions[i] = shown(x, caller(ctx).SessionID)
+		}
 		return reply(list[session.Session]{Items: sessions}, err)
 	})
 	handle(s, huma.Operation{
@@ -131,7 +134,8 @@ func (s *Server) adminSessionRoutes(tags []string) {
 		OperationID: "admin-get-session", Method: http.MethodGet, Path: "/v1/admin/sessions/{id}", Tags: tags,
 		Summary: "One session, live or not", Errors: []int{http.StatusNotFound},
 	}, anyOperator, func(ctx context.Context, in *PathID) (*output[session.Session], error) {
-		return reply(s.deps.Auth.Session(ctx, in.ID))
+		found, err := s.deps.Auth.Session(ctx, in.ID)
+		return reply(shown(found, caller(ctx).SessionID), err)
 	})
 	handle(s, huma.Operation{
 		OperationID: "admin-revoke-session", Method: http.MethodDelete, Path: "/v1/admin/sessions/{id}", DefaultStatus: http.StatusNoContent, Tags: tags,

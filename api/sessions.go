@@ -32,6 +32,14 @@ type scopeInput struct {
 	Scope string `query:"scope" enum:"others,all" required:"true" doc:"others keeps the session of this request."`
 }
 
+// shown is a session as others than its own client see it: by the id of its device a client is known to the account.
+func shown(s session.Session, to uuid.UUID) session.Session {
+	if s.ID != to {
+		s.Device.ID = ""
+	}
+	return s
+}
+
 func (s *Server) sessionRoutes() {
 	tags := []string{"sessions"}
 	handle(s, huma.Operation{
@@ -42,7 +50,7 @@ func (s *Server) sessionRoutes() {
 		sessions, err := s.deps.Sessions.List(ctx, p.DBUserID)
 		page := list[ownSession]{Items: make([]ownSession, 0, len(sessions))}
 		for _, x := range sessions {
-			page.Items = append(page.Items, ownSession{x, x.ID == p.SessionID})
+			page.Items = append(page.Items, ownSession{shown(x, p.SessionID), x.ID == p.SessionID})
 		}
 		return reply(page, err)
 	})
@@ -50,7 +58,9 @@ func (s *Server) sessionRoutes() {
 		OperationID: "rename-session", Method: http.MethodPatch, Path: "/v1/sessions/{id}", Tags: tags,
 		Summary: "Name the device of one of my sessions", Errors: []int{http.StatusNotFound},
 	}, anyUser, func(ctx context.Context, in *renameInput) (*output[session.Session], error) {
-		return reply(s.deps.Auth.RenameSession(ctx, caller(ctx), in.ID, in.Body.DeviceName))
+		p := caller(ctx)
+		renamed, err := s.deps.Auth.RenameSession(ctx, p, in.ID, in.Body.DeviceName)
+		return reply(shown(renamed, p.SessionID), err)
 	})
 	handle(s, huma.Operation{
 		OperationID: "revoke-session", Method: http.MethodDelete, Path: "/v1/sessions/{id}", DefaultStatus: http.StatusNoContent, Tags: tags,

@@ -23,6 +23,8 @@ func TestOwnSessions(t *testing.T) {
 	for _, s := range list.at("items").([]any) {
 		if s.(object)["current"] == true {
 			current++
+		} else if id, known := s.(object)["device"].(object)["id"]; known { // with it a thief would pass for a known device
+			t.Errorf("a session tells another one's device id %s", id)
 		}
 	}
 	if len(list.at("items").([]any)) != 3 || current != 1 {
