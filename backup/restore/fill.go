@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
@@ -65,6 +64,8 @@ func (w *window) full() bool {
 // fill makes all files and returns what belongs into pg_control.
 func (j *Job) fill(ctx context.Context) ([]byte, error) {
 	j.Report("files", 0)
+	j.writeback = beginWriteback(j.tree.open)
+	defer j.writeback.end()
 	var w window
 	for f, err := range j.entries(ctx) {
 		if err != nil {
@@ -372,20 +373,9 @@ func (j *Job) put(p piece, run []byte) error {
 		return err
 	}
 	if _, err = f.WriteAt(run, at); err == nil && !j.Config.NoSync {
-		sendOff(f, at, int64(len(run)))
+		j.writeback.wrote(p.to.file.Path, at, int64(len(run)))
 	}
 	return errors.Join(err, j.release(p.to, f))
-}
-
-// sendOff has the kernel begin to write to disk what is behind a run that completes a stretch: the disk is idle while we
-// decompress, and at the end there is less to wait for. Stretches are long, so that the file lies in one piece on disk.
-// What goes wrong is told by the sync at the end.
-func sendOff(f *os.File, at, n int64) {
-	const stretch = 8 << 20
-	from, to := at/stretch*stretch, (at+n)/stretch*stretch
-	if to > from {
-		_ = unix.SyncFileRange(int(f.Fd()), from, to-from, unix.SYNC_FILE_RANGE_WRITE)
-	}
 }
 
 // writeZeros makes a run of zeros; a file that was just made is nothing else.

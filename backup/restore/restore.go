@@ -137,15 +137,16 @@ type Job struct {
 	Manifest repo.Manifest // of the backup that was chosen
 	Account  proc.Account  // whom the files will belong to
 
-	repo     *repo.Repo
-	tree     *tree
-	survey   survey
-	resume   bool
-	reuse    bool // what is there may be what we want
-	kept     string
-	fetched  int64
-	handles  atomic.Int32 // open files
-	progress Progress
+	repo      *repo.Repo
+	tree      *tree
+	survey    survey
+	resume    bool
+	reuse     bool // what is there may be what we want
+	kept      string
+	fetched   int64
+	handles   atomic.Int32 // open files
+	writeback *writeback   // asks the disk to begin
+	progress  Progress
 }
 
 // Run restores, and starts the server if that is wanted. When it was killed, the same call goes on.
