@@ -52,7 +52,7 @@ func TestTheDatabaseRefusesVersionsThatDoNotFollow(t *testing.T) {
 			if refused := ok && fault.ConstraintName == "events_follow"; refused != tt.refused || (err != nil) != tt.refused {
 				t.Errorf("%v, want a refusal: %v", err, tt.refused)
 			}
-			if err := appendAll(db, anyOf(r)); err != nil {
+			if err = appendAll(db, anyOf(r)); err != nil {
 				t.Errorf("the log does not go on: %v", err)
 			}
 			found, err := event.NewStore(db).Verify(t.Context(), nil)
