@@ -2,8 +2,8 @@ package api
 
 import (
 	"context"
+	"encoding/binary"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -165,38 +165,35 @@ func (s *Server) recoveryRoutes(tags []string) {
 	})
 }
 
-// audit pages by time: the cursor is the microsecond before which to go on.
 func (s *Server) audit(ctx context.Context, in *Paging) (list[event.Event], error) {
-	before, err := readAuditCursor(in.Cursor)
+	last, err := readAuditCursor(in.Cursor)
 	if err != nil {
 		return list[event.Event]{}, err
 	}
-	events, err := s.deps.Events.Audit(ctx, caller(ctx).UserID, before, in.Limit+1)
+	events, err := s.deps.Events.Audit(ctx, caller(ctx).UserID, last, in.Limit+1)
 	if err != nil || len(events) <= in.Limit {
 		return list[event.Event]{Items: events}, err
 	}
-	// What happened in one microsecond stays together: a cursor cannot point into it.
-	end := in.Limit
-	for end > 0 && events[end-1].At.Equal(events[in.Limit].At) {
-		end--
-	}
-	if end == 0 {
-		end = in.Limit
-	}
-	next := strconv.FormatInt(events[end-1].At.UnixMicro(), 10)
-	return list[event.Event]{Items: events[:end], NextCursor: base64url.Encode([]byte(next))}, nil
+	events = events[:in.Limit]
+	return list[event.Event]{Items: events, NextCursor: auditCursor(events[in.Limit-1].Position())}, nil
 }
 
-func readAuditCursor(cursor string) (time.Time, error) {
+// auditCursor is where a page ended: a time, which several events may bear, and a place in the log.
+func auditCursor(p event.Position) string {
+	b := binary.BigEndian.AppendUint64(nil, uint64(p.At.UnixMicro()))                               // read as it is written
+	return base64url.Encode(binary.BigEndian.AppendUint64(append(b, byte(p.Shard)), uint64(p.Seq))) //nolint:gosec // a shard is less than 16
+}
+
+func readAuditCursor(cursor string) (event.Position, error) {
 	if cursor == "" {
-		return time.Now().Add(time.Hour), nil
+		return event.Position{}, nil
 	}
-	raw, err := base64url.Decode(cursor)
-	if err == nil {
-		var micros int64
-		if micros, err = strconv.ParseInt(string(raw), 10, 64); err == nil && micros > 0 {
-			return time.UnixMicro(micros), nil
+	b, err := base64url.Decode(cursor)
+	if err == nil && len(b) == 17 && b[8] < event.Shards {
+		micros, seq := int64(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[9:])) //nolint:gosec // what is negative is refused
+		if micros > 0 && seq > 0 {
+			return event.Position{At: time.UnixMicro(micros), Shard: int(b[8]), Seq: seq}, nil
 		}
 	}
-	return time.Time{}, errs.NewInvalid("cursor", "must be next_cursor of an earlier answer")
+	return event.Position{}, errs.NewInvalid("cursor", "must be next_cursor of an earlier answer")
 }

@@ -119,7 +119,7 @@ type Users interface {
 // Events reads the log; see event.Store.
 type Events interface {
 	Read(ctx context.Context, p event.Page) ([]event.Event, error)
-	Audit(ctx context.Context, userID uuid.UUID, before time.Time, limit int) ([]event.Event, error)
+	Audit(ctx context.Context, userID uuid.UUID, last event.Position, limit int) ([]event.Event, error)
 }
 
 // State keeps the state of entities that all instances share; see statesync.Manager.

@@ -325,7 +325,7 @@ func (p *Parts) AuditOf(ctx context.Context, name string, most int) ([]Event, er
 	if err != nil {
 		return nil, err
 	}
-	return p.Events.Audit(ctx, u.PublicID, time.Now().Add(time.Hour), min(most, 1000))
+	return p.Events.Trail(ctx, u.PublicID, most)
 }
 
 // StateOf returns the state that an entity's events made of it: at a version, else at a time, else now.

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/google/uuid"
@@ -54,7 +53,7 @@ func (s *Service) ExportUser(ctx context.Context, by Actor, id uuid.UUID) (Expor
 	if err != nil {
 		return Export{}, err
 	}
-	return s.export(ctx, id, u.ID, math.MaxInt)
+	return s.export(ctx, id, u.ID, wholeExport)
 }
 
 func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64, most int) (e Export, err error) {
@@ -82,9 +81,10 @@ func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64, most int
 			return Export{}, fmt.Errorf("export streams: %w", err)
 		}
 	}
-	if e.Audit, err = s.trail(ctx, id, most); err != nil {
+	if e.Audit, err = event.NewStore(s.db).Trail(ctx, id, most+1); err != nil {
 		return Export{}, err
 	}
+	slices.Reverse(e.Audit)
 	if len(e.Attempts) > most {
 		e.Attempts, e.Truncated = e.Attempts[:most], true
 	}
@@ -96,36 +96,6 @@ func (s *Service) export(ctx context.Context, id uuid.UUID, dbID int64, most int
 
 const (
 	exportAttempts = 200  // of a page
-	exportEvents   = 1000 // of a page
 	ownExport      = 1000 // tries and events that somebody gets at once
+	wholeExport    = 1 << 62
 )
-
-// trail reads an account's audit trail, back to where it is longer than most.
-// Pages overlap in time, since several events may bear the same one.
-func (s *Service) trail(ctx context.Context, id uuid.UUID, most int) ([]event.Event, error) {
-	type place struct {
-		shard int
-		seq   int64
-	}
-	history := event.NewStore(s.db)
-	seen := map[place]bool{}
-	var all []event.Event
-	for before := s.cfg.Now().AddDate(1, 0, 0); ; {
-		page, err := history.Audit(ctx, id, before, exportEvents)
-		if err != nil {
-			return nil, err
-		}
-		grown := false
-		for _, e := range page {
-			if at := (place{e.Shard, e.Seq}); !seen[at] {
-				seen[at], grown = true, true
-				all = append(all, e)
-			}
-		}
-		if len(page) < exportEvents || !grown || len(all) > most {
-			slices.Reverse(all)
-			return all, nil
-		}
-		before = page[len(page)-1].At.Add(1000) // the column holds microseconds
-	}
-}

@@ -87,7 +87,7 @@ func TestImportRenumbersRepeatedAndMissingVersions(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("events:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	trail, err := event.NewStore(db).Audit(t.Context(), ids[1], time.Now().Add(time.Hour), 0)
+	trail, err := event.NewStore(db).Audit(t.Context(), ids[1], event.Position{}, 0)
 	if err != nil || len(trail) != 6 {
 		t.Errorf("the user's trail has %d events, %v; want the 6 imported", len(trail), err)
 	}

@@ -3,6 +3,7 @@ package event
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -50,14 +51,37 @@ func (s *Store) Read(ctx context.Context, p Page) ([]Event, error) {
 	return events, err
 }
 
-// Audit returns a user's trail, newest first, of events before a time.
-func (s *Store) Audit(ctx context.Context, userID uuid.UUID, before time.Time, limit int) ([]Event, error) {
+// Audit returns a page of a user's trail, newest first: what comes before the
+// last event of the page before. The zero Position asks for the first page.
+func (s *Store) Audit(ctx context.Context, userID uuid.UUID, last Position, limit int) ([]Event, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
 		return nil, err
 	}
+	var at *time.Time
+	if last != (Position{}) {
+		at = &last.At
+	}
 	return s.collect(ctx, "read the audit trail", `select `+columns+` from events
-		where user_id = $1 and at < $2 order by at desc, shard, seq desc limit $3`, userID, before, limit)
+		where user_id = $1 and (at, shard, seq) < (coalesce($2::timestamptz, 'infinity'), $3::smallint, $4::bigint)
+		order by at desc, shard desc, seq desc limit $5`, userID, at, last.Shard, last.Seq, limit)
+}
+
+// Trail returns as many as most events of a user's trail, newest first.
+func (s *Store) Trail(ctx context.Context, userID uuid.UUID, most int) ([]Event, error) {
+	all := []Event{}
+	for last := (Position{}); len(all) < most; {
+		limit := min(maxPage, most-len(all))
+		page, err := s.Audit(ctx, userID, last, limit)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, page...); len(page) < limit {
+			break
+		}
+		last = page[limit-1].Position()
+	}
+	return all, nil
 }
 
 // Shard returns a shard's events after a sequence number, in order. It fails
@@ -82,6 +106,16 @@ func (s *Store) Shard(ctx context.Context, shard int, after int64, limit int) ([
 // order and without a hole, the shards' merged by time. It fails with
 // [ErrPruned] if not all of them are kept.
 func (s *Store) Since(ctx context.Context, after [Shards]int64, limit int) ([]Event, error) {
+	var upTo [Shards]int64
+	for i := range upTo {
+		upTo[i] = math.MaxInt64
+	}
+	return s.Within(ctx, after, upTo, limit)
+}
+
+// Within is Since, of events up to a sequence number of each shard. Who wants no others must say so: by a clock that was
+// set back, newer ones of one shard come before older ones of another.
+func (s *Store) Within(ctx context.Context, after, upTo [Shards]int64, limit int) ([]Event, error) {
 	limit, err := pageSize(limit)
 	if err != nil {
 		return nil, err
@@ -89,9 +123,9 @@ func (s *Store) Since(ctx context.Context, after [Shards]int64, limit int) ([]Ev
 	// A clock set back must not bring a shard out of order, so what merges is the latest time so far.
 	events, err := s.collect(ctx, "read the shards", `select `+columns+` from (
 			select e.*, max(e.at) over (partition by e.shard order by e.seq) as reached
-			from unnest($1::bigint[]) with ordinality a (seq, n) cross join lateral (
-				select * from events where shard = a.n - 1 and seq > a.seq order by seq limit $2) e) q
-		order by reached, shard, seq limit $2`, after[:], limit)
+			from unnest($1::bigint[], $2::bigint[]) with ordinality a (seq, up_to, n) cross join lateral (
+				select * from events where shard = a.n - 1 and seq > a.seq and seq <= a.up_to order by seq limit $3) e) q
+		order by reached, shard, seq limit $3`, after[:], upTo[:], limit)
 	if err != nil {
 		return nil, err
 	}

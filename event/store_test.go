@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"rootstream/errs"
@@ -44,7 +45,7 @@ func TestReadStartsAtAVersion(t *testing.T) {
 	}
 	for _, limit := range []int{-1, 1001} {
 		_, readErr := store.Read(t.Context(), event.Page{Entity: ref, Limit: limit})
-		_, auditErr := store.Audit(t.Context(), ref.ID, time.Now(), limit)
+		_, auditErr := store.Audit(t.Context(), ref.ID, event.Position{}, limit)
 		_, shardErr := store.Shard(t.Context(), 0, 0, limit)
 		for _, err := range []error{readErr, auditErr, shardErr} {
 			if errs.KindOf(err) != errs.Invalid {
@@ -66,24 +67,70 @@ func TestAuditIsNewestFirst(t *testing.T) {
 		mustAppend(t, db, event.New{Aggregate: newRef("session"), Name: fmt.Sprintf("session.n%d", i), Expect: event.Any, UserID: who})
 	}
 	var seen []string
-	for before := time.Now().Add(time.Minute); ; {
-		page, err := store.Audit(t.Context(), user, before, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(page) == 0 {
-			break
-		}
-		for _, e := range page {
-			seen = append(seen, e.Name)
-			if *e.UserID != user {
-				t.Errorf("%s is %s's", e.Name, e.UserID)
-			}
-			before = e.At
+	for _, e := range trail(t, store, user, 3) {
+		seen = append(seen, e.Name)
+		if *e.UserID != user {
+			t.Errorf("%s is %s's", e.Name, e.UserID)
 		}
 	}
 	if got, want := fmt.Sprint(seen), "[session.n8 session.n7 session.n6 session.n5 session.n3 session.n2 session.n1 session.n0]"; got != want {
 		t.Errorf("the trail is %s\nwant %s", got, want)
+	}
+}
+
+// trail reads a user's trail by pages.
+func trail(t *testing.T, store *event.Store, user uuid.UUID, limit int) (all []event.Event) {
+	t.Helper()
+	for last := (event.Position{}); ; last = all[len(all)-1].Position() {
+		page, err := store.Audit(t.Context(), user, last, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all = append(all, page...); len(page) < limit {
+			return all
+		}
+	}
+}
+
+func TestATrailLosesNothingBetweenPages(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	store, user := event.NewStore(db), uuid.New()
+	for range 20 {
+		mustAppend(t, db, event.New{Aggregate: newRef("session"), Name: "session.created", UserID: &user})
+	}
+	execute(t, db, "update events set at = date_trunc('day', at) - seq % 2 * interval '1 microsecond'") // many at the same time
+	for _, limit := range []int{1, 3, 7, 20, 21} {
+		seen := map[event.Position]bool{}
+		all := trail(t, store, user, limit)
+		for i, e := range all {
+			seen[e.Position()] = true
+			if i > 0 && e.At.After(all[i-1].At) {
+				t.Errorf("by %d: an event of %v comes after one of %v", limit, e.At, all[i-1].At)
+			}
+		}
+		if len(all) != 20 || len(seen) != 20 {
+			t.Errorf("by %d: %d events, %d different ones; want 20", limit, len(all), len(seen))
+		}
+		newest, err := store.Trail(t.Context(), user, limit)
+		if diff := cmp.Diff(all[:min(limit, 20)], newest); diff != "" || err != nil {
+			t.Errorf("the newest %d (-pages +trail): %v\n%s", limit, err, diff)
+		}
+	}
+}
+
+// TestATrailLongerThanAPageIsReadWhole has all of it happen at once, as what a transaction of another program wrote.
+func TestATrailLongerThanAPageIsReadWhole(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	user := uuid.New()
+	execute(t, db, `insert into events (shard, seq, aggregate_type, aggregate_id, version, name, user_id, at)
+		select event_shard($1), n, 'user', $1, n, 'user.updated', $1, now() from generate_series(1, 2500) n`, user)
+	for _, most := range []int{999, 1000, 1001, 2499, 2500, 1 << 62} {
+		all, err := event.NewStore(db).Trail(t.Context(), user, most)
+		if err != nil || len(all) != min(most, 2500) || all[0].Seq != 2500 || all[len(all)-1].Seq != 2501-int64(len(all)) {
+			t.Errorf("of at most %d there are %d, %v", most, len(all), err)
+		}
 	}
 }
 
