@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,7 +78,7 @@ func (m *Manager) scheduled(ctx context.Context) error {
 }
 
 // holdAll reads the entities of held types that are not in memory: from the newest snapshot and what happened since,
-// and those that came into being since one by one.
+// and those that came into being since.
 func (m *Manager) holdAll(ctx context.Context) error {
 	held := map[string]Type{}
 	for name, t := range m.types {
@@ -128,12 +129,15 @@ func (m *Manager) holdType(ctx context.Context, name string, t Type) error {
 		if err != nil {
 			return err
 		}
+		var missing []event.Ref
 		for _, v := range list {
 			ref := event.Ref{Type: name, ID: v.ID}
-			if _, there := m.memory.get(ref); there {
-				continue
+			if _, there := m.memory.get(ref); !there {
+				missing = append(missing, ref)
 			}
-			if _, err := m.load(ctx, t, ref); err != nil {
+		}
+		for some := range slices.Chunk(missing, maxAsks) {
+			if err := m.loadAll(ctx, t, some); err != nil {
 				return err
 			}
 		}

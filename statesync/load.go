@@ -48,6 +48,36 @@ func (m *Manager) load(ctx context.Context, t Type, ref event.Ref) (Doc, error) 
 	}
 }
 
+// loadAll is load for many at once.
+func (m *Manager) loadAll(ctx context.Context, t Type, refs []event.Ref) error {
+	places := make([]*entry, len(refs))
+	for i, ref := range refs {
+		places[i] = m.memory.begin(ref)
+	}
+	reading, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	states, err := m.store.States(reading, refs)
+	var again []event.Ref
+	for i, ref := range refs {
+		d, size, known := Doc{Ref: ref}, 0, err == nil && states[i] != nil
+		if known {
+			d, size = docOf(ref, states[i].Version, states[i].At.UTC(), states[i].Data), approximate(states[i].Data)
+		}
+		if current := m.memory.finish(places[i], d, size, t.Hold, known); !known || !current {
+			again = append(again, ref)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, ref := range again {
+		if _, err := m.load(ctx, t, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *Manager) newestOf(ctx context.Context, ref event.Ref) (Doc, int, error) {
 	s, err := m.loader.Do(ctx, ref)
 	switch {

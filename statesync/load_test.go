@@ -2,11 +2,14 @@ package statesync_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rootstream/errs"
@@ -29,20 +32,7 @@ func TestManyEntitiesThatAreNotInMemoryAreReadTogether(t *testing.T) {
 	}
 	before.stop()
 	n := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn, Registerer: counts}), nil)
-	batches := func() (n uint64) {
-		families, err := counts.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, family := range families {
-			for _, m := range family.GetMetric() {
-				if family.GetName() == "rootstream_database_query_seconds" && m.GetLabel()[0].GetValue() == "batch" {
-					n += m.GetHistogram().GetSampleCount()
-				}
-			}
-		}
-		return n
-	}
+	batches := func() uint64 { return readings(t, counts) }
 	had := batches()
 	var wg, asked sync.WaitGroup
 	asked.Add(entities)
@@ -74,6 +64,63 @@ func TestManyEntitiesThatAreNotInMemoryAreReadTogether(t *testing.T) {
 	wg.Wait()
 	if got := batches() - had; got == 0 || got > entities/4 {
 		t.Errorf("%d entities took %d readings", entities, got)
+	}
+}
+
+// readings tells how many batches of statements were sent to the database of which r counts.
+func readings(t *testing.T, r prometheus.Gatherer) (n uint64) {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "rootstream_database_query_seconds" && m.GetLabel()[0].GetValue() == "batch" {
+				n += m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	return n
+}
+
+func TestWhatIsHeldIsReadTogether(t *testing.T) {
+	t.Parallel()
+	const entities = 600
+	dsn, counts := postgrestest.DSN(t), prometheus.NewRegistry()
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
+	if _, err := db.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data)
+		select event_shard(id), row_number() over (partition by event_shard(id)), 'held', id, 1, 'held.changed', jsonb_build_object('patch', jsonb_build_object('n', n))
+		from (select n, gen_random_uuid() as id from generate_series(1, $1::int) n) e`, entities); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn, Registerer: counts}), nil)
+	eventually(t, "all is held", func() bool { return n.Status().Documents == entities })
+	if got := readings(t, counts); got == 0 || got > entities/4 {
+		t.Errorf("%d entities took %d readings", entities, got)
+	}
+	var sum int64
+	rows, err := db.Query(t.Context(), "select aggregate_id from events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range ids {
+		d, err := n.Get(t.Context(), event.Ref{Type: "held", ID: id}, statesync.Local())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := d.Data["n"].(json.Number).Int64()
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += v
+	}
+	if sum != entities*(entities+1)/2 {
+		t.Errorf("the documents are others: they add up to %d", sum)
 	}
 }
 

@@ -57,23 +57,18 @@ func (m *Manager) advance(ctx context.Context, s State) (State, error) {
 		docs[d.Ref()] = d.doc()
 	}
 	for at := s.Vector; ; {
-		events, err := m.store.Since(ctx, at, 1000)
+		events, err := m.store.Within(ctx, at, heads, 1000)
 		if err != nil {
 			return State{}, err
 		}
-		past := true
+		if len(events) == 0 {
+			return m.stateOf(epoch, heads, docs), nil
+		}
 		for _, e := range events {
 			at[e.Shard] = e.Seq
-			if e.Seq > heads[e.Shard] {
-				continue
-			}
-			past = false
 			if err := m.fold(ctx, docs, e); err != nil {
 				return State{}, err
 			}
-		}
-		if past {
-			return m.stateOf(epoch, heads, docs), nil
 		}
 	}
 }

@@ -279,6 +279,87 @@ func TestWhatResumingReadsIsBounded(t *testing.T) {
 	}
 }
 
+// TestWhoWatchesEntitiesIsNotHurriedByOthers has somebody come back after more than anybody is told of a log.
+func TestWhoWatchesEntitiesIsNotHurriedByOthers(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r, other := ref("thing"), ref("thing")
+	old := a.set(t, r, "n", 0).Token
+	first := a.watch(t, statesync.SubOptions{}, "thing.*")
+	noise := ref("thing")
+	noise.ID[15] = r.ID[15] // on the same shard
+	a.told(t, noise, 6000)
+	a.told(t, r, 1500)
+	a.told(t, noise, 6000)
+	a.set(t, other, "n", 0)
+	first.await(t, 13_501)
+	names := []string{"thing." + r.ID.String(), "thing." + other.ID.String(), "nothing." + r.ID.String(), "thing." + r.ID.String()}
+	late := a.watch(t, statesync.SubOptions{From: old}, names...)
+	seen := late.await(t, 1501)
+	for i, c := range seen {
+		if c.Reset || i < 1500 && (c.Ref != r || c.Version != int64(i+2)) && c.Ref != other {
+			t.Fatalf("change %d is %+v", i, c)
+		}
+	}
+	a.set(t, r, "n", 1)
+	if c := late.await(t, 1502); len(c) != 1502 || c[1501].Version != 1502 {
+		t.Errorf("then %d changes, the last of version %d", len(c), c[len(c)-1].Version)
+	}
+	half := a.watch(t, statesync.SubOptions{From: seen[700].Token}, names...)
+	eventually(t, "the rest is told", func() bool { return len(half.changes()) >= 801 })
+	if c := half.changes(); len(c) != 801 || c[0].Reset {
+		t.Errorf("from the middle there are %d changes, the first %+v", len(c), c[0])
+	}
+	if c := a.watch(t, statesync.SubOptions{From: old}, append(names, "thing.*")...).await(t, 1)[0]; !c.Reset || c.Reason != "expired" {
+		t.Errorf("who watches all as well is told %+v", c)
+	}
+	a.told(t, r, 8600)
+	a.set(t, r, "n", 2)
+	late.await(t, 1)
+	eventually(t, "it is applied", func() bool { c := late.changes(); return c[len(c)-1].Version == 10_103 })
+	if c := a.watch(t, statesync.SubOptions{From: old}, names...).await(t, 1)[0]; !c.Reset || c.Reason != "expired" {
+		t.Errorf("after 10,000 changes of its own: %+v", c)
+	}
+}
+
+// TestAClockThatWasSetBackHoldsNobodyUp has more than a page of newer events be older than one that was missed, by the clock.
+func TestAClockThatWasSetBackHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	dsn := postgrestest.DSN(t)
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
+	a := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn}), nil)
+	r, other := ref("thing"), ref("held")
+	other.ID[15] = r.ID[15] ^ 1 // another shard
+	old := a.set(t, r, "n", 0).Token
+	a.set(t, other, "n", 0)
+	if _, err := db.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name, at)
+		values ($1, 2, 'thing', $2, 2, 'thing.told', now() + interval '1 hour')`, r.Shard(), r.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is applied", func() bool { return a.Status().Applied[r.Shard()] == 2 })
+	var late *watcher
+	err := db.InTx(t.Context(), func(tx *postgres.Tx) error { // nobody reads until much more has happened
+		if _, err := tx.Exec(t.Context(), "lock table events in access exclusive mode"); err != nil {
+			return err
+		}
+		late = a.watch(t, statesync.SubOptions{From: old}, "*.*")
+		_, err := tx.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name)
+			select $1, 1 + n, 'held', $2, 1 + n, 'held.told' from generate_series(1, 1500) n`, other.Shard(), other.ID)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := func() (of map[event.Ref]int64) {
+		of = map[event.Ref]int64{}
+		for _, c := range late.changes() {
+			of[c.Ref] = c.Version
+		}
+		return of
+	}
+	eventually(t, "all is told", func() bool { v := versions(); return v[r] == 2 && v[other] == 1501 })
+}
+
 func TestSlowSubscribersHoldNobodyBack(t *testing.T) {
 	t.Parallel()
 	a := start(t, postgrestest.New(t), nil)
