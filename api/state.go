@@ -234,16 +234,7 @@ func (s *Server) patchState(ctx context.Context, in *patchStateInput) (*stateOut
 	if err != nil {
 		return nil, err
 	}
-	if expect == nil {
-		_, err = s.deps.State.Get(ctx, ref, statesync.Latest())
-		if errors.Is(err, statesync.ErrNotFound) {
-			err = errChanged
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	o := statesync.UpdateOptions{Expect: expect, IdempotencyKey: key}
+	o := statesync.UpdateOptions{Expect: expect, There: expect == nil, IdempotencyKey: key}
 	if owner != uuid.Nil {
 		o.User = &owner
 	}
@@ -252,7 +243,7 @@ func (s *Server) patchState(ctx context.Context, in *patchStateInput) (*stateOut
 	}
 	r, err := s.deps.State.Patch(ctx, ref, json.RawMessage(in.Body), o)
 	switch {
-	case errors.Is(err, event.ErrVersion), errors.Is(err, statesync.ErrRejected):
+	case errors.Is(err, event.ErrVersion), errors.Is(err, statesync.ErrRejected), o.There && errors.Is(err, statesync.ErrNotFound):
 		return nil, errChanged.WithCause(err)
 	case err != nil:
 		return nil, err

@@ -16,7 +16,10 @@ import (
 	"github.com/google/uuid"
 
 	"rootstream/api"
+	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/session"
+	"rootstream/statesync"
 	"rootstream/user"
 )
 
@@ -204,6 +207,33 @@ func TestWatchResumesWithoutLossAndWithoutRepeats(t *testing.T) {
 	silent.close()
 	w.note(token, ids[1], 1000)
 	w.watch(token, "note."+ids[1], silent.last).want("note.changed", ids[1])
+}
+
+// TestWhatWasErasedIsNotToldAgain has somebody come back to where they heard of it, and of an event that is sent to many at once.
+func TestWhatWasErasedIsNotToldAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	token, id := w.token("ada"), uuid.New()
+	path := "/v1/state/note/" + id.String()
+	x := w.watch(token, "note.*", "")
+	begun := x.last
+	w.do("PATCH", path, object{"word": "secret"}, as(token), ifMatch(`"0"`)).want(200)
+	if e := x.next(); !strings.Contains(fmt.Sprint(e.data), "secret") {
+		t.Fatalf("told %+v", e)
+	}
+	must(t, w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
+		_, err := statesync.Erase(t.Context(), tx, event.Ref{Type: "note", ID: id})
+		return err
+	}))
+	if e := x.next(); e.name != "note.erased" {
+		t.Fatalf("told %+v", e)
+	}
+	again := w.watch(token, "note.*", begun)
+	for n, name := range []string{"note.changed", "note.erased"} {
+		if e := again.next(); e.name != name || e.data["version"] != float64(n+1) || strings.Contains(fmt.Sprint(e.data), "secret") {
+			t.Errorf("told again: %+v", e)
+		}
+	}
 }
 
 func TestAnUnknownTokenIsAReset(t *testing.T) {

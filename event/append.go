@@ -104,5 +104,11 @@ func (p *pending) alone(ctx context.Context, tx *postgres.Tx) error {
 	return nil
 }
 
+// Exclude makes b, which is to be a transaction of its own, wait until whoever appends to r's shard has committed, or
+// erases anything, and keeps others from it.
+func Exclude(b *pgx.Batch, r Ref) {
+	b.Queue("select pg_advisory_xact_lock($1, $2)", lockSpace, r.Shard())
+}
+
 // keyIndex is the unique index of idempotency keys.
 const keyIndex = "events_idempotency_key"

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
@@ -77,23 +78,36 @@ func (m *Manager) Conflicts(ctx context.Context, p ConflictPage) (list []Conflic
 
 const conflictColumns = `id, aggregate_type, aggregate_id, rule, winner, loser, stamps, vectors, token, at, resolved_at, resolved_by`
 
-// RestoreLoser makes the losing value the state, whatever it is now; what it replaces is in the log in turn.
-func (m *Manager) RestoreLoser(ctx context.Context, id uuid.UUID, actor *uuid.UUID) (Result, error) {
+// conflict reads one entry of the conflict log.
+func (m *Manager) conflict(ctx context.Context, id uuid.UUID) (Conflict, error) {
 	rows, _ := m.cfg.DB.Query(ctx, `select `+conflictColumns+` from sync_conflicts where id = $1`, id)
 	c, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Conflict])
 	if errors.Is(err, postgres.ErrNoRows) {
-		return Result{}, ErrNoConflict
+		return Conflict{}, ErrNoConflict
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("read a conflict: %w", err)
+		return Conflict{}, fmt.Errorf("read a conflict: %w", err)
 	}
-	loser, err := decodeObject(c.Loser)
+	return c, nil
+}
+
+// RestoreLoser makes the losing value the state, whatever it is now; what it replaces is in the log in turn.
+func (m *Manager) RestoreLoser(ctx context.Context, id uuid.UUID, actor *uuid.UUID) (Result, error) {
+	c, err := m.conflict(ctx, id)
 	if err != nil {
-		return Result{}, errs.NewInvalid("id", "its losing value is not a document").WithCause(err)
+		return Result{}, err
 	}
 	ref := event.Ref{Type: c.AggregateType, ID: c.AggregateID}
 	r, err := m.Update(ctx, ref, func(d *Doc) error {
-		d.Data = cloneMap(loser)
+		now, failed := m.conflict(ctx, id) // once more: if it was erased, then before the version that d has
+		if failed != nil {
+			return failed
+		}
+		loser, failed := decodeObject(now.Loser)
+		if failed != nil {
+			return errs.NewInvalid("id", "its losing value is not a document").WithCause(failed)
+		}
+		d.Data = loser
 		return nil
 	}, UpdateOptions{Actor: actor, IdempotencyKey: "restore:" + id.String()})
 	if err != nil {
@@ -114,6 +128,7 @@ type conflict struct {
 	winner, loser any
 	stamps        any
 	vectors       any
+	known         int64 // version of the entity that the values are from: what was erased since is not noted
 }
 
 func (c conflict) queue(b *pgx.Batch) error {
@@ -128,8 +143,9 @@ func (c conflict) queue(b *pgx.Batch) error {
 		}
 	}
 	b.Queue(`insert into sync_conflicts (id, aggregate_type, aggregate_id, rule, winner, loser, stamps, vectors, token)
-		values ($1, $2, $3, $4, $5, $6, $7, $8, $9) on conflict do nothing`,
-		id, c.ref.Type, c.ref.ID, c.rule, parts[0], parts[1], parts[2], parts[3], c.token)
+		select $1, $2, $3, $4, $5, $6, $7, $8, $9 where not exists (select from events
+			where aggregate_type = $2 and aggregate_id = $3 and version > $10 and name = $2 || '.erased') on conflict do nothing`,
+		id, c.ref.Type, c.ref.ID, c.rule, parts[0], parts[1], parts[2], parts[3], c.token, c.known)
 	return nil
 }
 
@@ -147,11 +163,24 @@ func note(ctx context.Context, db postgres.Querier, list ...conflict) error {
 	return nil
 }
 
+// noteAlone is note for a decision that no append goes with: it waits for erasures under way.
+func noteAlone(ctx context.Context, db postgres.Querier, c conflict) error {
+	b := &pgx.Batch{}
+	event.Exclude(b, c.ref)
+	if err := c.queue(b); err != nil {
+		return err
+	}
+	if err := db.SendBatch(ctx, b).Close(); err != nil {
+		return fmt.Errorf("note a conflict: %w", err)
+	}
+	return nil
+}
+
 // decided is what a Rebase decided, with both values; c is the change that it leads to, if it does.
 func (m *Manager) decided(v Verdict, base, theirs, mine Doc, c change) conflict {
 	vectors := map[string]any{"base": base.Version, "theirs": theirs.Version, "result": theirs.Version}
 	d := conflict{
-		ref: theirs.Ref, rule: "rebase:" + v.String(), winner: theirs.Data, loser: mine.Data, vectors: vectors,
+		ref: theirs.Ref, known: theirs.Version, rule: "rebase:" + v.String(), winner: theirs.Data, loser: mine.Data, vectors: vectors,
 		token: fmt.Sprintf("%s:%d:%d:%s", theirs.Ref, base.Version, theirs.Version, uuid.NewString()),
 		stamps: map[string]any{
 			"theirs": theirs.At, "mine": merge.Stamp{At: m.clock.Now(), Node: m.cfg.Node},
@@ -173,7 +202,7 @@ func (m *Manager) onOrphans(ctx context.Context, lost []event.Event) error {
 			return err
 		}
 		list = append(list, conflict{
-			ref: e.Ref(), rule: "orphan", loser: loser,
+			ref: e.Ref(), known: math.MaxInt64, rule: "orphan", loser: loser,
 			token:   fmt.Sprintf("%d:%d:%s", e.Shard, e.Seq, e.At.UTC().Format(time.RFC3339Nano)),
 			stamps:  map[string]any{"at": e.At, "user": e.UserID, "actor": e.ActorID},
 			vectors: map[string]any{"shard": e.Shard, "seq": e.Seq, "version": e.Version, "name": e.Name, "data": e.Data},

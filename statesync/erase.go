@@ -50,6 +50,16 @@ func (m *Manager) heed(ctx context.Context) (last int64, err error) {
 	return last, m.scrub(ctx)
 }
 
+// erasedSince reports whether an entity was erased after an erasure.
+func (m *Manager) erasedSince(ctx context.Context, ref event.Ref, heeded int64) (erased bool, err error) {
+	err = m.cfg.DB.QueryRow(ctx, "select exists (select from sync_erasures where aggregate_type = $1 and aggregate_id = $2 and id > $3)",
+		ref.Type, ref.ID, heeded).Scan(&erased)
+	if err != nil {
+		return false, fmt.Errorf("see whether %s was erased: %w", ref, err)
+	}
+	return erased, nil
+}
+
 // erased removes what was erased from where it may still be; from Redis once in the life of the instance, which hears of
 // what is erased later.
 func (m *Manager) erased(ctx context.Context, forgotten *bool) error {

@@ -171,7 +171,7 @@ func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o 
 	if c.name != "" {
 		return m.overrule(ctx, t, theirs, c, decided, o)
 	}
-	if err = note(ctx, m.cfg.DB, decided); err != nil {
+	if err = noteAlone(ctx, m.cfg.DB, decided); err != nil {
 		return Result{}, err
 	}
 	if verdict == Reject {
@@ -196,7 +196,7 @@ func (m *Manager) overrule(ctx context.Context, t Type, theirs Doc, c change, de
 	if err != nil {
 		return Result{}, err
 	}
-	return m.changed(ctx, t, theirs, c, done[0])
+	return m.changed(ctx, t, theirs, c, done[0], o)
 }
 
 // repeated asks the log whether the update's key is there already: then it answers with what it did.

@@ -185,13 +185,17 @@ func openState(c *codec.Codec, content []byte, deltas []Delta) (State, error) {
 // RestoreSnapshot makes the entities what they were in a snapshot, by updates of their own; what came into being since
 // is left alone. It returns how many differed; with dry, that is all it does.
 func (m *Manager) RestoreSnapshot(ctx context.Context, id uuid.UUID, actor *uuid.UUID, dry bool) (int, error) {
+	heeded, err := m.heed(ctx)
+	if err != nil {
+		return 0, err
+	}
 	s, err := m.LoadSnapshot(ctx, id)
 	if err != nil {
 		return 0, err
 	}
 	n := 0
 	for _, want := range s.Docs {
-		differs, err := m.restore(ctx, want, actor, dry)
+		differs, err := m.restore(ctx, want, restoring{actor, heeded, dry})
 		if err != nil {
 			return n, fmt.Errorf("restore %s: %w", want.Ref(), err)
 		}
@@ -202,8 +206,15 @@ func (m *Manager) RestoreSnapshot(ctx context.Context, id uuid.UUID, actor *uuid
 	return n, nil
 }
 
+// restoring is in whose name it is done, and up to which erasure the snapshot knows what was erased.
+type restoring struct {
+	actor  *uuid.UUID
+	heeded int64
+	dry    bool
+}
+
 // restore makes one entity what it was and reports whether it was something else.
-func (m *Manager) restore(ctx context.Context, want StateDoc, actor *uuid.UUID, dry bool) (differs bool, err error) {
+func (m *Manager) restore(ctx context.Context, want StateDoc, r restoring) (differs bool, err error) {
 	t, ok := m.types[want.Type]
 	if !ok || t.ReadOnly || t.Class != Durable {
 		return false, nil
@@ -213,15 +224,18 @@ func (m *Manager) restore(ctx context.Context, want StateDoc, actor *uuid.UUID, 
 	if err != nil || same || t.Once && have.Deleted {
 		return false, err
 	}
-	if dry {
+	if r.dry {
 		return true, nil
 	}
-	o := UpdateOptions{Actor: actor}
+	o := UpdateOptions{Actor: r.actor}
 	if want.Deleted {
 		_, err = m.Delete(ctx, want.Ref(), o)
 		return true, err
 	}
 	_, err = m.Update(ctx, want.Ref(), func(d *Doc) error {
+		if erased, failed := m.erasedSince(ctx, want.Ref(), r.heeded); failed != nil || erased {
+			return cmp.Or(failed, errErased)
+		}
 		data := cloneMap(want.Data)
 		for _, field := range t.Reserved { // not ours to change back
 			delete(data, field)
@@ -232,5 +246,11 @@ func (m *Manager) restore(ctx context.Context, want StateDoc, actor *uuid.UUID, 
 		d.Data = data
 		return nil
 	}, o)
+	if errors.Is(err, errErased) {
+		return false, nil
+	}
 	return true, err
 }
+
+// errErased means that what was to be restored has been erased since it was read.
+var errErased = errors.New("it has been erased")

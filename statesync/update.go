@@ -1,6 +1,7 @@
 package statesync
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -31,6 +32,7 @@ func breathe(ctx context.Context, lost int) error {
 // UpdateOptions say under which condition and in whose name something changes.
 type UpdateOptions struct {
 	Expect         *int64     // version the entity must have; 0 means that it must not be there; nil means any
+	There          bool       // it must be there, at whatever version: else ErrNotFound
 	IdempotencyKey string     // the same update under the same key happens once
 	Name           string     // of the event; "" means <type>.changed
 	User, Actor    *uuid.UUID // whose audit trail it belongs to, and who did it
@@ -49,6 +51,9 @@ type Result struct {
 // it, a lost race is decided by the type's Rebase, or else is a [event.VersionError].
 func (m *Manager) Update(ctx context.Context, ref event.Ref, fn func(*Doc) error, o UpdateOptions) (Result, error) {
 	return m.change(ctx, ref, o, func(t Type, base Doc) (change, error) {
+		if o.There && (base.Version == 0 || base.Deleted) {
+			return change{}, ErrNotFound
+		}
 		d := base.clone()
 		if err := fn(&d); err != nil {
 			return change{}, err
@@ -234,7 +239,7 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 	if _, lost := lostRace(err); lost || err != nil {
 		return Result{}, lost, err
 	}
-	r, err = m.changed(ctx, t, base, c, done[0])
+	r, err = m.changed(ctx, t, base, c, done[0], o)
 	return r, false, err
 }
 
@@ -245,10 +250,16 @@ func (m *Manager) unchanged(ctx context.Context, d Doc) (Result, error) {
 	return Result{Token: tokenAt(m.feed.Epoch(), shard, heads[shard]), Version: d.Version, Doc: d.clone()}, err
 }
 
-// changed answers for an event that was appended now, or long ago under the same key.
-func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e event.Event) (Result, error) {
+// is reports whether e was appended for c now: as the log tells of what was stored before, it is written in another way.
+func (c change) is(e event.Event) bool {
+	data, err := json.Marshal(c.data)
+	return err == nil && bytes.Equal(data, e.Data)
+}
+
+// changed answers for an event that was appended now, or earlier under the same key, for whatever was wanted then.
+func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e event.Event, o UpdateOptions) (Result, error) { //nolint:revive // all are of one update
 	r := Result{Token: tokenAt(m.feed.Epoch(), e.Shard, e.Seq), Version: e.Version, Changed: true}
-	if e.Version != base.Version+1 {
+	if e.Version != base.Version+1 || o.IdempotencyKey != "" && !c.is(e) {
 		d, _, err := m.replay(ctx, e.Ref(), e.Version)
 		if err != nil {
 			err = stored(err)

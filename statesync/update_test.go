@@ -177,6 +177,43 @@ func TestTheSameUpdateHappensOnce(t *testing.T) {
 	}
 }
 
+// TestAnotherUpdateUnderAUsedKeyIsNotTakenForIt has somebody use a key twice, the second time where the first has not been heard of.
+func TestAnotherUpdateUnderAUsedKeyIsNotTakenForIt(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a, b := start(t, db, nil), start(t, db, nil)
+	r, o := ref("thing"), statesync.UpdateOptions{IdempotencyKey: "one"}
+	before := a.set(t, r, "n", "none")
+	if _, err := b.Get(t.Context(), r, statesync.AtLeast(before.Token)); err != nil {
+		t.Fatal(err)
+	}
+	to := func(value string) func(*statesync.Doc) error {
+		return func(d *statesync.Doc) error {
+			d.Data["n"] = value
+			return nil
+		}
+	}
+	var once sync.Once
+	got, err := b.Update(t.Context(), r, func(d *statesync.Doc) error {
+		once.Do(func() {
+			if _, err := a.Update(t.Context(), r, to("first"), o); err != nil {
+				t.Error(err)
+			}
+		})
+		return to("second")(d)
+	}, o)
+	if err != nil || got.Version != 2 || got.Doc.Data["n"] != "first" {
+		t.Errorf("the second is answered with %+v, %v", got, err)
+	}
+	for name, n := range map[string]*instance{"a": a, "b": b} {
+		for _, read := range []statesync.Read{statesync.AtLeast(got.Token), statesync.Local(), statesync.Latest()} {
+			if d, err := n.Get(t.Context(), r, read); err != nil || d.Version != 2 || d.Data["n"] != "first" {
+				t.Errorf("%s has %+v, %v", name, d, err)
+			}
+		}
+	}
+}
+
 func TestWhatCannotBeADocumentIsRefused(t *testing.T) {
 	t.Parallel()
 	a := start(t, postgrestest.New(t), nil)
@@ -341,6 +378,37 @@ func TestADeletedEntityMayComeBack(t *testing.T) {
 	d, err = a.Get(t.Context(), r, statesync.AtLeast(back.Token))
 	if err != nil || asJSON(t, d.Data) != `{"new":1}` {
 		t.Errorf("%v, %v", d.Data, err)
+	}
+}
+
+// TestWhatMustBeThereIsNotMadeAnew has an entity end while somebody changes it.
+func TestWhatMustBeThereIsNotMadeAnew(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r, o := ref("thing"), statesync.UpdateOptions{There: true}
+	patch := []byte(`{"n":2}`)
+	if _, err := a.Patch(t.Context(), r, patch, o); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("what was never there: %v", err)
+	}
+	a.set(t, r, "n", 1)
+	if res, err := a.Patch(t.Context(), r, patch, o); err != nil || res.Version != 2 {
+		t.Errorf("what is there: %+v, %v", res, err)
+	}
+	release := a.occupy(t, r)
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Patch(t.Context(), r, patch, o)
+		done <- err
+	}()
+	if _, err := a.log.Append(t.Context(), event.New{Aggregate: r, Name: "thing.deleted", Expect: 2}); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	if err := <-done; !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("what has ended: %v", err)
+	}
+	if d, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("it is %+v, %v", d, err)
 	}
 }
 

@@ -16,11 +16,12 @@ type envelopes struct {
 	next int
 }
 
-// envelopeKey names what an envelope says; the time tells histories apart.
+// envelopeKey names what an envelope says; the time tells histories apart, and what was erased is not what it was.
 type envelopeKey struct {
 	ref                event.Ref
 	name               string
 	first, version, at int64
+	erased             bool
 }
 
 const keptEnvelopes = 4096
@@ -34,7 +35,7 @@ func (x *envelopes) known(key envelopeKey) ([]byte, bool) {
 
 // text is a change as it is sent, but for where to resume.
 func (x *envelopes) text(c *statesync.Change) ([]byte, error) {
-	key := envelopeKey{c.Ref, c.Name, c.FirstVersion, c.Version, c.At.UnixNano()}
+	key := envelopeKey{c.Ref, c.Name, c.FirstVersion, c.Version, c.At.UnixNano(), event.Event{Data: c.Data}.Erased()}
 	shared := !c.Reset && !c.Volatile && c.Lost == 0
 	if shared {
 		if b, ok := x.known(key); ok {
