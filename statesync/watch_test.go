@@ -285,14 +285,13 @@ func TestWhoWatchesEntitiesIsNotHurriedByOthers(t *testing.T) {
 	a := start(t, postgrestest.New(t), nil)
 	r, other := ref("thing"), ref("thing")
 	old := a.set(t, r, "n", 0).Token
-	first := a.watch(t, statesync.SubOptions{}, "thing.*")
 	noise := ref("thing")
-	noise.ID[15] = r.ID[15] // on the same shard
+	noise.ID[15], other.ID[15] = r.ID[15], r.ID[15] // on the same shard
 	a.told(t, noise, 6000)
 	a.told(t, r, 1500)
 	a.told(t, noise, 6000)
 	a.set(t, other, "n", 0)
-	first.await(t, 13_501)
+	eventually(t, "all is applied", func() bool { return a.Status().Applied[r.Shard()] == 13_502 })
 	names := []string{"thing." + r.ID.String(), "thing." + other.ID.String(), "nothing." + r.ID.String(), "thing." + r.ID.String()}
 	late := a.watch(t, statesync.SubOptions{From: old}, names...)
 	seen := late.await(t, 1501)
