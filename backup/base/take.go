@@ -263,7 +263,7 @@ func (t *taking) await(ctx context.Context, r wal.Range) error {
 		return context.Cause(ctx)
 	}
 	return ErrArchiving.WithCause(fmt.Errorf("%v, within %v: %w", r, t.cfg.Timeout, err)).
-		WithHint("look at pg_stat_archiver and the server's log, or at the receiver")
+		WithHint("look at pg_stat_archiver and the server's log, or at the receiver; is it this repository that they bring the log to?")
 }
 
 // survey finds out what there is, and what of it is stored already.
