@@ -32,8 +32,9 @@ type row struct {
 const (
 	byIndex    = `set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)`
 	planOnce   = `select ` + byIndex
-	numbering  = planOnce + `, set_config('rootstream.numbered', 'on', true)`
-	lockShard  = numbering + `, pg_advisory_xact_lock($1, $2)`
+	numbered   = byIndex + `, set_config('rootstream.numbered', 'on', true)`
+	numbering  = `select ` + numbered
+	lockShard  = `select pg_advisory_xact_lock($1, $2), ` + numbered
 	lockShards = `select pg_advisory_xact_lock($1, s) from unnest($2::int[]) s`
 	lockAll    = `select pg_advisory_xact_lock($1, s) from generate_series(0, $2::int - 1) s`
 )

@@ -76,7 +76,7 @@ func (r *Repo) execute(
 	}
 	var report Report
 	err := r.withLease(ctx, maintenance, func(ctx context.Context) error {
-		intents, err := r.intents(ctx)
+		intents, finished, err := r.begun(ctx)
 		if err == nil {
 			err = r.deleteBackups(ctx, intents)
 		}
@@ -89,7 +89,7 @@ func (r *Repo) execute(
 		}
 		if err == nil {
 			report, err = r.carryOut(ctx, intents)
-			report.Backups = todo.ids
+			report.Backups = union(finished, todo.ids)
 		}
 		for _, sweep := range sweeps {
 			if err == nil {
@@ -99,6 +99,30 @@ func (r *Repo) execute(
 		return err
 	})
 	return report, err
+}
+
+// begun are the deletions that others could not finish, and the backups that are still to go with them.
+func (r *Repo) begun(ctx context.Context) (intents []intent, ids []string, err error) {
+	if intents, err = r.intents(ctx); err != nil {
+		return nil, nil, err
+	}
+	for _, in := range intents {
+		for _, prefix := range in.Backups {
+			for o, err := range r.st.List(ctx, prefix) {
+				if err != nil {
+					return nil, nil, err
+				}
+				if name, ok := parseBackupName(o.Name); ok {
+					ids = append(ids, name.id)
+				}
+			}
+		}
+	}
+	return intents, ids, nil
+}
+
+func union(a, b []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
 }
 
 // remaining are the backups that no deletion has begun on.
@@ -168,7 +192,7 @@ func needed(found []*surveyed) (map[pack.ID]bool, error) {
 
 // foresee says what carrying out a plan would do.
 func (r *Repo) foresee(ctx context.Context, plan func(context.Context, []intent) (scheme, error)) (Report, error) {
-	begun, err := r.intents(ctx)
+	begun, finished, err := r.begun(ctx)
 	if err != nil {
 		return Report{}, err
 	}
@@ -176,7 +200,7 @@ func (r *Repo) foresee(ctx context.Context, plan func(context.Context, []intent)
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Backups: todo.ids}
+	report := Report{Backups: union(finished, todo.ids)}
 	report.log(todo.below)
 	sizes, err := r.packs.List(ctx)
 	for _, p := range todo.Packs {

@@ -199,21 +199,31 @@ func old(all []repo.Entry) (ids []string) {
 	return ids
 }
 
-func prune(r *repo.Repo) error {
-	_, err := r.Collect(context.Background(), repo.CollectOptions{MinAge: time.Nanosecond, Choose: old})
-	return err
+func prune(r *repo.Repo) (repo.Report, error) {
+	return r.Collect(context.Background(), repo.CollectOptions{MinAge: time.Nanosecond, Choose: old})
 }
 
-// tidy prunes once, after which there is what the catalog needs, and nothing else.
+// tidy prunes once, after which there is what the catalog needs, and nothing else. What goes is named, whoever chose it.
 func (k *kitchen) tidy(r *repo.Repo) {
 	k.t.Helper()
-	if err := prune(r); err != nil {
+	before, err := r.Catalog(k.t.Context())
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	report, err := prune(r)
+	if err != nil {
 		k.t.Fatal(err)
 	}
 	needed := map[string]bool{}
 	entries, err := r.Catalog(k.t.Context())
 	if err != nil {
 		k.t.Fatal(err)
+	}
+	for _, e := range before {
+		left := slices.ContainsFunc(entries, func(o repo.Entry) bool { return o.ID == e.ID })
+		if left == slices.Contains(report.Backups, e.ID) {
+			k.t.Errorf("of %s, which is there: %v, it is said that %v went", e.ID, left, report.Backups)
+		}
 	}
 	for _, e := range entries {
 		m, err := r.Manifest(k.t.Context(), e.ID)
@@ -239,7 +249,11 @@ func (k *kitchen) tidy(r *repo.Repo) {
 
 func TestAPruneThatIsKilledAtAnyWriteIsFinishedByTheNext(t *testing.T) {
 	t.Parallel()
-	sweep(t, func(_ *kitchen, r *repo.Repo) error { return prune(r) }, (*kitchen).tidy)
+	do := func(_ *kitchen, r *repo.Repo) error {
+		_, err := prune(r)
+		return err
+	}
+	sweep(t, do, (*kitchen).tidy)
 }
 
 func TestADeletionThatIsKilledAtAnyWriteIsFinishedByTheSameAgain(t *testing.T) {
@@ -355,7 +369,7 @@ func TestOldIntentsThatComeBackTakeNothing(t *testing.T) {
 	k := furnish(t)
 	i := &intentsKept{k.st, map[string][]byte{}}
 	r := open(t, i)
-	if err := prune(r); err != nil {
+	if _, err := prune(r); err != nil {
 		t.Fatal(err)
 	}
 	store(t, r, system, 3, 6)
@@ -372,7 +386,7 @@ func TestOldIntentsThatComeBackTakeNothing(t *testing.T) {
 		}
 	}
 	again := take(t, r, "f6", 100, next)
-	if err := prune(r); err != nil {
+	if _, err := prune(r); err != nil {
 		t.Fatal(err)
 	}
 	requireListed(t, r, "b2", "e5", "f6")
