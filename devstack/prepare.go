@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"rootstream/internal/proc"
+	"rootstream/internal/wait"
 	"rootstream/pgserver"
 )
 
@@ -41,7 +43,7 @@ func prepare(ctx context.Context, cfg Config, l *Layout) error {
 	if _, err = server.Initialized(); err != nil { // another version, foreign files
 		return err
 	}
-	if l.Listen, err = checkListen(ctx, cfg.Listen); err != nil {
+	if l.Listen, err = awaitListen(ctx, cfg.Listen); err != nil {
 		return err
 	}
 	l.URL = urlOf(l.Listen, cfg.TLS)
@@ -114,6 +116,16 @@ func diskSpace(dir string) (free, size uint64, err error) {
 	}
 	block := uint64(st.Bsize) //nolint:gosec // never negative
 	return st.Bavail * block, st.Blocks * block, nil
+}
+
+// awaitListen is checkListen, but waits a moment for the address: a predecessor that was killed has it until it has ended.
+func awaitListen(ctx context.Context, listen string) (string, error) {
+	for end := time.Now().Add(time.Second); ; {
+		address, err := checkListen(ctx, listen)
+		if !errors.Is(err, ErrPortTaken) || time.Now().After(end) || wait.For(ctx, 50*time.Millisecond) != nil {
+			return address, err
+		}
+	}
 }
 
 // checkListen returns the address serve will listen on, or why it cannot.

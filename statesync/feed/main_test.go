@@ -69,10 +69,11 @@ func start(t *testing.T, name string, db *postgres.DB, c *cache.Client) *instanc
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	if s := n.Status(); s.Postgres { // anybody may ask before it has begun
+	if s := n.Status(); s.Postgres {
 		t.Errorf("%s: %+v", name, s)
 	}
+	go func() { done <- n.Run(ctx) }()
+	_ = n.Status() // anybody may ask while it begins
 	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
