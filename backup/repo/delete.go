@@ -89,7 +89,7 @@ func (r *Repo) execute(
 		}
 		if err == nil {
 			report, err = r.carryOut(ctx, intents)
-			report.Backups = union(finished, todo.ids)
+			report.Backups = unique(slices.Concat(finished, todo.ids)...)
 		}
 		for _, sweep := range sweeps {
 			if err == nil {
@@ -121,9 +121,8 @@ func (r *Repo) begun(ctx context.Context) (intents []intent, ids []string, err e
 	return intents, ids, nil
 }
 
-func union(a, b []string) []string {
-	return slices.Compact(slices.Sorted(slices.Values(slices.Concat(a, b))))
-}
+// unique sorts names and keeps one of each.
+func unique(names ...string) []string { return slices.Compact(slices.Sorted(slices.Values(names))) }
 
 // remaining are the backups that no deletion has begun on.
 func (r *Repo) remaining(ctx context.Context, begun []intent) ([]*surveyed, error) {
@@ -133,7 +132,7 @@ func (r *Repo) remaining(ctx context.Context, begun []intent) ([]*surveyed, erro
 
 // planDelete finds the packs and the log that of these backups only some need.
 func (r *Repo) planDelete(ctx context.Context, found []*surveyed, begun []intent, ids []string) (scheme, error) {
-	todo := scheme{ids: slices.Compact(slices.Sorted(slices.Values(ids)))}
+	todo := scheme{ids: unique(ids...)}
 	for _, id := range todo.ids {
 		i := slices.IndexFunc(found, func(s *surveyed) bool { return s.ID == id && !s.pending })
 		switch {
@@ -200,7 +199,7 @@ func (r *Repo) foresee(ctx context.Context, plan func(context.Context, []intent)
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Backups: union(finished, todo.ids)}
+	report := Report{Backups: unique(slices.Concat(finished, todo.ids)...)}
 	report.log(todo.below)
 	sizes, err := r.packs.List(ctx)
 	for _, p := range todo.Packs {
@@ -255,8 +254,7 @@ func (r *Repo) carryOut(ctx context.Context, intents []intent) (Report, error) {
 		}
 		report.Waiting = append(report.Waiting, waiting...)
 	}
-	slices.Sort(report.Waiting)
-	report.Waiting = slices.Compact(report.Waiting)
+	report.Waiting = unique(report.Waiting...)
 	if len(known) == 0 {
 		return report, nil
 	}
