@@ -112,11 +112,7 @@ func kill(t *testing.T, cmd *exec.Cmd) {
 
 func openPatient(t *testing.T, dir string) *repo.Repo {
 	t.Helper()
-	st, err := file.Open(dir, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	st := storageIn(t, dir)
 	r, err := repo.Open(t.Context(), st, []repo.Key{fileKey("a")}, patient())
 	if err != nil {
 		t.Fatal(err)

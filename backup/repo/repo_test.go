@@ -42,7 +42,13 @@ func fileKey(text string) repo.Key {
 
 func newStorage(t *testing.T) storage.Storage {
 	t.Helper()
-	st, err := file.Open(t.TempDir(), true)
+	return storageIn(t, t.TempDir())
+}
+
+// storageIn opens a folder that the test looks into by itself, too.
+func storageIn(t *testing.T, dir string) storage.Storage {
+	t.Helper()
+	st, err := file.Open(dir, true)
 	if err != nil {
 		t.Fatal(err)
 	}

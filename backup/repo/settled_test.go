@@ -14,7 +14,6 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/storage"
-	"rootstream/backup/storage/file"
 	"rootstream/errs"
 )
 
@@ -52,11 +51,7 @@ func (v *versions) records(t *testing.T) (name string, bodies [][]byte) {
 func keepVersions(t *testing.T) (dir string, v *versions) {
 	t.Helper()
 	dir = t.TempDir()
-	st, err := file.Open(dir, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	st := storageIn(t, dir)
 	return dir, &versions{Storage: st, kept: map[string][][]byte{}}
 }
 

@@ -14,7 +14,6 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/storage"
-	"rootstream/backup/storage/file"
 	"rootstream/backup/wal"
 	"rootstream/tests/harness"
 )
@@ -97,11 +96,7 @@ type kitchen struct {
 func newKitchen(t *testing.T) *kitchen {
 	t.Helper()
 	dir := t.TempDir()
-	st, err := file.Open(dir, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	st := storageIn(t, dir)
 	return &kitchen{t: t, dir: dir, st: st}
 }
 

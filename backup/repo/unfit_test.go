@@ -9,7 +9,6 @@ import (
 
 	"rootstream/backup/repo"
 	"rootstream/backup/storage"
-	"rootstream/backup/storage/file"
 )
 
 // careless is a storage that overwrites what it was asked to create once, as services do that know no conditions.
@@ -39,11 +38,7 @@ func TestAStorageThatOverwritesIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 func TestWhatIsLeftOfTryingTheStorageIsNoDamageAndIsCollected(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	st, err := file.Open(dir, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = st.Close() })
+	st := storageIn(t, dir)
 	r := open(t, st)
 	b := take(t, r, "a1", 1, nil)
 	if err := st.Put(t.Context(), storage.Probes+"of-one-who-was-killed", []byte("first")); err != nil {
