@@ -94,7 +94,7 @@ type Log struct {
 	room   *semaphore.Weighted // for events that wait or are being committed
 	queue  *queue              // a lane for each worker, by shard, and one for units of several workers' shards
 	heads  heads
-	due    chan due // snapshots to write
+	due    dues // snapshots to write
 	counts *counts
 }
 
@@ -104,7 +104,7 @@ func NewLog(cfg LogConfig) (*Log, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: make(chan due, 1024), queue: newQueue(cfg.Workers + 1)}
+	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: newDues(), queue: newQueue(cfg.Workers + 1)}
 	var err error
 	l.counts, err = newCounts(cfg.Registerer, func() float64 { return float64(l.queue.len()) })
 	return l, err
@@ -200,10 +200,7 @@ func (l *Log) Committed(events []Event) {
 		e := &events[i]
 		l.heads.saw(e)
 		if e.Version%int64(l.cfg.SnapshotEvery) == 0 {
-			select {
-			case l.due <- due{e.Ref(), e.Version}:
-			default: // the next version that is due will do
-			}
+			l.due.add(e.Ref(), e.Version)
 		}
 	}
 }

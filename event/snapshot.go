@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -216,62 +217,133 @@ func (s *Schema) open(shot snapshot) ([]byte, error) {
 	return content, err
 }
 
-// due is a version whose state is to be kept.
-type due struct {
-	entity  Ref
-	version int64
+// maxShots are snapshots written together.
+const maxShots = 64
+
+// dues are the versions whose states are to be kept, the newest of each entity.
+type dues struct {
+	mu       sync.Mutex
+	versions map[Ref]int64
+	some     chan struct{}
+}
+
+func newDues() dues { return dues{versions: map[Ref]int64{}, some: make(chan struct{}, 1)} }
+
+func (d *dues) add(r Ref, version int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.versions) < maxWaiting { // else the next version that is due will do
+		d.versions[r] = max(d.versions[r], version)
+	}
+	wait.Wake(d.some)
+}
+
+// take removes some of them.
+func (d *dues) take() (entities []Ref, versions []int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for r, version := range d.versions {
+		if len(entities) == maxShots {
+			wait.Wake(d.some)
+			break
+		}
+		entities, versions = append(entities, r), append(versions, version)
+		delete(d.versions, r)
+	}
+	return entities, versions
 }
 
 // writeSnapshots writes what becomes due until ctx ends. It rests three times as long as it works: a snapshot can wait
-// for the entity's next due version, those who append should not.
+// for the entity's next due version, those who append should not. Together, as many cost little more than one.
 func (l *Log) writeSnapshots(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case d := <-l.due:
-			begun := time.Now()
-			if err := l.writeSnapshot(ctx, d); err != nil && ctx.Err() == nil {
-				l.cfg.Logger.WarnContext(ctx, "no snapshot was written", "entity", d.entity.String(), "version", d.version, "err", err)
-			}
-			_ = wait.For(ctx, 3*time.Since(begun))
+		case <-l.due.some:
 		}
+		entities, versions := l.due.take()
+		begun := time.Now()
+		if err := l.keep(ctx, entities, versions); err != nil && len(entities) > 1 { // the fault of one of them
+			for i := range entities {
+				err = l.keep(ctx, entities[i:i+1], versions[i:i+1])
+				l.notKept(ctx, entities[i], versions[i], err)
+			}
+		} else if err != nil {
+			l.notKept(ctx, entities[0], versions[0], err)
+		}
+		_ = wait.For(ctx, 3*time.Since(begun))
 	}
 }
 
-// writeSnapshot stores a state and removes the entity's older ones, but for the
-// oldest if the events before it are gone.
-func (l *Log) writeSnapshot(ctx context.Context, d due) error {
-	fold := l.cfg.Schema.fold(d.entity.Type).version
+func (l *Log) notKept(ctx context.Context, r Ref, version int64, err error) {
+	if err != nil && ctx.Err() == nil {
+		l.cfg.Logger.WarnContext(ctx, "no snapshot was written", "entity", r.String(), "version", version, "err", err)
+	}
+}
+
+// keep stores the states of entities at versions, and removes their older snapshots, but for the oldest of one if the
+// events before it are gone.
+func (l *Log) keep(ctx context.Context, entities []Ref, versions []int64) error {
+	return l.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
+		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock_shared($1, $2), "+byIndex, lockSpace, eraseLock); err != nil {
+			return err
+		}
+		shots, err := l.shots(ctx, NewStore(tx).With(l.cfg.Schema), entities, versions)
+		if err != nil {
+			return err
+		}
+		types, ids := of(shots, func(s snapshot) string { return s.AggregateType }), of(shots, func(s snapshot) uuid.UUID { return s.AggregateID })
+		folds := of(shots, func(s snapshot) int { return s.Fold })
+		b := &pgx.Batch{}
+		b.Queue(putSnapshots, types, ids, of(shots, func(s snapshot) int64 { return s.Version }), folds,
+			of(shots, func(s snapshot) int { return s.Codec }), of(shots, func(s snapshot) []byte { return s.SHA256 }),
+			of(shots, func(s snapshot) []byte { return s.State }), of(shots, func(s snapshot) time.Time { return s.At }))
+		b.Queue(dropSnapshots, types, ids, folds, l.cfg.KeepSnapshots)
+		return tx.SendBatch(ctx, b).Close()
+	})
+}
+
+const (
+	putSnapshots = `insert into event_snapshots (aggregate_type, aggregate_id, version, fold, codec, sha256, state, at)
+		select * from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::bytea[], $7::bytea[], $8::timestamptz[])
+		on conflict do nothing`
+	dropSnapshots = `delete from event_snapshots s using unnest($1::text[], $2::uuid[], $3::int[]) r (type, id, fold)
+		where aggregate_type = r.type and aggregate_id = r.id
+		and version not in (select version from event_snapshots k
+			where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = r.fold order by version desc limit $4)
+		and ((select min(version) from events e where e.aggregate_type = r.type and e.aggregate_id = r.id) = 1
+			or version > (select min(version) from event_snapshots k
+				where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = s.fold))`
+)
+
+// shots makes snapshots of entities at versions.
+func (l *Log) shots(ctx context.Context, store *Store, entities []Ref, versions []int64) ([]snapshot, error) {
 	c, err := l.cfg.Schema.codec()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return l.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
-		if _, err := tx.Exec(ctx, "select pg_advisory_xact_lock_shared($1, $2)", lockSpace, eraseLock); err != nil {
-			return err
+	states, err := store.statesAt(ctx, entities, versions)
+	if err != nil {
+		return nil, err
+	}
+	shots := make([]snapshot, len(entities))
+	for i, r := range entities {
+		if states[i] == nil || states[i].Version != versions[i] { // there is too much to read it with others, or too little
+			state, err := store.State(ctx, r, At{Version: versions[i]})
+			if err != nil {
+				return nil, err
+			}
+			states[i] = &state
 		}
-		state, err := NewStore(tx).With(l.cfg.Schema).State(ctx, d.entity, At{Version: d.version})
+		content, err := json.Marshal(states[i].Data)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		content, err := json.Marshal(state.Data)
-		if err != nil {
-			return err
+		shots[i] = snapshot{
+			r.Type, r.ID, versions[i], l.cfg.Schema.fold(r.Type).version, codec.Version, codec.Sum(content),
+			c.Encode(codec.Aggregate, content), states[i].At,
 		}
-		_, err = tx.Exec(ctx, `insert into event_snapshots (aggregate_type, aggregate_id, version, fold, codec, sha256, state, at)
-			values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing`, d.entity.Type, d.entity.ID, d.version, fold,
-			codec.Version, codec.Sum(content), c.Encode(codec.Aggregate, content), state.At)
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `delete from event_snapshots s where aggregate_type = $1 and aggregate_id = $2
-			and version not in (select version from event_snapshots
-				where aggregate_type = $1 and aggregate_id = $2 and fold = $3 order by version desc limit $4)
-			and ((select min(version) from events where aggregate_type = $1 and aggregate_id = $2) = 1
-				or version > (select min(version) from event_snapshots k
-					where aggregate_type = $1 and aggregate_id = $2 and k.fold = s.fold))`,
-			d.entity.Type, d.entity.ID, fold, l.cfg.KeepSnapshots)
-		return err
-	})
+	}
+	return shots, nil
 }

@@ -135,11 +135,7 @@ func TestReplayEqualsSnapshotsAtEveryVersion(t *testing.T) {
 				rt.Fatal(err)
 			}
 			model = append(model, string(b))
-		}
-		for deadline := time.Now().Add(30 * time.Second); snapshots(t, db, ref) < n/3; time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				rt.Fatal("the snapshots are not written")
-			}
+			eventuallyRapid(rt, func() bool { return snapshots(t, db, ref) == len(model)/3 })
 		}
 		for _, with := range []string{"with", "without"} {
 			for i, want := range model {
@@ -207,6 +203,42 @@ func TestOnlyTheNewestSnapshotsAreKept(t *testing.T) {
 	}
 	if n := snapshots(t, db, ref); n != 2 {
 		t.Errorf("%d snapshots, want 2", n)
+	}
+}
+
+func TestSnapshotsDueTogetherAreAllWrittenButForOneThatCannotBe(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	schema := event.NewSchema()
+	schema.Fold("stream", 1, func(state map[string]any, e event.Event) (map[string]any, error) {
+		if strings.Contains(string(e.Data), "bad") {
+			return nil, errors.New("that cannot be read")
+		}
+		return tally(state, e)
+	})
+	l := runLog(t, event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 2, KeepSnapshots: 1})
+	var unit []event.New
+	for i := range 150 {
+		ref, data := newRef("stream"), map[string]any{}
+		if i == 75 {
+			data["bad"] = true
+		}
+		for version := range int64(4) {
+			unit = append(unit, event.New{Aggregate: ref, Name: "stream.changed", Data: data, Expect: version})
+		}
+	}
+	if _, err := l.Append(t.Context(), unit...); err != nil {
+		t.Fatal(err)
+	}
+	kept := func(where string) (n int) {
+		if err := db.QueryRow(t.Context(), "select count(*) from event_snapshots where "+where).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, func() bool { return kept("version = 4") == 149 })
+	if all := kept("true"); all != 149 {
+		t.Errorf("%d snapshots, want those of 149 entities alone", all)
 	}
 }
 

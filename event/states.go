@@ -3,6 +3,7 @@ package event
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -14,21 +15,26 @@ const maxTail = 1000
 // readStates finds the newest snapshot of each entity and the events after it, in one view of the log. They come in the order
 // in which they are found; sorting them would take longer than finding them, and what came in another is told one by one.
 const readStates = `with shot as materialized (
-		select r.n, r.type, r.id, s.version, s.codec, s.sha256, s.state, s.at
-		from unnest($1::text[], $2::uuid[], $3::int[]) with ordinality r (type, id, fold, n) left join lateral (
+		select r.n, r.type, r.id, r.up_to, s.version, s.codec, s.sha256, s.state, s.at
+		from unnest($1::text[], $2::uuid[], $3::int[], $5::bigint[]) with ordinality r (type, id, fold, up_to, n) left join lateral (
 			select * from event_snapshots k where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = r.fold
-			order by k.version desc limit 1) s on true
+			and k.version <= r.up_to order by k.version desc limit 1) s on true
 	)
 	select n, codec, sha256, state, 0::smallint as shard, 0::bigint as seq, type, id, version, '' as name, null::jsonb as data,
 		null::uuid as user_id, null::uuid as actor_id, at from shot where version is not null
 	union all
 	select n, 0, null, null, e.shard, e.seq, type, id, e.version, e.name, e.data, e.user_id, e.actor_id, e.at from shot cross join lateral (
 		select * from events w where w.aggregate_type = shot.type and w.aggregate_id = shot.id and w.version > coalesce(shot.version, 0)
-		order by w.version limit $4) e`
+		and w.version <= shot.up_to order by w.version limit $4) e`
 
 // States returns the newest states of many entities, in their order, as of one moment and in one round trip. An entity
 // without events is at version 0. One that cannot be told of like this is nil: [Store.State] tells of it, or why not.
 func (s *Store) States(ctx context.Context, entities []Ref) ([]*State, error) {
+	return s.statesAt(ctx, entities, of(entities, func(Ref) int64 { return math.MaxInt64 }))
+}
+
+// statesAt is States as of a version of each, or of the newest before it.
+func (s *Store) statesAt(ctx context.Context, entities []Ref, upTo []int64) ([]*State, error) {
 	f := make([]*folding, len(entities))
 	tail := make([]int, len(entities))
 	for i, r := range entities {
@@ -37,7 +43,7 @@ func (s *Store) States(ctx context.Context, entities []Ref) ([]*State, error) {
 	b := &pgx.Batch{}
 	b.Queue(planOnce)
 	b.Queue(readStates, of(entities, func(r Ref) string { return r.Type }), of(entities, func(r Ref) uuid.UUID { return r.ID }),
-		of(entities, func(r Ref) int { return s.schema.fold(r.Type).version }), maxTail,
+		of(entities, func(r Ref) int { return s.schema.fold(r.Type).version }), maxTail, upTo,
 	).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var row stateRow
