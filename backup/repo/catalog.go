@@ -75,6 +75,7 @@ type surveyed struct {
 	settled bool      // it has its mark
 	mark    error     // what is wrong with the mark
 	pending bool
+	dead    bool     // pending for good: its run was declared dead, and what it had sent came late
 	doubt   error    // whether it is committed cannot be read
 	objects []string // all of the backup's, the manifest first
 }

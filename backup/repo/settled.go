@@ -81,18 +81,22 @@ func (s *Session) conclude(ctx context.Context, manifest string, sum seal.Hash) 
 	return s.run.Forget(ctx)
 }
 
-// conclude leaves the marks of runs that were killed before they could, or are older than marks are, and drops what is
-// on record of runs that are long over.
+// conclude leaves the marks of runs that were killed before they could, or are older than marks are, takes away what
+// dead runs had sent and came late, and drops what is on record of runs that are long over.
 func (r *Repo) conclude(ctx context.Context) error {
 	found, err := r.survey(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range found {
-		if !s.settled && s.Err == nil && s.doubt == nil && s.mark == nil && !s.pending {
-			if err := r.putMark(ctx, s.objects[0], s.sum); err != nil {
-				return err
-			}
+		switch {
+		case s.dead:
+			err = r.retract(ctx, s.objects[0])
+		case !s.settled && s.Err == nil && s.doubt == nil && s.mark == nil && !s.pending:
+			err = r.putMark(ctx, s.objects[0], s.sum)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return r.runs.DropTombstones(ctx)
@@ -117,7 +121,7 @@ func (s *surveyed) weigh(records []*run.Record) {
 		case s.mark != nil:
 			s.doubt = against(o, s.mark)
 		default:
-			s.pending = true
+			s.pending, s.dead = true, o.State == run.Dead
 		}
 	}
 }

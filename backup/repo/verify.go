@@ -124,7 +124,7 @@ func (v *verification) run(ctx context.Context) error {
 // choose picks the backups asked for.
 func (v *verification) choose(found []*surveyed) ([]*surveyed, error) {
 	if len(v.opts.IDs) == 0 {
-		return found, nil
+		return slices.DeleteFunc(found, func(s *surveyed) bool { return s.dead }), nil
 	}
 	var chosen []*surveyed
 	for _, id := range v.opts.IDs {
