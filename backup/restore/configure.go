@@ -6,9 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"path"
 	"slices"
-	"strings"
 
 	"rootstream/backup/repo"
 	"rootstream/backup/restore/recovery"
@@ -79,45 +77,4 @@ func (t *tree) read(name string) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", name, maxConf)
 	}
 	return raw, errors.Join(err, f.Close())
-}
-
-// removeLeftovers removes what the backup does not have: files of a later time would be taken for the cluster's own.
-func (j *Job) removeLeftovers() error {
-	if err := j.prune(j.tree.data.FS(), ".", ""); err != nil {
-		return err
-	}
-	for _, s := range j.tree.spaces {
-		if _, err := s.root.Lstat(j.version()); errors.Is(err, fs.ErrNotExist) {
-			continue
-		} else if err != nil {
-			return err
-		}
-		if err := j.prune(s.root.FS(), j.version(), s.link+"/"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// prune removes everything in a folder that the backup does not know under prefix and its path.
-func (j *Job) prune(fsys fs.FS, from, prefix string) error {
-	return fs.WalkDir(fsys, from, func(name string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		if name == from || prefix == "" && (strings.HasPrefix(name, statePath) || name == "lost+found") || j.survey.knows(prefix+name) {
-			if e.IsDir() && name == "lost+found" {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		root, rel := j.tree.at(path.Join(prefix, name))
-		if err := root.RemoveAll(rel); err != nil {
-			return err
-		}
-		if e.IsDir() {
-			return fs.SkipDir
-		}
-		return nil
-	})
 }

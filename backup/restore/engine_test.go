@@ -149,6 +149,9 @@ func TestADeltaRestoreEqualsAFullOne(t *testing.T) {
 	spoil("base/5/112", os.Remove)
 	spoil("PG_VERSION", func(p string) error { return os.Chmod(p, 0o644) })
 	spoil("base/5/999999", func(p string) error { return os.WriteFile(p, []byte("left over"), 0o600) })
+	for i := range 2500 { // more than are looked at in one go
+		spoil(fmt.Sprintf("base/5/%d", 5_000_000+i), func(p string) error { return os.WriteFile(p, nil, 0o600) })
+	}
 	spoil("base/4242", func(p string) error { return os.MkdirAll(filepath.Join(p, "deep"), 0o700) })
 	spoil("pg_wal/000000090000000000000009", func(p string) error { return os.WriteFile(p, []byte("of another time"), 0o600) })
 	spoil("standby.signal", func(p string) error { return os.WriteFile(p, nil, 0o600) })

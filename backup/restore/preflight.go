@@ -370,23 +370,6 @@ func roomAt(dir string) (device uint64, free int64, err error) {
 	return device, int64(st.Bavail) * st.Bsize, nil //nolint:gosec // fewer blocks than bytes
 }
 
-// usage returns what the files of a folder take up.
-func usage(dir string) (sum int64) {
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return nil //nolint:nilerr // what cannot be seen gives no room
-		}
-		if info, err := e.Info(); err == nil {
-			if st, ok := info.Sys().(*syscall.Stat_t); ok {
-				const sector = 512
-				sum += st.Blocks * sector
-			}
-		}
-		return nil
-	})
-	return sum
-}
-
 // makeRoom moves the old folders aside, or goes on with that.
 func (j *Job) makeRoom() error {
 	if j.Config.Mode != InPlace {

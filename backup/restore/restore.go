@@ -236,7 +236,7 @@ func (j *Job) Fill(ctx context.Context) (err error) {
 		return err
 	}
 	if j.reuse {
-		if err = j.removeLeftovers(); err != nil {
+		if err = j.removeLeftovers(ctx); err != nil {
 			return err
 		}
 	}

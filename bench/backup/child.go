@@ -37,7 +37,8 @@ func child(ctx context.Context, args []string) error {
 	flags.IntVar(&cfg.Workers, "workers", processes, "")
 	flags.BoolVar(&cfg.Reuse, "reuse", false, "")
 	flags.Int64Var(&cfg.Rate, "rate", 0, "")
-	die := flags.Bool("die", false, "end it as kill -9 does once everything is stored and nothing committed")
+	die := flags.Bool("die", false, "end it as kill -9 does once everything is stored or written, and before that counts")
+	delta := flags.Bool("delta", false, "restore over what is there")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -60,12 +61,25 @@ func child(ctx context.Context, args []string) error {
 	}
 	defer stop()
 	if args[0] == "restore" {
-		_, err = restore.Run(ctx, restore.Config{Dir: *data, RestoreCommand: "false", Workers: cfg.Workers}, r)
+		_, err = restore.Run(ctx, restored(*data, cfg.Workers, *delta, *die), r)
 	} else {
 		cfg.PGData = *data
 		err = take(ctx, cfg, r, *die)
 	}
 	return errors.Join(err, st.Close())
+}
+
+func restored(dir string, workers int, delta, die bool) restore.Config {
+	cfg := restore.Config{Dir: dir, RestoreCommand: "false", Workers: workers}
+	if delta {
+		cfg.Mode = restore.Delta
+	}
+	cfg.Progress = func(p restore.Progress) {
+		if die && p.Phase == "sync" {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+	}
+	return cfg
 }
 
 // profile writes where the time goes into the folder BENCH_PROFILE, if there is one.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -13,11 +12,12 @@ import (
 const (
 	memoryPart = "memory"
 	mostMemory = 300 << 20
+	killed     = "killed"
 )
 
 // memory measures what our process needs at most for a cluster of very many files, each of which is new and has a blob
 // of its own: on the server's machine and over the replication protocol, with few and many workers, and when it goes on
-// where a run was killed that had stored everything.
+// where a run was killed that had stored everything; and to restore it.
 func (s *stand) memory(ctx context.Context) (string, error) {
 	if err := s.manyFiles(); err != nil {
 		return "", err
@@ -31,21 +31,38 @@ func (s *stand) memory(ctx context.Context) (string, error) {
 | what | workers | memory | | time |
 |---|---|---|---|---|
 `, today(), s.server.Installation().Version, s.o.files, mostMemory>>20)
+	takes := func(args ...string) func(workers string) (sample, error) {
+		return func(workers string) (sample, error) { return s.take(ctx, c, append(args, "-workers", workers)...) }
+	}
+	restores := func(args ...string) func(workers string) (sample, error) {
+		return func(workers string) (sample, error) {
+			dir, err := s.restoredDir()
+			if err != nil {
+				return sample{}, err
+			}
+			used, err := s.restore(ctx, c, dir, append(args, "-workers", workers)...)
+			return sample{cost: used}, err
+		}
+	}
 	for _, m := range []struct {
 		name    string
 		workers int
-		args    []string
+		do      func(workers string) (sample, error)
 	}{
-		{"full, killed when all was stored", 2, s.here("-die")},
-		{"full, resumed", 2, s.here()},
-		{"full", 16, s.here()},
-		{"incremental, nothing changed", 2, s.here("-type", "incremental")},
-		{"full that may reuse", 16, s.here("-reuse")},
-		{"full over the replication protocol", 16, nil},
-		{"incremental over the replication protocol, nothing changed", 2, []string{"-type", "incremental"}},
+		{"full, " + killed + " when all was stored", 2, takes(s.here("-die")...)},
+		{"full, resumed", 2, takes(s.here()...)},
+		{"full", 16, takes(s.here()...)},
+		{"incremental, nothing changed", 2, takes(s.here("-type", "incremental")...)},
+		{"full that may reuse", 16, takes(s.here("-reuse")...)},
+		{"full over the replication protocol", 16, takes()},
+		{"incremental over the replication protocol, nothing changed", 2, takes("-type", "incremental")},
+		{"restore", 16, restores()},
+		{"restore over what is there, nothing changed", 16, restores("-delta")},
+		{"restore over what is there, " + killed + " when all was written", 2, restores("-delta", "-die")},
+		{"restore over what is there, resumed", 2, restores("-delta")},
 	} {
-		got, err := s.take(ctx, c, append(m.args, "-workers", strconv.Itoa(m.workers))...)
-		if err != nil && (!slices.Contains(m.args, "-die") || !strings.Contains(err.Error(), "signal: killed")) {
+		got, err := m.do(strconv.Itoa(m.workers))
+		if err != nil && (!strings.Contains(m.name, killed) || !strings.Contains(err.Error(), "signal: killed")) {
 			return "", err
 		}
 		row := fmt.Sprintf("| %s | %d | %d MB | %s | %.0f s |\n", m.name, m.workers, got.rss>>20, verdict(got.rss < mostMemory), got.wall.Seconds())

@@ -9,10 +9,10 @@ import (
 
 // restorer measures a restore to an empty folder, from the start of the tool until the files are in place and on disk,
 // and looks whether they are.
-func (s *stand) restorer(ctx context.Context, c class, restore func(context.Context, class, string) (cost, error)) func() (sample, error) {
+func (s *stand) restorer(ctx context.Context, c class, restore func(context.Context, class, string, ...string) (cost, error)) func() (sample, error) {
 	return func() (sample, error) {
-		dir := filepath.Join(s.dir, "restored")
-		if err := s.user.MkdirAll(dir); err != nil {
+		dir, err := s.restoredDir()
+		if err != nil {
 			return sample{}, err
 		}
 		used, err := restore(ctx, c, dir)
@@ -26,11 +26,17 @@ func (s *stand) restorer(ctx context.Context, c class, restore func(context.Cont
 	}
 }
 
-func (s *stand) restore(ctx context.Context, c class, dir string) (cost, error) {
-	return s.run(ctx, s.self, "restore", "-repo", s.ourRepo(c), "-pgdata", dir)
+// restoredDir is a folder to restore to.
+func (s *stand) restoredDir() (string, error) {
+	dir := filepath.Join(s.dir, "restored")
+	return dir, s.user.MkdirAll(dir)
 }
 
-func (s *stand) peerRestore(ctx context.Context, _ class, dir string) (cost, error) {
+func (s *stand) restore(ctx context.Context, c class, dir string, args ...string) (cost, error) {
+	return s.run(ctx, s.self, append([]string{"restore", "-repo", s.ourRepo(c), "-pgdata", dir}, args...)...)
+}
+
+func (s *stand) peerRestore(ctx context.Context, _ class, dir string, _ ...string) (cost, error) {
 	return s.run(ctx, "pgbackrest", "--config="+s.conf, "--stanza=bench", "--pg1-path="+dir, "restore")
 }
 
