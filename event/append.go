@@ -67,7 +67,7 @@ func (p *pending) write(ctx context.Context, tx *postgres.Tx) error {
 		return err
 	}
 	b := &pgx.Batch{}
-	insert(b, p.events, nil)
+	insert(b, p.events)
 	var err error
 	if conditional(p.events) {
 		err = tx.SendBatch(ctx, b).Close()
@@ -110,5 +110,8 @@ func Exclude(b *pgx.Batch, r Ref) {
 	b.Queue("select pg_advisory_xact_lock($1, $2)", lockSpace, r.Shard())
 }
 
-// keyIndex is the unique index of idempotency keys.
-const keyIndex = "events_idempotency_key"
+// The unique indexes of idempotency keys and of entities' versions.
+const (
+	keyIndex     = "events_idempotency_key"
+	versionIndex = "events_version_key"
+)

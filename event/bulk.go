@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,22 +53,35 @@ const insertEvent = `with v as (
 
 // insertEvents numbers the wanted events and inserts them all, or none if the
 // version of one is not what it expects or the key of one is in the log. It
-// answers with what their versions and numbers count from either way, in one row.
+// answers in one row: with what the numbers count from, and whether that is as
+// was said; if so, and nothing had to be looked up, when it was, else what each
+// version counts from and which keys are used, whatever was inserted.
 // It runs after the locks are held, in a snapshot of its own (READ COMMITTED), so
-// the maxima are what is committed. Each maximum is one descent of an index,
+// what it finds is what is committed. Each maximum is one descent of an index,
 // whatever the plan's age, and what the number is at least keeps it from reading
 // a page of older ones. Columns that hold nothing come as null; side by side in a
 // select list, arrays are taken apart without a copy of each.
-const insertEvents = `with head as materialized (
-		select array(select coalesce(
-			(select max(e.seq) from events e where e.shard = w.shard and e.seq >= w.least),
-			(select max(e.seq) from events e where e.shard = w.shard), 0)
-			from unnest($1::smallint[], $2::bigint[]) with ordinality w (shard, least, ord) order by ord) as now
+const insertEvents = `with shards as materialized (
+		select w.ord, coalesce(n.seq, 0) as seq,
+			coalesce((n.seq, n.at, n.aggregate_id, t.token) = (w.seq, w.at, w.entity, w.token), false) as confirmed
+		from unnest($1::smallint[], $2::bigint[], $3::timestamptz[], $4::uuid[], $5::uuid[])
+			with ordinality w (shard, seq, at, entity, token, ord)
+		left join event_rewrites t on t.one
+		left join lateral ((select e.seq, e.at, e.aggregate_id from events e where e.shard = w.shard and e.seq >= w.seq order by e.seq desc limit 1)
+			union all (select e.seq, e.at, e.aggregate_id from events e where e.shard = w.shard order by e.seq desc limit 1) limit 1) n on true
+	), head as materialized (
+		select array_agg(seq order by ord) as now, array_agg(confirmed order by ord) as confirmed, clock_timestamp() as at,
+			bool_and(confirmed) and $17::bigint[] is not null and not exists (select from unnest($15::text[]) k
+				where k <> '' and exists (select from events e where e.idempotency_key = k)) as known
+		from shards
+	), put_known as (
+		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
+		select ($1::smallint[])[w.head], head.now[w.head] + after_head, aggregate_type, aggregate_id, w.now + coalesce(after_now, 1),
+			name, data::jsonb, user_id, actor_id, head.at, nullif(key, '')
+		from head, (select ` + wantedColumns + `, unnest($17::bigint[]) as now) w
+		where head.known
 	), wanted as (
-		select unnest($3::int[]) as head, unnest($4::int[]) as after_head, unnest($5::int[]) as after_now,
-			unnest($6::text[]) as aggregate_type, unnest($7::uuid[]) as aggregate_id, unnest($8::text[]) as name, unnest($9::text[]) as data,
-			unnest($10::uuid[]) as user_id, unnest($11::uuid[]) as actor_id, unnest($12::text[]) as key, unnest($13::bigint[]) as expect,
-			generate_series(1, cardinality($3::int[])) as ord
+		select ` + wantedColumns + `, unnest($16::bigint[]) as expect, generate_series(1, cardinality($6::int[])) as ord
 	), numbered as materialized (
 		select w.*, coalesce(
 				(select max(e.version) from events e where e.aggregate_type = w.aggregate_type
@@ -78,16 +90,21 @@ const insertEvents = `with head as materialized (
 				0) as now,
 			w.key <> '' and coalesce((select true from events e where e.idempotency_key = w.key limit 1), false) as seen,
 			clock_timestamp() as at
-		from wanted w
+		from wanted w, head where not head.known
 	), put as (
 		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
 		select ($1::smallint[])[n.head], head.now[n.head] + after_head, aggregate_type, aggregate_id, n.now + coalesce(after_now, 1),
-			name, data::jsonb, user_id, actor_id, at, nullif(key, '')
+			name, data::jsonb, user_id, actor_id, n.at, nullif(key, '')
 		from numbered n, head
 		where not exists (select from numbered where seen or expect not in (-1, now + coalesce(after_now, 1) - 1))
 	)
-	select array_agg(now), array_agg(at), array_agg(ord) filter (where seen), (select now from head)
-	from (select now, at, ord, seen from numbered order by ord) n`
+	select head.now, head.confirmed, (select token from event_rewrites where one), head.known, head.at, looked.*
+	from head, (select array_agg(now), array_agg(at), array_agg(ord) filter (where seen)
+		from (select now, at, ord, seen from numbered order by ord) n) looked`
+
+const wantedColumns = `unnest($6::int[]) as head, unnest($7::int[]) as after_head, unnest($8::int[]) as after_now,
+			unnest($9::text[]) as aggregate_type, unnest($10::uuid[]) as aggregate_id, unnest($11::text[]) as name, unnest($12::text[]) as data,
+			unnest($13::uuid[]) as user_id, unnest($14::uuid[]) as actor_id, unnest($15::text[]) as key`
 
 // places numbers the distinct keys of rows: for each row which key it has, and the how many-th with that key it is.
 type places[K comparable] struct {
@@ -110,11 +127,10 @@ func placesOf[K comparable](rows []*row, key func(*row) K) (p places[K]) {
 	return p
 }
 
-// insert makes b lock, number and insert rows. Their numbers stand once b is through. heads are what the shards' newest
-// numbers are at least; nil means that nothing is known.
-func insert(b *pgx.Batch, rows []*row, heads *heads) {
+// insert makes b lock, number and insert rows. Their numbers stand once b is through.
+func insert(b *pgx.Batch, rows []*row) {
 	if len(rows) > 1 {
-		insertMany(b, rows, heads)
+		insertMany(b, rows, nil)
 		return
 	}
 	r := rows[0]
@@ -123,62 +139,59 @@ func insert(b *pgx.Batch, rows []*row, heads *heads) {
 		r.UserID, r.ActorID, r.IdempotencyKey, r.Expect).QueryRow(r.scan)
 }
 
-// insertMany is insert with a statement that also tells which keys are used.
-func insertMany(b *pgx.Batch, rows []*row, known *heads) {
+// insertMany is insert with a statement that also tells which keys are used. What is known need not be looked up.
+func insertMany(b *pgx.Batch, rows []*row, known *known) *claim {
 	entities := placesOf(rows, func(r *row) Ref { return r.Aggregate })
 	heads := placesOf(rows, func(r *row) int16 { return int16(r.Aggregate.Shard()) }) //nolint:gosec // 0 to 15
+	c := known.claim(rows, entities.count, heads)
 	b.Queue(numbering)
 	b.Queue(lockShards, lockSpace, slices.Sorted(slices.Values(heads.keys)))
-	b.Queue(insertEvents, heads.keys, of(heads.keys, known.least), heads.which, heads.count, entities.repeated(),
+	b.Queue(insertEvents, heads.keys, of(c.marks, func(m mark) int64 { return m.seq }), of(c.marks, mark.when),
+		of(c.marks, func(m mark) uuid.UUID { return m.entity }), of(c.marks, func(m mark) uuid.UUID { return m.token }),
+		heads.which, heads.count, entities.repeated(),
 		of(rows, func(r *row) string { return r.Aggregate.Type }), of(rows, func(r *row) uuid.UUID { return r.Aggregate.ID }),
 		of(rows, func(r *row) string { return r.Name }), of(rows, func(r *row) []byte { return r.data }),
 		anyOf(rows, func(r *row) *uuid.UUID { return r.UserID }), anyOf(rows, func(r *row) *uuid.UUID { return r.ActorID }),
-		anyOf(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }),
+		anyOf(rows, func(r *row) string { return r.IdempotencyKey }), of(rows, func(r *row) int64 { return r.Expect }), c.versions,
 	).QueryRow(func(answer pgx.Row) error {
-		var a answered
-		if err := answer.Scan(&a.now, &a.at, &a.seen, &a.heads); err != nil {
+		a := answered{claim: c}
+		if err := answer.Scan(&a.heads, &c.confirmed, &c.token, &c.believed, &a.then, &a.now, &a.at, &a.seen); err != nil {
 			return err
 		}
-		return a.tell(rows, entities.count, heads)
+		return a.tell(rows, entities.count)
 	})
+	return c
 }
 
 // answered is what insertEvents says.
 type answered struct {
-	now   []int64     // versions before it
-	at    []time.Time // of the events
-	seen  []int32     // which of them have a key that is used, from 1 on
-	heads []int64     // numbers before it
+	*claim
+	heads []int64   // numbers before it
+	then  time.Time // of all events, if nothing was looked up
+
+	now  []int64     // versions before it
+	at   []time.Time // of the events
+	seen []int32     // which of them have a key that is used, from 1 on
 }
 
-// tell notes the numbers in rows, which are the how many-th of their entity and of which shard.
-func (a answered) tell(rows []*row, nth []int32, shards places[int16]) error {
-	if len(a.now) != len(rows) || len(a.at) != len(rows) || len(a.heads) != len(shards.keys) {
+// tell notes the numbers in rows, which are the how many-th of their entity.
+func (a answered) tell(rows []*row, nth []int32) error {
+	if a.believed {
+		a.now, a.at = a.versions, slices.Repeat([]time.Time{a.then}, len(rows))
+	}
+	if len(a.now) != len(rows) || len(a.at) != len(rows) || len(a.heads) != len(a.marks) || len(a.confirmed) != len(a.marks) {
 		return fmt.Errorf("%d events were answered as %d", len(rows), len(a.now))
 	}
 	for i, r := range rows {
 		r.now, r.at, r.seen = a.now[i], a.at[i].UTC(), false
 		r.version = r.now + int64(nth[i])
-		r.seq = a.heads[shards.which[i]-1] + int64(shards.count[i])
+		r.seq = a.heads[a.shards.which[i]-1] + int64(a.shards.count[i])
 	}
 	for _, i := range a.seen {
 		rows[i-1].seen = true
 	}
 	return nil
 }
-
-// heads are numbers that the shards have been seen to have.
-type heads [Shards]atomic.Int64
-
-func (h *heads) least(shard int16) int64 {
-	if h == nil {
-		return 0
-	}
-	return h[shard].Load()
-}
-
-// saw notes e's number; that of an older event may take a newer one's place.
-func (h *heads) saw(e *Event) { h[e.Shard].Store(e.Seq) }
 
 // of is one column of rows.
 func of[R, V any](rows []R, value func(R) V) []V {

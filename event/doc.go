@@ -1,8 +1,8 @@
 // Package event keeps the history of everything: an append-only log in PostgreSQL.
 //
 // It owns the tables events, event_cursors, event_snapshots, event_horizon,
-// event_log_entities and, but for its column imported_at read-only, event_log
-// of Phase 24.2. An entity ([Ref]) has contiguous versions 1, 2, 3…; a shard,
+// event_rewrites, event_log_entities and, but for its column imported_at
+// read-only, event_log of Phase 24.2. An entity ([Ref]) has contiguous versions 1, 2, 3…; a shard,
 // one of 16, has gapless sequence numbers. Both are given in the last
 // statements of what makes the change, so a row is numbered exactly when it is
 // about to be committed and nothing else runs under the shard's lock.

@@ -21,7 +21,7 @@ import (
 
 const (
 	maxWaiting = 64 << 10 // events that wait or are being committed
-	maxRivals  = 3        // runs of a batch that lost the race for a key
+	maxRivals  = 3        // runs of a batch that lost the race for a key or a version
 )
 
 // LogConfig says how to append. Zero values mean the defaults.
@@ -93,7 +93,7 @@ type Log struct {
 	cfg    LogConfig
 	room   *semaphore.Weighted // for events that wait or are being committed
 	queue  *queue              // a lane for each worker, by shard, and one for units of several workers' shards
-	heads  heads
+	known  known
 	due    dues // snapshots to write
 	counts *counts
 }
@@ -198,7 +198,6 @@ func (l *Log) Committed(events []Event) {
 	l.cfg.OnCommit(events)
 	for i := range events {
 		e := &events[i]
-		l.heads.saw(e)
 		if e.Version%int64(l.cfg.SnapshotEvery) == 0 {
 			l.due.add(e.Ref(), e.Version)
 		}
@@ -229,8 +228,8 @@ func (l *Log) commit(ctx context.Context, units []*unit) {
 			var first []*unit
 			first, units = l.settle(ctx, units)
 			l.commit(ctx, first)
-		case postgres.Violates(err, keyIndex) && rivals < maxRivals:
-			rivals++ // it is committed now, so the next run sees whose key it is
+		case (postgres.Violates(err, keyIndex) || postgres.Violates(err, versionIndex)) && rivals < maxRivals:
+			rivals++ // it is committed now, so the next run sees whose key or version it is
 		case len(units) > 1 && errs.KindOf(err) != errs.Unavailable: // the fault of one of them
 			half := len(units) / 2
 			l.commit(ctx, units[:half])
@@ -247,16 +246,27 @@ func (l *Log) commit(ctx context.Context, units []*unit) {
 	}
 }
 
+// send runs the statement that stores rows, and keeps in mind how that leaves the shards.
 func (l *Log) send(ctx context.Context, rows []*row, tellKeys bool) error {
 	b := &pgx.Batch{}
-	if tellKeys {
-		insertMany(b, rows, &l.heads)
+	var c *claim
+	if tellKeys || len(rows) > 1 {
+		c = insertMany(b, rows, &l.known)
 	} else {
-		insert(b, rows, &l.heads)
+		insert(b, rows)
 	}
 	begun := time.Now()
 	err := l.cfg.DB.Pipeline(ctx, b)
 	l.counts.seconds.Observe(time.Since(begun).Seconds())
+	switch {
+	case err != nil || c == nil:
+		l.known.forget(rows)
+	case stored(rows):
+		l.known.learn(rows, c)
+		if c.believed {
+			l.counts.believed.Add(float64(len(rows)))
+		}
+	}
 	return err
 }
 

@@ -9,8 +9,8 @@ import (
 
 // counts are the metrics of a Log.
 type counts struct {
-	batch, seconds     prometheus.Histogram
-	conflicts, repeats prometheus.Counter
+	batch, seconds               prometheus.Histogram
+	conflicts, repeats, believed prometheus.Counter
 }
 
 // newCounts registers the metrics with reg, if there is one.
@@ -29,11 +29,12 @@ func newCounts(reg prometheus.Registerer, waiting func() float64) (*counts, erro
 		}),
 		conflicts: counter("rootstream_event_log_conflicts_total", "Units refused because of the version they expected."),
 		repeats:   counter("rootstream_event_log_repeats_total", "Units whose idempotency key was there: answered with the original."),
+		believed:  counter("rootstream_event_log_believed_total", "Events whose entity's version was known, so that it was not looked up."),
 	}
 	if reg == nil {
 		return c, nil
 	}
-	err := errors.Join(reg.Register(c.batch), reg.Register(c.seconds), reg.Register(c.conflicts), reg.Register(c.repeats),
+	err := errors.Join(reg.Register(c.batch), reg.Register(c.seconds), reg.Register(c.conflicts), reg.Register(c.repeats), reg.Register(c.believed),
 		reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "rootstream_event_log_waiting", Help: "Units that wait to be committed.",
 		}, waiting)))
