@@ -9,9 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -21,7 +18,6 @@ import (
 	"rootstream/backup/repo"
 	"rootstream/backup/wal"
 	"rootstream/errs"
-	"rootstream/postgres"
 )
 
 // ErrNoServer is a backup that is to be taken of no server.
@@ -75,7 +71,7 @@ func (m *Manager) create(ctx context.Context, o CreateOptions) (Backup, error) {
 		})
 		return err
 	}
-	if o.Type == Logical || src.archived {
+	if o.Type == Logical || m.archived(ctx, src) {
 		err = take(ctx)
 	} else {
 		err = m.receiving(ctx, take)
@@ -102,49 +98,6 @@ func (m *Manager) base(o CreateOptions) base.Config {
 		Compression: m.cfg.Compression, Rate: m.cfg.Rate, Spread: o.Spread, Label: o.Label, Annotations: o.Annotations,
 		Tool: m.cfg.Tool, Progress: o.Progress, Logger: m.cfg.Logger,
 	}
-}
-
-// source is what has to be known of the server before a backup.
-type source struct {
-	system   uint64
-	archived bool // something brings its write-ahead log into a repository
-}
-
-const lookPatience = 15 * time.Second
-
-// look asks the server who it is and whether somebody archives from it.
-func (m *Manager) look(ctx context.Context) (source, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookPatience)
-	defer cancel()
-	db, err := postgres.Open(ctx, postgres.Config{DSN: m.cfg.DSN.Reveal(), MaxConns: 1, Logger: m.cfg.Logger})
-	if err != nil {
-		return source{}, fmt.Errorf("look at the server that is to be backed up (--dsn, backup.dsn): %w", err)
-	}
-	defer db.Close()
-	var system, mode, command string
-	var streaming bool
-	err = db.QueryRow(ctx, `select (select system_identifier from pg_control_system())::text,
-		exists (select 1 from pg_replication_slots where slot_name = $1 and active),
-		coalesce((select setting from pg_settings where name = 'archive_mode'), 'off'),
-		coalesce((select setting from pg_settings where name = 'archive_command'), '')`, m.cfg.Slot).Scan(&system, &streaming, &mode, &command)
-	if err != nil {
-		return source{}, fmt.Errorf("look at the server that is to be backed up (--dsn, backup.dsn): %w", err)
-	}
-	s := source{archived: streaming || mode != "off" && strings.Contains(command, "wal push")}
-	s.system, err = parseSystem(system)
-	return s, err
-}
-
-// parseSystem reads a system identifier, which SQL shows as a signed number.
-func parseSystem(text string) (uint64, error) {
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return uint64(n), nil //nolint:gosec // the same 64 bits
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("the server's system identifier: %w", err)
-	}
-	return n, nil
 }
 
 // receiving runs fn while a receiver of its own brings the write-ahead log.

@@ -61,8 +61,8 @@ type S3 struct {
 // ErrURL is an address that no storage has.
 var ErrURL = errs.New(errs.Invalid, "repository_url", "a repository is at file:///absolute/folder or s3://bucket/prefix")
 
-// OpenStorage opens what is at an address; create makes a folder that is missing.
-func OpenStorage(address string, c S3, create bool) (storage.Storage, error) {
+// OpenStorage opens what is at an address; create makes a folder that is missing. The log is told of waiting.
+func OpenStorage(address string, c S3, create bool, log *slog.Logger) (storage.Storage, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, ErrURL // nothing of it is repeated: it may hold a password
@@ -83,7 +83,7 @@ func OpenStorage(address string, c S3, create bool) (storage.Storage, error) {
 		}
 		return s3.Open(s3.Config{
 			Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Endpoint: c.Endpoint, Region: c.Region, PathStyle: c.PathStyle,
-			AccessKey: c.AccessKey, SecretKey: c.SecretKey, CredentialsFile: c.CredentialsFile, Stall: c.Stall, Patience: c.Patience,
+			AccessKey: c.AccessKey, SecretKey: c.SecretKey, CredentialsFile: c.CredentialsFile, Stall: c.Stall, Patience: c.Patience, Logger: log,
 		})
 	}
 	return nil, ErrURL.WithCause(fmt.Errorf("%q", address))
@@ -106,7 +106,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.Slot == "" {
 		cfg.Slot = "rootstream_wal"
 	}
-	st, err := OpenStorage(cfg.Repo, cfg.S3, cfg.Create)
+	st, err := OpenStorage(cfg.Repo, cfg.S3, cfg.Create, cfg.Logger)
 	if err != nil {
 		return nil, err
 	}

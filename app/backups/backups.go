@@ -174,11 +174,12 @@ func OpenRepo(ctx context.Context, cfg config.Config, create bool) (*repo.Repo, 
 	if err != nil {
 		return nil, err
 	}
-	st, err := backup.OpenStorage(cfg.Backup.Repo, backup.S3(cfg.Backup.S3), create)
+	log := cfg.Log.Logger(os.Stderr)
+	st, err := backup.OpenStorage(cfg.Backup.Repo, backup.S3(cfg.Backup.S3), create, log)
 	if err != nil {
 		return nil, err
 	}
-	return repo.Open(ctx, st, keys, repo.Config{Create: create, Logger: cfg.Log.Logger(os.Stderr)})
+	return repo.Open(ctx, st, keys, repo.Config{Create: create, Logger: log})
 }
 
 // Close gives back connections.

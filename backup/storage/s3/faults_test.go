@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -161,5 +163,34 @@ func TestALineOnWhichNothingMovesIsGivenUp(t *testing.T) {
 	proxy.Heal()
 	if got, err := st.Get(t.Context(), "a", 0, -1); err != nil || string(got) != "a" {
 		t.Errorf("after it moves again: %q, %v", got, err)
+	}
+}
+
+// Whoever waits for a storage that does not answer, or answers nothing but errors, is told so while it is tried.
+func TestWaitingForAStorageIsTold(t *testing.T) {
+	t.Parallel()
+	address, _ := storagetest.S3(t)
+	silent := faultproxy.New(t, address)
+	silent.BlackHole(faultproxy.Both)
+	for name, c := range map[string]struct {
+		address string
+		told    bool
+	}{
+		"nobody listens": {"127.0.0.1:1", true},
+		"no answer":      {silent.Addr(), true},
+		"it is there":    {address, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log bytes.Buffer
+			cfg := config(c.address)
+			cfg.Stall, cfg.Patience, cfg.Logger = 5*time.Second, 5*time.Second, slog.New(slog.NewTextHandler(&log, nil))
+			st := open(t, cfg)
+			_, _ = st.Now(t.Context())
+			_ = st.Delete(t.Context(), "absent")
+			if lines := strings.Count(log.String(), "waiting for the storage"); lines > 1 || c.told != (lines == 1) || c.told && !strings.Contains(log.String(), "for_at_most=5s") {
+				t.Errorf("it is said: %s", log.String())
+			}
+		})
 	}
 }

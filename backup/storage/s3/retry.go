@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -35,11 +36,14 @@ func (c Config) region() string { return cmp.Or(c.Region, os.Getenv("AWS_REGION"
 // succeeded for as long as patience lasts. Pauses grow, at random.
 func (s *Storage) retry(ctx context.Context, doing string, attempt func(context.Context) error) error {
 	end := time.Now().Add(s.cfg.Patience)
+	w := s.watch(doing)
+	defer w.end()
 	for pause := firstPause; ; pause = min(2*pause, maxPause) {
 		err := attempt(ctx)
 		if err == nil || errors.Is(err, errProgress) {
 			return err
 		}
+		w.failed(err)
 		kind, passing := judge(err)
 		left := time.Until(end)
 		if ctx.Err() != nil {
@@ -102,7 +106,7 @@ func judge(err error) (kind *errs.Error, passing bool) {
 }
 
 // newTransport gives up a connection on which nothing moves, however long a transfer takes as a whole.
-func newTransport(stall time.Duration) *http.Transport {
+func newTransport(stall time.Duration, moved *atomic.Int64) *http.Transport {
 	dialer := &net.Dialer{Timeout: min(stall, 10*time.Second), KeepAlive: 15 * time.Second}
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
@@ -111,7 +115,7 @@ func newTransport(stall time.Duration) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return moving{c, stall}, nil
+			return moving{c, stall, moved}, nil
 		},
 		MaxIdleConns: 64, MaxIdleConnsPerHost: 32, IdleConnTimeout: min(stall/2, time.Minute),
 		TLSHandshakeTimeout: min(stall, 10*time.Second), ExpectContinueTimeout: time.Second,
@@ -125,20 +129,31 @@ func newTransport(stall time.Duration) *http.Transport {
 type moving struct {
 	net.Conn
 	stall time.Duration
+	moved *atomic.Int64 // when something last did
 }
 
 func (c moving) Read(b []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	c.note(n)
+	return n, err
+}
+
+func (c moving) note(n int) {
+	if n > 0 {
+		c.moved.Store(time.Now().UnixNano())
+	}
 }
 
 func (c moving) Write(b []byte) (int, error) {
 	if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	c.note(n)
+	return n, err
 }
 
 type dateKey struct{}

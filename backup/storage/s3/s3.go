@@ -15,9 +15,11 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -39,6 +41,7 @@ type Config struct {
 	CredentialsFile string        // in AWS's form; "" means ~/.aws/credentials
 	Stall           time.Duration // 0 means 30 s
 	Patience        time.Duration // 0 means 2 min
+	Logger          *slog.Logger  // is told when a call takes long; nil means slog.Default
 }
 
 // Storage is a bucket, or a part of one. It is safe for concurrent use.
@@ -48,6 +51,8 @@ type Storage struct {
 	core      minio.Core
 	transport *http.Transport
 	prefix    string
+
+	moved, told atomic.Int64 // when something was last read or written, and the log was last told of waiting
 }
 
 // Open makes a storage of a bucket. It asks the service nothing yet.
@@ -66,7 +71,11 @@ func Open(cfg Config) (*Storage, error) {
 		}
 		prefix += "/"
 	}
-	s := &Storage{cfg: cfg, prefix: prefix, transport: newTransport(cfg.Stall)}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	s := &Storage{cfg: cfg, prefix: prefix}
+	s.transport = newTransport(cfg.Stall, &s.moved)
 	lookup := minio.BucketLookupAuto
 	if cfg.PathStyle {
 		lookup = minio.BucketLookupPath
