@@ -110,11 +110,11 @@ func (r *Repo) Read(ctx context.Context, b Blob, into []byte) ([]byte, error) {
 	return r.packs.Read(ctx, b, into)
 }
 
-// ReadAll reads blobs, each once however often it is wanted nearby, and calls fn
-// with each. It reads neighbours together and ahead, in parallel many goroutines,
-// in which fn runs too; the plain data is fn's only until it returns.
-func (r *Repo) ReadAll(ctx context.Context, blobs iter.Seq2[int, Blob], parallel int, fn func(i int, plain []byte) error) error {
-	return r.packs.ReadAll(ctx, blobs, parallel, fn)
+// ReadBatch reads blobs, each of which is named once, and calls fn with them in the order given; the plain data is fn's
+// only until it returns. Neighbours in a pack are read together, and before the first is opened: all of the batch is in
+// memory as it is stored.
+func (r *Repo) ReadBatch(ctx context.Context, blobs []Blob, fn func(i int, plain []byte) error) error {
+	return r.packs.ReadBatch(ctx, blobs, fn)
 }
 
 // NewFileWriter writes a stream of files through lane.

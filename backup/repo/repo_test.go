@@ -5,12 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -202,8 +202,7 @@ func restore(ctx context.Context, r *repo.Repo, id string) (map[string][]byte, e
 		path string
 		at   int
 	}
-	var places []place
-	var blobs []repo.Blob
+	places := map[repo.Blob][]place{}
 	for f, err := range r.Files(ctx, m) {
 		if err != nil {
 			return nil, err
@@ -213,28 +212,17 @@ func restore(ctx context.Context, r *repo.Repo, id string) (map[string][]byte, e
 		}
 		files[f.Path] = make([]byte, f.Size)
 		for _, x := range f.Extents {
-			places = append(places, place{f.Path, int(x.Page) * repo.PageSize})
-			blobs = append(blobs, x.Blob)
+			places[x.Blob] = append(places[x.Blob], place{f.Path, int(x.Page) * repo.PageSize})
 		}
 	}
-	var mu sync.Mutex
-	err = r.ReadAll(ctx, numbered(blobs), 3, func(i int, plain []byte) error {
-		mu.Lock()
-		defer mu.Unlock()
-		copy(files[places[i].path][places[i].at:], plain)
+	blobs := slices.Collect(maps.Keys(places)) // in no order
+	err = r.ReadBatch(ctx, blobs, func(i int, plain []byte) error {
+		for _, p := range places[blobs[i]] {
+			copy(files[p.path][p.at:], plain)
+		}
 		return nil
 	})
 	return files, err
-}
-
-func numbered(blobs []repo.Blob) iter.Seq2[int, repo.Blob] {
-	return func(yield func(int, repo.Blob) bool) {
-		for i, b := range blobs {
-			if !yield(i, b) {
-				return
-			}
-		}
-	}
 }
 
 func requireRestores(t *testing.T, r *repo.Repo, b *backup) {

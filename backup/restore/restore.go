@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -143,7 +144,9 @@ type Job struct {
 	resume    bool
 	reuse     bool // what is there may be what we want
 	kept      string
+	mu        sync.Mutex // for fetched and progress while many work
 	fetched   int64
+	indirect  atomic.Bool  // the filesystem cannot be written past its cache
 	handles   atomic.Int32 // open files
 	writeback *writeback   // asks the disk to begin
 	progress  Progress

@@ -266,6 +266,12 @@ func (t *tree) open(name string) (*os.File, error) {
 	return root.OpenFile(rel, os.O_WRONLY|unix.O_NOFOLLOW, 0)
 }
 
+// openDirect is open, past the cache.
+func (t *tree) openDirect(name string) (*os.File, error) {
+	root, rel := t.at(name)
+	return root.OpenFile(rel, os.O_WRONLY|unix.O_NOFOLLOW|unix.O_DIRECT, 0)
+}
+
 // put writes a small file so that it is there as a whole or not at all, even after a loss of power.
 func (t *tree) put(name string, content []byte) error {
 	temp := name + ".restore.tmp"

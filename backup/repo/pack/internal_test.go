@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"slices"
+	"errors"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
 	"rootstream/backup/repo/codec"
@@ -140,23 +141,29 @@ func TestPacksOfManyLanesStayWithinTheirMemory(t *testing.T) {
 	}
 }
 
-func TestThoseWhoReadAtTheSameTimeReadOfDifferentPacks(t *testing.T) {
+func TestNeighboursAreReadAtOnce(t *testing.T) {
 	t.Parallel()
-	var window []wanted
-	for i, pack := range []byte{1, 3, 2, 1, 2, 1} { // what lies apart by more than is read at once
-		window = append(window, wanted{i, Blob{Pack: ID{15: pack}, Offset: uint32(6-i) * 2 * rangeBytes, Stored: 100}})
+	blob := func(pack byte, offset, stored uint32) Blob {
+		return Blob{Pack: ID{15: pack}, Offset: offset, Stored: stored, Raw: stored}
 	}
-	var packs, order []int
-	for _, run := range runs(window) {
-		if len(run) != 1 {
-			t.Fatalf("%d blobs are read at once that lie far apart", len(run))
+	all, err := runs([]Blob{
+		blob(2, 500, 100), blob(1, 2*rangeBytes, 100), blob(1, 100, 200), blob(2, 0, 500), blob(1, 300+rangeGap, 50), blob(1, 400+2*rangeGap, 50),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got [][]int
+	for _, run := range all {
+		var order []int
+		for _, w := range run {
+			order = append(order, w.i)
 		}
-		packs, order = append(packs, int(run[0].b.Pack[15])), append(order, run[0].i)
+		got = append(got, order)
 	}
-	if want := []int{1, 2, 3, 1, 2, 1}; !slices.Equal(packs, want) {
-		t.Errorf("packs are read in the order %v, want %v", packs, want)
+	if diff := cmp.Diff([][]int{{2, 4}, {5}, {1}, {3, 0}}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if want := []int{5, 4, 1, 3, 2, 0}; !slices.Equal(order, want) {
-		t.Errorf("blobs are read in the order %v, want %v: the first of each pack first", order, want)
+	if _, err = runs([]Blob{blob(1, 0, MaxSize+1)}); !errors.Is(err, seal.ErrInvalid) {
+		t.Errorf("%v: there is no such blob", err)
 	}
 }
