@@ -1,28 +1,34 @@
 package restore
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"rootstream/backup/pgdata"
 	"rootstream/backup/repo"
+	"rootstream/internal/proc"
 	"rootstream/tests/harness"
 )
 
-// sheet is a file in memory that is written at most once.
+// sheet is a file in memory, each page of which is written at most once.
 type sheet struct {
 	mu      sync.Mutex
 	content []byte
 	puts    int
-	twice   int
+	twice   int // pages
 }
 
 func (s *sheet) put(_ *target, at int64, run []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range run {
+	for i := 0; i < len(run); i += pgdata.PageSize {
 		if s.content[at+int64(i)] != 0 {
 			s.twice++
 		}
@@ -53,7 +59,7 @@ func TestPagesThatComeInAnyOrderAreAllWrittenOnce(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(harness.Seed(t), 21))
 	for _, distance := range []int{1, 20, 2000} {
-		size := int64(100*partBytes+rng.IntN(3*partBytes)) / 2
+		size := int64(openParts*3/2*partBytes + rng.IntN(3*partBytes))
 		to := &target{file: repo.File{Size: size}, hashes: make([]repo.Hash, pagesOf(size)), parts: make([]part, pagesOf(size)/partPages+1)}
 		pieces := scattered(rng, to, distance)
 		s := &sheet{content: make([]byte, size)}
@@ -64,8 +70,9 @@ func TestPagesThatComeInAnyOrderAreAllWrittenOnce(t *testing.T) {
 		want := make([]byte, size)
 		for _, p := range pieces {
 			p.expect()
-			for i := int64(p.page) * pgdata.PageSize; i < int64(p.page)*pgdata.PageSize+p.bytes(); i++ {
-				want[i] = byte(1 + i/pgdata.PageSize%251)
+			for i := range p.pages {
+				at := int64(p.page+i) * pgdata.PageSize
+				copy(want[at:], bytes.Repeat([]byte{byte(1 + (p.page+i)%251)}, int(to.size(p.page+i))))
 			}
 		}
 		var workers sync.WaitGroup
@@ -84,8 +91,8 @@ func TestPagesThatComeInAnyOrderAreAllWrittenOnce(t *testing.T) {
 		if err := g.end(); err != nil {
 			t.Fatal(err)
 		}
-		if string(s.content) != string(want) || s.twice > 0 || to.left.Load() != 0 || len(g.open) > 0 {
-			t.Errorf("distance %d: the same %v, %d bytes twice, %d writes to come, %d parts open", distance, string(s.content) == string(want), s.twice, to.left.Load(), len(g.open))
+		if !bytes.Equal(s.content, want) || s.twice > 0 || to.left.Load() != 0 || len(g.open) > 0 {
+			t.Errorf("distance %d: the same %v, %d pages twice, %d writes to come, %d parts open", distance, bytes.Equal(s.content, want), s.twice, to.left.Load(), len(g.open))
 		}
 		if few := len(to.parts) * 2; distance == 1 && s.puts > few {
 			t.Errorf("%d writes, more than %d, of pages that come in order", s.puts, few)
@@ -103,6 +110,48 @@ func TestAWriteThatFailsIsSaid(t *testing.T) {
 	said := g.add(whole, make([]byte, 4*partBytes))
 	if err := g.end(); !errors.Is(errors.Join(said, err), broken) {
 		t.Errorf("%v, %v", said, err)
+	}
+}
+
+// What a disk does not take past the cache is written nonetheless.
+func TestWhatIsNoWholeBlockIsWrittenToo(t *testing.T) {
+	t.Parallel()
+	us, err := proc.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	tr, err := openTree(dir, us, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int64{100, 3 * partBytes / 2} { // one that is never opened so, and one that is
+		j := &Job{tree: tr, Config: Config{NoSync: size < partBytes}}
+		to := &target{file: repo.File{Path: "f", Size: size}, hashes: make([]repo.Hash, pagesOf(size))}
+		to.left.Store(3)
+		f, made := j.handle(to)
+		if made != nil {
+			t.Fatal(made)
+		}
+		direct, none := tr.openDirect("f")
+		if errors.Is(none, unix.EINVAL) { // this disk takes nothing so
+			direct, none = tr.open("f")
+		}
+		if none != nil {
+			t.Fatal(none)
+		}
+		failed := errors.Join(j.writeAt(to, direct, []byte("rootstream"), 3), direct.Close(), j.writeAt(to, f, []byte("!"), 13))
+		j.abandon(to)
+		got, unread := os.ReadFile(filepath.Join(dir, "f"))
+		if err := errors.Join(failed, unread); err != nil {
+			t.Fatal(err)
+		}
+		if want := append([]byte("\x00\x00\x00rootstream!"), make([]byte, size-14)...); string(got) != string(want) {
+			t.Errorf("%d bytes: %q", len(got), got[:20])
+		}
+	}
+	if err := tr.close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
