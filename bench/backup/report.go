@@ -19,7 +19,7 @@ Written by ` + "`make bench-backup`" + ` (` + "`SCALE=300`" + ` for another size
 ` + "`go run ./bench/backup -only memory -out docs/BENCHMARKS-backup.md`" + `. Both tools take turns on the same server in the same run, as the
 same user, with a warm page cache and repositories on the same disk; before each turn everything is on disk that was written before. Both read page checksums, encrypt
 (we with AES-256-GCM), wait until the log of the backup is in their repository, and fsync. Time is from start to exit, of restores too: files in place and on
-disk. Before each turn of a restore, of either tool, all free memory but 1 GB is claimed and let go: a hypervisor may have taken it, and giving it
+disk. Ours writes large files past the page cache: after it, a server reads them from the disk, after theirs from memory, as far as that holds them. Before each turn of a restore, of either tool, all free memory but 1 GB is claimed and let go: a hypervisor may have taken it, and giving it
 back page by page costs whoever restores first up to a second per GB that has nothing to do with the tool. Turns go the other way round in every second round,
 unless something is changed before; the best counts, of restores out of at least three rounds. Processor time is of all the tool's processes, per GB (2^30) of
 data; bytes are those added to the repository; memory is the peak of our process, which has to stay below 300 MB.
