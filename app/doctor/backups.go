@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"rootstream/app/backups"
@@ -29,6 +30,8 @@ type heldBackups struct {
 	server     *ledger.Server
 	unknown    error           // why nothing is known of the server
 	err        error           // nothing below is known
+	bucket     bool            // the repository is in one
+	writes     error           // why nothing can be written to it
 	all        []backup.Backup // of the whole cluster, newest first
 	log        ledger.Status
 	broken     error // why the newest backup does not reach the end of the log
@@ -52,6 +55,9 @@ func (h *heldBackups) ask(ctx context.Context, cfg config.Config, down error) {
 		return
 	}
 	defer b.Close()
+	if h.bucket = strings.HasPrefix(cfg.Backup.Repo, "s3://"); h.bucket { // of folders the machine knows
+		h.writes = b.Repo().MayWrite(ctx)
+	}
 	if h.all, h.err = b.List(ctx); h.err == nil {
 		h.err = h.askLog(ctx, b.Repo())
 	}
@@ -182,10 +188,19 @@ func (x examination) backupFindings() []Finding {
 	case h.err != nil:
 		return []Finding{failed(repository, h.err, "rootstream backup list")}
 	}
-	return []Finding{
-		fine(repository, "%s, %s", x.cfg.Backup.Repo, counted.Of(len(h.all), "backup")),
-		x.newestBackup(), x.backupProof(), x.backupLog(),
+	findings := []Finding{fine(repository, "%s, %s", x.cfg.Backup.Repo, counted.Of(len(h.all), "backup"))}
+	if h.bucket {
+		findings = append(findings, h.bucketWrites())
 	}
+	return append(findings, x.newestBackup(), x.backupProof(), x.backupLog())
+}
+
+func (h *heldBackups) bucketWrites() Finding {
+	const name = "backup_repository_writes"
+	if h.writes != nil {
+		return failed(name, h.writes, "let these credentials write (PutObject) to the bucket; to restore, reading is enough")
+	}
+	return fine(name, "the bucket lets us write")
 }
 
 // newKey reports that backups were only just set up.

@@ -3,16 +3,20 @@ package doctor_test
 import (
 	"context"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"rootstream/app/apptest"
 	"rootstream/app/backups"
 	"rootstream/app/config"
 	"rootstream/app/doctor"
+	"rootstream/backup/storage/storagetest"
 	"rootstream/pgserver"
 )
 
@@ -133,4 +137,45 @@ func TestDoctorFindsLogThatTheNewestBackupLacks(t *testing.T) {
 	if s := backupsOf(t, flags); !s.Down() {
 		t.Errorf("status: %+v", s)
 	}
+}
+
+// The doctor tries without leaving anything: a bucket may be one that nothing can be deleted from.
+func TestDoctorTellsOfABucketThatCannotBeWrittenTo(t *testing.T) {
+	t.Parallel()
+	address, folder := storagetest.S3(t)
+	flags, _, _ := backedUp(t)
+	in := func(address string) apptest.Settings {
+		return apptest.With(flags, apptest.Settings{
+			"backup.repo": "s3://" + storagetest.Bucket + "/main", "backup.s3.endpoint": "http://" + address, "backup.s3.path_style": "true",
+			"backup.s3.access_key": storagetest.AccessKey, "backup.s3.secret_key": storagetest.SecretKey,
+		})
+	}
+	backUp(t, in(address))
+	before := files(t, folder)
+	if d := diagnose(t, in(address)); d.failed() != "" || !strings.Contains(d["backup_repository_writes"].Detail, "lets us write") {
+		t.Errorf("%q, %+v", d.failed(), d["backup_repository_writes"])
+	}
+	diagnose(t, in(storagetest.ReadOnly(t, address))).expect(t, "backup_repository_writes", "does not let us", "PutObject")
+	if diff := cmp.Diff(before, files(t, folder)); diff != "" {
+		t.Errorf("(-before +after):\n%s", diff)
+	}
+}
+
+// files are those in a folder, with their times.
+func files(t *testing.T, dir string) map[string]time.Time {
+	t.Helper()
+	all := map[string]time.Time{}
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = e.Info(); err == nil {
+				all[path] = info.ModTime()
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

@@ -74,6 +74,9 @@ func (r *Repo) prove(ctx context.Context) error {
 	return nil
 }
 
+// MayWrite tries whether the storage lets us write, and changes nothing.
+func (r *Repo) MayWrite(ctx context.Context) error { return storage.MayWrite(ctx, r.st, seal.RootName) }
+
 // Open opens the repository in st with any of keys.
 func Open(ctx context.Context, st storage.Storage, keys []Key, cfg Config) (*Repo, error) {
 	cfg = cfg.withDefaults()

@@ -74,3 +74,16 @@ func refused(err error, as *errs.Error, what string) error {
 	}
 	return err
 }
+
+// MayWrite tries whether a storage lets us write, and changes nothing: an object that is there is to be created once more, as it is.
+func MayWrite(ctx context.Context, st Storage, object string) error {
+	const most = 1 << 20
+	body, err := st.Get(ctx, object, 0, AtMost(most))
+	if err == nil {
+		err = st.Put(ctx, object, body)
+	}
+	if err == nil || errors.Is(err, ErrExists) {
+		return nil
+	}
+	return fmt.Errorf("try to write: %w", err)
+}

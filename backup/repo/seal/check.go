@@ -16,9 +16,9 @@ func (s *Safe) Check(ctx context.Context, judge func(object string, err error) e
 		err = s.ring.check(root)
 	}
 	if errors.Is(err, ErrNoRepository) {
-		err = Damaged(rootName, "%w", err)
+		err = Damaged(RootName, "%w", err)
 	}
-	if err = judge(rootName, err); err != nil {
+	if err = judge(RootName, err); err != nil {
 		return err
 	}
 	for o, err := range s.st.List(ctx, keysPrefix) {

@@ -45,16 +45,16 @@ func encodeSummed(v any, sum *string) ([]byte, error) {
 }
 
 const (
-	rootName   = "repo.json"
+	RootName   = "repo.json"
 	rootFormat = 1
 	rootCipher = "AES-256-GCM, HKDF-SHA256"
 	rootHash   = "AES-256 of GMAC-AES-256"
 )
 
 func readRoot(ctx context.Context, st storage.Storage) (*rootObject, error) {
-	body, err := st.Get(ctx, rootName, 0, storage.AtMost(maxKeyObject))
+	body, err := st.Get(ctx, RootName, 0, storage.AtMost(maxKeyObject))
 	if errors.Is(err, storage.ErrLarge) {
-		return nil, Damaged(rootName, "%w", err)
+		return nil, Damaged(RootName, "%w", err)
 	}
 	if storage.Gone(err) {
 		return nil, ErrNoRepository.WithCause(errors.New(st.URL()))
@@ -69,22 +69,22 @@ func readRoot(ctx context.Context, st storage.Storage) (*rootObject, error) {
 func parseRoot(body []byte) (*rootObject, error) {
 	var root rootObject
 	if len(body) > maxKeyObject {
-		return nil, Damaged(rootName, "it has %d bytes, %d are allowed", len(body), maxKeyObject)
+		return nil, Damaged(RootName, "it has %d bytes, %d are allowed", len(body), maxKeyObject)
 	}
 	if err := DecodeJSON(body, &root); err != nil {
-		return nil, Damaged(rootName, "%w", err)
+		return nil, Damaged(RootName, "%w", err)
 	}
 	if again, err := root.encode(); err != nil || !bytes.Equal(again, body) {
-		return nil, Damaged(rootName, "its checksum does not fit")
+		return nil, Damaged(RootName, "its checksum does not fit")
 	}
 	if root.Format != rootFormat || root.Cipher != rootCipher || root.Hash != rootHash {
-		return nil, ErrFormat.WithCause(fmt.Errorf("%s: format %d, %.40s, %.40s", rootName, root.Format, root.Cipher, root.Hash))
+		return nil, ErrFormat.WithCause(fmt.Errorf("%s: format %d, %.40s, %.40s", RootName, root.Format, root.Cipher, root.Hash))
 	}
 	return &root, nil
 }
 
 func (k *keyring) rootMAC(root *rootObject) ([]byte, error) {
-	key, err := k.derive(k.root, nil, rootName)
+	key, err := k.derive(k.root, nil, RootName)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func makeRoot(ctx context.Context, st storage.Storage, keys []Key) error {
 			if err != nil {
 				return err
 			}
-			return Damaged(rootName, "it is missing, though there is %s", o.Name)
+			return Damaged(RootName, "it is missing, though there is %s", o.Name)
 		}
 	}
 	secret, err := RandomBytes(keySize)
@@ -137,7 +137,7 @@ func makeRoot(ctx context.Context, st storage.Storage, keys []Key) error {
 	if err != nil {
 		return err
 	}
-	err = st.Put(ctx, rootName, body)
+	err = st.Put(ctx, RootName, body)
 	if !errors.Is(err, storage.ErrExists) {
 		return err
 	}

@@ -88,7 +88,7 @@ func newSafe(id uuid.UUID, secret []byte) (*Safe, error) {
 func (k *keyring) check(root *rootObject) error {
 	mac, err := k.rootMAC(root)
 	if err == nil && !hmac.Equal(mac, root.MAC) {
-		err = Damaged(rootName, "%w", ErrForged)
+		err = Damaged(RootName, "%w", ErrForged)
 	}
 	return err
 }

@@ -34,6 +34,22 @@ func Unreliable(tb testing.TB, address string, share float64, seed uint64) strin
 	return server.Listener.Addr().String()
 }
 
+// ReadOnly returns the address of a service that passes requests on to the one at address if they only read, and denies all
+// others, as services do by their policies. It ends with the test.
+func ReadOnly(tb testing.TB, address string) string {
+	tb.Helper()
+	next := passOn(address)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			http.Error(w, "<Error><Code>AccessDenied</Code></Error>", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}))
+	tb.Cleanup(server.Close)
+	return server.Listener.Addr().String()
+}
+
 // passOn is a way to the S3 server that changes nothing: requests are signed.
 func passOn(address string) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
