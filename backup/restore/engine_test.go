@@ -469,6 +469,14 @@ func TestAnOrdinaryUserRestoresForItself(t *testing.T) {
 		}
 	}
 	cfg.Mode = restore.Delta
+	for name, mode := range map[string]fs.FileMode{"PG_VERSION": 0o400, "global/1262": 0, "base/1": 0o500, "pg_xact": 0} { // as keys often are
+		must(t, os.Chmod(filepath.Join(cfg.Dir, name), mode))
+	}
+	cmd = w.child(cfg)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.owner.Credential()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("over files that nobody may write to: %v\n%s", err, out)
+	}
 	_, s := w.restore(cfg) // root goes on where the user was
 	checkBank(t, w.connect(s))
 }

@@ -82,6 +82,7 @@ func (j *Job) removeLeftovers(ctx context.Context) error {
 // while it is read may hide some of what it holds: it is read until there is nothing to remove.
 func (j *Job) prune(ctx context.Context, root *os.Root, dir, prefix string) error {
 	var folders []string
+	unlock(root, dir, j.tree.dirMode())
 	for removed := true; removed; {
 		folder, err := root.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {

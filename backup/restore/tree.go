@@ -222,6 +222,14 @@ func (t *tree) link(name, target string) error {
 	return t.own(root, rel)
 }
 
+// unlock lets the owner at what its mode keeps even him from, as that of keys and certificates often does. If that cannot
+// be, whoever opens it says why.
+func unlock(root *os.Root, rel string, mode fs.FileMode) {
+	if info, err := root.Lstat(rel); err == nil && info.Mode()&fs.ModeSymlink == 0 && info.Mode()&mode != mode {
+		_ = root.Chmod(rel, mode)
+	}
+}
+
 // create opens a file of a given size for writing; holes are zeros. With keep, what it holds stays.
 func (t *tree) create(name string, size int64, keep bool) (*os.File, error) {
 	root, rel := t.at(name)
@@ -230,6 +238,7 @@ func (t *tree) create(name string, size int64, keep bool) (*os.File, error) {
 			return nil, err
 		}
 	}
+	unlock(root, rel, t.fileMode())
 	flags := os.O_CREATE | os.O_RDWR | unix.O_NOFOLLOW
 	if !keep {
 		flags |= os.O_TRUNC
