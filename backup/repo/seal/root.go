@@ -44,8 +44,10 @@ func encodeSummed(v any, sum *string) ([]byte, error) {
 	return json.Marshal(v)
 }
 
+// RootName is the object that makes a repository of a storage.
+const RootName = "repo.json"
+
 const (
-	RootName   = "repo.json"
 	rootFormat = 1
 	rootCipher = "AES-256-GCM, HKDF-SHA256"
 	rootHash   = "AES-256 of GMAC-AES-256"
