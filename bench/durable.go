@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"rootstream/statesync"
@@ -32,12 +31,14 @@ type rating = func(ctx context.Context, d time.Duration) (float64, error)
 // fewUpdaters are callers that do not make full batches, but have their answers sooner.
 const fewUpdaters = 256
 
-// updates are as many as callers get acknowledged.
+// updates are as many as callers get acknowledged, each for entities of its own in turn.
 func updates(in *syncInstance, callers int) func(ctx context.Context, d time.Duration) (float64, error) {
-	var next atomic.Int64
+	turns := make([]int, callers)
 	return func(ctx context.Context, d time.Duration) (float64, error) {
-		return closed(ctx, callers, d, func(ctx context.Context, _ int) error {
-			_, failure := in.Update(ctx, entity(durableType, int(next.Add(1))%syncEntities), stamped, statesync.UpdateOptions{})
+		return closed(ctx, callers, d, func(ctx context.Context, worker int) error {
+			turns[worker] += callers
+			nth := worker + turns[worker]%(syncEntities/callers*callers)
+			_, failure := in.Update(ctx, entity(durableType, nth), stamped, statesync.UpdateOptions{})
 			return failure
 		})
 	}
@@ -72,11 +73,12 @@ func (in *syncInstance) batched(rowsOf *int, rate rating) rating {
 	}
 }
 
-// checkpointed is rate after a checkpoint: how many pages are written to the log whole in a round is not to depend on who
-// had the round before.
-func (s *stack) checkpointed(rate rating) rating {
+// tidied is rate after a vacuum and a checkpoint: an autovacuum of what was written before, which visits every page of it and
+// so has it written to the log whole once more, is not to fall into whose round it is by chance, nor are the pages that the
+// round before had written.
+func (s *stack) tidied(rate rating) rating {
 	return func(ctx context.Context, d time.Duration) (float64, error) {
-		if err := s.exec(ctx, "checkpoint"); err != nil {
+		if err := s.exec(ctx, "vacuum (analyze) events, event_snapshots, bench_events", "checkpoint"); err != nil {
 			return 0, err
 		}
 		return rate(ctx, d)
@@ -108,7 +110,7 @@ func (s *stack) durableRate(ctx context.Context, in *syncInstance, w *watcher) (
 		if i < 2 {
 			sides[i].rate = warmed(sides[i].rate)
 		}
-		sides[i].rate = s.checkpointed(sides[i].rate)
+		sides[i].rate = s.tidied(sides[i].rate)
 	}
 	rates, err := alternate(ctx, s, sides...)
 	if err != nil {

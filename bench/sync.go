@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -115,7 +116,7 @@ func stamped(d *statesync.Doc) error {
 	if d.Data == nil {
 		d.Data = map[string]any{}
 	}
-	d.Data["sent"] = fmt.Sprint(time.Now().UnixNano())
+	d.Data["sent"] = strconv.FormatInt(time.Now().UnixNano(), 10)
 	return nil
 }
 

@@ -156,7 +156,7 @@ func (n New) check() (json.RawMessage, error) {
 	}
 	data := json.RawMessage("{}")
 	if n.Data != nil {
-		b, err := json.Marshal(n.Data)
+		b, err := appendObject(make([]byte, 0, 64), n.Data, 0)
 		switch {
 		case err != nil:
 			f.Add("data", "must be JSON")

@@ -78,6 +78,11 @@ func (m *memory) begin(ref event.Ref) *entry {
 	s := &m.shards[ref.Shard()]
 	s.Lock()
 	defer s.Unlock()
+	return s.place(ref)
+}
+
+// place is begin. The caller holds the lock.
+func (s *part) place(ref event.Ref) *entry {
 	e := s.entries[ref]
 	if e == nil {
 		e = &entry{size: entryOverhead}
@@ -94,6 +99,12 @@ func (m *memory) finish(e *entry, d Doc, size int, hold, ok bool) bool {
 	s := &m.shards[d.Ref.Shard()]
 	s.Lock()
 	defer s.Unlock()
+	return m.fill(e, d, size, hold, ok)
+}
+
+// fill is finish. The caller holds the lock.
+func (m *memory) fill(e *entry, d Doc, size int, hold, ok bool) bool {
+	s := &m.shards[d.Ref.Shard()]
 	e.loading--
 	current := d.Version >= e.floor
 	switch {
@@ -117,7 +128,10 @@ func (m *memory) finish(e *entry, d Doc, size int, hold, ok bool) bool {
 
 // put replaces an older document.
 func (m *memory) put(d Doc, size int, hold bool) {
-	m.finish(m.begin(d.Ref), d, size, hold, true)
+	s := &m.shards[d.Ref.Shard()]
+	s.Lock()
+	defer s.Unlock()
+	m.fill(s.place(d.Ref), d, size, hold, true)
 }
 
 func (s *part) resize(e *entry, size int64) {

@@ -40,6 +40,11 @@ func newFrame(kind byte, from Sender) []byte {
 
 // appendEvents encodes events of any shards; the shard follows from the entity.
 func appendEvents(b []byte, epoch int64, events []event.Event) []byte {
+	room := 2 * binary.MaxVarintLen64
+	for i := range events {
+		room += size(&events[i])
+	}
+	b = slices.Grow(b, room)
 	b = binary.AppendUvarint(b, uint64(epoch)) //nolint:gosec // positive
 	b = binary.AppendUvarint(b, uint64(len(events)))
 	for i := range events {
