@@ -25,20 +25,19 @@ const syncNote = `
 Two processes, each with a statesync.Manager as serve has it; this one writes, the other subscribes to everything and notes
 how long ago each change was made (both read the clock of the same machine). Updates arrive on a clock, whatever the
 answers take, and go to 2,000 entities in turn; each is acknowledged once PostgreSQL has it on disk. Durable throughput is
-that of 2,000 callers, who fill the log's batches, as pgbench's 20 clients with a batch each do theirs; 256 callers are beside
-it. Before each turn there is a checkpoint and a moment that does not count, so that the pages that are then written to the
-log whole burden no round by chance. Every floor is pgbench, 20 clients, on a table with the columns, keys and indexes of the
-log, which the instances do not follow, with rows as wide as those of the updates. The judged one is the strict one: as many
-rows at a time as the log really had in a commit, sent as arrays to one prepared statement, which locks the shard and numbers
-them as the log does. From values is a prepared INSERT of as many rows as pgbench's 255 parameters can send, plain the INSERT
-... VALUES that comes to mind first, 100 rows, sent and read as text each time; both number their rows in the client, and
-lock and look for nothing. The last floor sends nothing: its rows are made where they are stored, each of an entity of its
-own. No floor asks for an entity's version, answers for each row, makes a document of it, or tells anybody. What is written
-is the same, as the bytes of log show; so the ratio to the strict floor is that of what a row costs all who share the two
-cores. On a busy machine, where CPU time is what can be compared, an update took 37 µs with 241 in a commit: 18 in PostgreSQL,
-16 here with the load, 3 in the other process and Redis; a row of the floor took 11 in PostgreSQL, and pgbench's own time.
-Of PostgreSQL's 18 about 5 are looking up the version that is expected, at most 1 are snapshots: each was left out alone, to
-know. With 256 callers, 75 in a commit, it was 46 µs.
+that of 2,000 callers, each of whom updates an entity of its own and so fills the log's batches, as pgbench's 20 clients with a
+batch each do theirs; 256 callers are beside it. Before each turn of anybody the tables are vacuumed, there is a checkpoint, and
+a moment does not count: neither the pages that are then written to the log whole nor an autovacuum burden a round by chance.
+Every floor is pgbench, 20 clients, on a table with the columns, keys and indexes of the log, which the instances do not
+follow, with rows as wide as those of the updates. The judged one is the strict one: as many rows at a time as the log really
+had in a commit, sent as arrays to one prepared statement, which locks the shard and numbers them as the log does. From
+values is a prepared INSERT of as many rows as pgbench's 255 parameters can send, plain the INSERT ... VALUES that comes to
+mind first, 100 rows, sent and read as text each time; it stands beside the same 0.5. Both number their rows in the client,
+and lock and look for nothing. The last floor sends nothing: its rows are made where they are stored, each of an entity of its
+own. No floor asks for an entity's version, answers for each row, makes a document of it, or tells anybody; as what is written
+is the same, the ratio to the strict floor is that of what a row costs all who share the two cores, which the lines below the
+table say. Of the writer's share a third is making, comparing and keeping documents; the rest is waking callers, sending
+batches, telling subscribers and collecting garbage.
 Volatile updates are 2 goroutines setting contributions of 10,000 entities.
 What earlier measurements left is done with before: pages written, their tokens gone from the memory of this process.`
 
