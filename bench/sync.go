@@ -34,7 +34,7 @@ had in a commit, sent as arrays to one prepared statement, which locks the shard
 values is a prepared INSERT of as many rows as pgbench's 255 parameters can send, plain the INSERT ... VALUES that comes to
 mind first, 100 rows, sent and read as text each time; it stands beside the same 0.5. Both number their rows in the client,
 and lock and look for nothing. The last floor sends nothing: its rows are made where they are stored, each of an entity of its
-own. No floor asks for an entity's version, answers for each row, makes a document of it, or tells anybody; as what is written
+own. No floor checks an entity's version, answers for each row, makes a document of it, or tells anybody; as what is written
 is the same, the ratio to the strict floor is that of what a row costs all who share the two cores, which the lines below the
 table say. Of the writer's share a third is making, comparing and keeping documents; the rest is waking callers, sending
 batches, telling subscribers and collecting garbage.
