@@ -16,7 +16,7 @@ func TestASectionTakesThePlaceOfItsPredecessorAlone(t *testing.T) {
 	if doc != want {
 		t.Errorf("got\n%s\nwant\n%s", doc, want)
 	}
-	if strings.Contains(doc, "old") {
+	if strings.Contains(doc, "\nold\n") {
 		t.Error("the old section is still there")
 	}
 }
