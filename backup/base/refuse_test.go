@@ -200,7 +200,7 @@ func TestBackupThatIsCancelledLeavesNoneAndTheServerForgetsIt(t *testing.T) {
 func TestLimitsOfOrdinarySessionsDoNotEndABackup(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, map[string]string{
-		"statement_timeout": "100ms", "idle_in_transaction_session_timeout": "100ms", "idle_session_timeout": "100ms", "lock_timeout": "100ms",
+		"statement_timeout": "500ms", "idle_in_transaction_session_timeout": "500ms", "idle_session_timeout": "500ms", "lock_timeout": "500ms",
 	})
 	cfg := c.config(repo.Full)
 	cfg.Rate = 24 << 20 // longer than any of them
