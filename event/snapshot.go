@@ -254,7 +254,7 @@ func (d *dues) take() (entities []Ref, versions []int64) {
 }
 
 // writeSnapshots writes what becomes due until ctx ends. It rests three times as long as it works: a snapshot can wait
-// for the entity's next due version, those who append should not. Together, as many cost little more than one.
+// for the entity's next due version, those who append should not.
 func (l *Log) writeSnapshots(ctx context.Context) {
 	for {
 		select {
@@ -262,17 +262,26 @@ func (l *Log) writeSnapshots(ctx context.Context) {
 			return
 		case <-l.due.some:
 		}
-		entities, versions := l.due.take()
 		begun := time.Now()
-		if err := l.keep(ctx, entities, versions); err != nil && len(entities) > 1 { // the fault of one of them
-			for i := range entities {
-				err = l.keep(ctx, entities[i:i+1], versions[i:i+1])
-				l.notKept(ctx, entities[i], versions[i], err)
-			}
-		} else if err != nil {
-			l.notKept(ctx, entities[0], versions[0], err)
-		}
+		l.writeSome(ctx)
 		_ = wait.For(ctx, 3*time.Since(begun))
+	}
+}
+
+// writeSome writes some of what is due: together, as many cost little more than one. It may be nothing, if what has woken
+// us was taken with what was due before.
+func (l *Log) writeSome(ctx context.Context) {
+	entities, versions := l.due.take()
+	if len(entities) == 0 {
+		return
+	}
+	err := l.keep(ctx, entities, versions)
+	if len(entities) == 1 {
+		l.notKept(ctx, entities[0], versions[0], err)
+		return
+	}
+	for i := 0; err != nil && i < len(entities); i++ { // the fault of one of them
+		l.notKept(ctx, entities[i], versions[i], l.keep(ctx, entities[i:i+1], versions[i:i+1]))
 	}
 }
 
