@@ -55,7 +55,7 @@ func Lock(path string) (*FileLock, error) {
 }
 
 // Release gives the lock back. The file stays: removing it would let two hold it.
-func (l *FileLock) Release() { _ = l.file.Close() }
+func (l *FileLock) Release() { _ = flock.Release(l.file) }
 
 // lockHolder says who holds the lock at path; empty when it is free.
 func lockHolder(path string) string {

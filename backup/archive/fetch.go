@@ -195,12 +195,14 @@ func (s Source) Prefetch(ctx context.Context, name string, count int) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Close() }()
-	if err = flock.Try(lock); errors.Is(err, flock.ErrHeld) {
-		return nil
-	} else if err != nil {
+	if err = flock.Try(lock); err != nil {
+		_ = lock.Close()
+		if errors.Is(err, flock.ErrHeld) {
+			return nil
+		}
 		return err
 	}
+	defer func() { _ = flock.Release(lock) }()
 	var wanted []string
 	for info, err := range s.Repo.ListWAL(ctx, s.System, n.Timeline) {
 		if err != nil {

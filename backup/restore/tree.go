@@ -151,7 +151,7 @@ func names(info fs.FileInfo) uint64 {
 func (t *tree) close() error {
 	err := t.data.Close()
 	for _, d := range t.disks {
-		err = errors.Join(err, d.Close())
+		err = errors.Join(err, flock.Release(d))
 	}
 	for _, s := range t.spaces {
 		err = errors.Join(err, s.root.Close())

@@ -1,5 +1,5 @@
-// Package flock locks files and folders against other processes. A lock ends when its file is closed, so the kernel
-// takes it from a process that ends, however it ends.
+// Package flock locks files and folders against other processes. A lock ends with its file, so the kernel takes it from
+// a process that ends, however it ends.
 package flock
 
 import (
@@ -15,6 +15,12 @@ var ErrHeld = errors.New("another process holds the lock")
 
 // Try takes the lock at once, or fails.
 func Try(f *os.File) error { return try(f, unix.LOCK_EX) }
+
+// Release gives the lock back and closes f. Closing alone leaves the lock with a process that is just being started, which
+// has all our files until it runs its program.
+func Release(f *os.File) error {
+	return errors.Join(unix.Flock(int(f.Fd()), unix.LOCK_UN), f.Close())
+}
 
 // Free reports whether nobody has taken the lock. As long as f is open, nobody can.
 func Free(f *os.File) bool { return try(f, unix.LOCK_SH) == nil }

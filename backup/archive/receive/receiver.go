@@ -173,11 +173,12 @@ func (r *Receiver) Run(ctx context.Context) error {
 	if err != nil {
 		return ErrSpool.WithCause(err)
 	}
-	defer func() { _ = lock.Close() }()
 	if err := flock.Try(lock); err != nil {
+		_ = lock.Close()
 		return ErrSpool.WithCause(fmt.Errorf("%s: %w", r.cfg.Spool, err)).
 			WithHint("one process receives the log on this machine already; another needs a folder of its own: backup.spool")
 	}
+	defer func() { _ = flock.Release(lock) }()
 	r.root = root
 	if err := r.findSpools(); err != nil {
 		return err

@@ -334,7 +334,7 @@ func (s *Storage) lock(ctx context.Context) (unlock func(), _ error) {
 	for {
 		err := flock.Try(f)
 		if err == nil {
-			return func() { _ = f.Close() }, nil
+			return func() { _ = flock.Release(f) }, nil
 		}
 		if !errors.Is(err, flock.ErrHeld) {
 			return nil, errors.Join(err, f.Close())
