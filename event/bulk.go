@@ -74,12 +74,6 @@ const insertEvents = `with shards as materialized (
 			bool_and(confirmed) and $17::bigint[] is not null and not exists (select from unnest($15::text[]) k
 				where k <> '' and exists (select from events e where e.idempotency_key = k)) as known
 		from shards
-	), put_known as (
-		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
-		select ($1::smallint[])[w.head], head.now[w.head] + after_head, aggregate_type, aggregate_id, w.now + coalesce(after_now, 1),
-			name, data::jsonb, user_id, actor_id, head.at, nullif(key, '')
-		from head, (select ` + wantedColumns + `, unnest($17::bigint[]) as now) w
-		where head.known
 	), wanted as (
 		select ` + wantedColumns + `, unnest($16::bigint[]) as expect, generate_series(1, cardinality($6::int[])) as ord
 	), numbered as materialized (
@@ -94,9 +88,12 @@ const insertEvents = `with shards as materialized (
 	), put as (
 		insert into events (shard, seq, aggregate_type, aggregate_id, version, name, data, user_id, actor_id, at, idempotency_key)
 		select ($1::smallint[])[n.head], head.now[n.head] + after_head, aggregate_type, aggregate_id, n.now + coalesce(after_now, 1),
-			name, data::jsonb, user_id, actor_id, n.at, nullif(key, '')
-		from numbered n, head
-		where not exists (select from numbered where seen or expect not in (-1, now + coalesce(after_now, 1) - 1))
+			name, data::jsonb, user_id, actor_id, coalesce(n.at, head.at), nullif(key, '')
+		from head, (
+			select w.*, null::timestamptz as at from (select ` + wantedColumns + `, unnest($17::bigint[]) as now) w, head where head.known
+			union all
+			select head, after_head, after_now, aggregate_type, aggregate_id, name, data, user_id, actor_id, key, now, at from numbered
+			where not exists (select from numbered where seen or expect not in (-1, now + coalesce(after_now, 1) - 1))) n
 	)
 	select head.now, head.confirmed, (select token from event_rewrites where one), head.known, head.at, looked.*
 	from head, (select array_agg(now), array_agg(at), array_agg(ord) filter (where seen)
