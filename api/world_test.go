@@ -188,15 +188,14 @@ func (s shared) Lend(ref event.Ref, doc json.RawMessage) (time.Duration, error) 
 // share sets the shared state up.
 func (w *world) share(redis *cache.Client, keys *secret.Keyset, log *slog.Logger) {
 	w.tb.Helper()
-	schema := event.NewSchema()
 	var manager atomic.Pointer[statesync.Manager]
-	appender, err := event.NewLog(event.LogConfig{DB: w.db, Schema: schema, Logger: log, OnCommit: func(events []event.Event) {
+	appender, err := event.NewLog(event.LogConfig{DB: w.db, Logger: log, OnCommit: func(events []event.Event) {
 		if m := manager.Load(); m != nil {
 			m.Offer(events)
 		}
 	}})
 	must(w.tb, err)
-	cfg := statesync.Config{DB: w.db, Log: appender, Schema: schema, Logger: log}
+	cfg := statesync.Config{DB: w.db, Log: appender, Logger: log}
 	if keys != nil {
 		cfg.Cache, cfg.Auth = redis, keys
 	}

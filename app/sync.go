@@ -45,7 +45,7 @@ func (p *Parts) openSync(context.Context) (err error) {
 		return err
 	}
 	cfg := statesync.Config{
-		DB: p.DB, Log: log, Schema: p.schema, Address: p.Config.InstanceURL(), CacheBytes: int64(p.Config.Sync.CacheMiB) << 20,
+		DB: p.DB, Log: log, Address: p.Config.InstanceURL(), CacheBytes: int64(p.Config.Sync.CacheMiB) << 20,
 		SnapshotEvery: p.Config.Sync.SnapshotEvery, Registerer: p.Registry, Logger: p.Log,
 	}
 	if p.Keys != nil { // what comes through Redis must be known to be ours

@@ -110,6 +110,9 @@ func NewLog(cfg LogConfig) (*Log, error) {
 	return l, err
 }
 
+// Schema is how the log reads what its snapshots are made of.
+func (l *Log) Schema() *Schema { return l.cfg.Schema }
+
 // Run commits and writes snapshots until ctx ends. The commits under way are
 // finished, what still waits is refused with [ErrStopped].
 func (l *Log) Run(ctx context.Context) error {

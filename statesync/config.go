@@ -1,7 +1,6 @@
 package statesync
 
 import (
-	"context"
 	"encoding/json"
 	"log/slog"
 	"regexp"
@@ -31,16 +30,10 @@ var (
 	ErrOverloaded  = errs.New(errs.Unavailable, "state_overloaded", "there is no room for more volatile state")
 )
 
-// Appender appends to the log; *event.Log is one.
-type Appender interface {
-	Append(ctx context.Context, unit ...event.New) ([]event.Event, error)
-}
-
 // Config says what a manager works with. DB and Log are needed, and Auth with Cache.
 type Config struct {
-	DB            *postgres.DB // its OnCommit tells Log what transactions appended: see [event.Log.Committed]
-	Log           Appender
-	Schema        *event.Schema      // the log's: types are registered in it; nil means one of its own
+	DB            *postgres.DB       // its OnCommit tells Log what transactions appended: see [event.Log.Committed]
+	Log           *event.Log         // types are registered in its schema, by which it writes the snapshots that are read here
 	Cache         *cache.Client      // nil means no Redis
 	Auth          feed.Authenticator // *secret.Keyset
 	Node          uuid.UUID          // zero means a new one

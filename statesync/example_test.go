@@ -57,10 +57,9 @@ func exampleInstance(ctx context.Context, db *postgres.DB) (m *statesync.Manager
 			panic(err)
 		}
 	}
-	schema := event.NewSchema()
-	log, err := event.NewLog(event.LogConfig{DB: db, Schema: schema, OnCommit: func(e []event.Event) { m.Offer(e) }})
+	log, err := event.NewLog(event.LogConfig{DB: db, OnCommit: func(e []event.Event) { m.Offer(e) }})
 	must(err)
-	m, err = statesync.New(statesync.Config{DB: db, Log: log, Schema: schema})
+	m, err = statesync.New(statesync.Config{DB: db, Log: log})
 	must(err)
 	must(m.Register(statesync.Type{Name: "scoreboard"}))
 	var loops sync.WaitGroup

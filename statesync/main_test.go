@@ -64,15 +64,14 @@ type instance struct {
 func start(t *testing.T, db *postgres.DB, c *cache.Client, change ...func(*statesync.Config)) *instance {
 	t.Helper()
 	n := &instance{db: db}
-	schema := event.NewSchema()
 	var err error
 	n.log, err = event.NewLog(event.LogConfig{
-		DB: db, Schema: schema, SnapshotEvery: 10, Logger: slog.New(slog.DiscardHandler), OnCommit: func(e []event.Event) { n.Offer(e) },
+		DB: db, SnapshotEvery: 10, Logger: slog.New(slog.DiscardHandler), OnCommit: func(e []event.Event) { n.Offer(e) },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := statesync.Config{DB: db, Log: n.log, Schema: schema, Cache: c, Auth: feedtest.Key("secret"), Logger: slog.New(slog.DiscardHandler)}
+	cfg := statesync.Config{DB: db, Log: n.log, Cache: c, Auth: feedtest.Key("secret"), Logger: slog.New(slog.DiscardHandler)}
 	for _, f := range change {
 		f(&cfg)
 	}

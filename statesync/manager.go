@@ -44,15 +44,12 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Schema == nil {
-		cfg.Schema = event.NewSchema()
-	}
 	if cfg.Node == uuid.Nil {
 		cfg.Node = uuid.New()
 	}
 	types := map[string]Type{}
 	m := &Manager{
-		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Schema), memory: newMemory(cfg.CacheBytes, types),
+		cfg: cfg, types: types, store: event.NewStore(cfg.DB).With(cfg.Log.Schema()), memory: newMemory(cfg.CacheBytes, types),
 		gates: gates{held: map[event.Ref][]chan struct{}{}}, clock: merge.NewClock(cfg.Now, 0),
 	}
 	m.loader, m.pasts = newLoader(m.store), semaphore.NewWeighted(maxPasts)
@@ -78,7 +75,7 @@ func (m *Manager) Register(t Type) error {
 	}
 	m.types[t.Name] = t
 	if t.Class == Durable {
-		m.cfg.Schema.Fold(t.Name, t.FoldVersion, t.fold)
+		m.cfg.Log.Schema().Fold(t.Name, t.FoldVersion, t.fold)
 	}
 	return nil
 }

@@ -48,13 +48,12 @@ func open(ctx context.Context, at servers, log *slog.Logger) (_ *instance, err e
 	if i.db, err = postgres.Open(ctx, postgres.Config{DSN: at.postgres, Logger: log}); err != nil {
 		return nil, err
 	}
-	schema := event.NewSchema()
 	// What this process commits is handed on at once.
-	appender, err := event.NewLog(event.LogConfig{DB: i.db, Schema: schema, Logger: log, OnCommit: func(e []event.Event) { i.state.Offer(e) }})
+	appender, err := event.NewLog(event.LogConfig{DB: i.db, Logger: log, OnCommit: func(e []event.Event) { i.state.Offer(e) }})
 	if err != nil {
 		return nil, err
 	}
-	shared := statesync.Config{DB: i.db, Log: appender, Schema: schema, Logger: log}
+	shared := statesync.Config{DB: i.db, Log: appender, Logger: log}
 	if cfg.Keys.MasterKeyFile != "" && !cfg.Redis.URL.IsZero() {
 		if err = i.throughRedis(ctx, cfg, &shared, log); err != nil {
 			return nil, err

@@ -108,8 +108,8 @@ func serve() error {
 	obeyed := &obedience{file: os.Getenv(envOrder)}
 	obeyed.look()
 	wg.Go(func() { obeyed.run(ctx) })
-	s, schema := &server{said: map[event.Ref]int64{}}, event.NewSchema()
-	log, err = event.NewLog(event.LogConfig{DB: db, Schema: schema, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
+	s := &server{said: map[event.Ref]int64{}}
+	log, err = event.NewLog(event.LogConfig{DB: db, SnapshotEvery: 10, OnCommit: func(e []event.Event) {
 		obeyed.committed()
 		s.Offer(e)
 	}})
@@ -118,7 +118,7 @@ func serve() error {
 	}
 	bytes, _ := strconv.ParseInt(os.Getenv(envCache), 10, 64)
 	cfg := statesync.Config{
-		DB: db, Log: log, Schema: schema, Cache: redis, Auth: feedtest.Key("ledger"), CacheBytes: bytes, Now: obeyed.now,
+		DB: db, Log: log, Cache: redis, Auth: feedtest.Key("ledger"), CacheBytes: bytes, Now: obeyed.now,
 	}
 	if s.Manager, err = newManager(cfg); err != nil {
 		return err

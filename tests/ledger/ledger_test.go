@@ -448,15 +448,14 @@ func (w *world) snapshots() (n int) {
 // verify proves that the log has no gap and that every snapshot is what the events make.
 func (w *world) verify() {
 	w.t.Helper()
-	schema := event.NewSchema()
-	log, err := event.NewLog(event.LogConfig{DB: w.db, Schema: schema})
+	log, err := event.NewLog(event.LogConfig{DB: w.db})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if _, err = newManager(statesync.Config{DB: w.db, Log: log, Schema: schema}); err != nil { // for the folds
+	if _, err = newManager(statesync.Config{DB: w.db, Log: log}); err != nil { // for the folds
 		w.t.Fatal(err)
 	}
-	found, err := event.NewStore(w.db).With(schema).Verify(w.t.Context(), nil)
+	found, err := event.NewStore(w.db).With(log.Schema()).Verify(w.t.Context(), nil)
 	if err != nil || !found.OK() {
 		w.t.Errorf("verify: %+v, %v", found, err)
 	}
