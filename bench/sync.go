@@ -185,10 +185,10 @@ func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 	}
 	rows := []row{about("one page written and synced before, p99", "ms", millis(quantile(disk, .99))).
 		with("p50 %.2f ms, max %.1f ms of %s: what the disk lets nobody undercut", millis(quantile(disk, .5)), millis(disk[len(disk)-1]), number(float64(len(disk))))}
-	for _, load := range []struct{ perSecond, p99, p50 float64 }{{5000, 10, 3}, {10_000, 30, 0}} {
-		seen, err := s.seen(ctx, in, w, load.perSecond, load.p99, load.p50)
+	for _, at := range []clocked{{5000, 10, 3}, {10_000, 30, 0}} {
+		seen, err := s.seen(ctx, in, w, at)
 		if err != nil {
-			return nil, fmt.Errorf("%.0f updates a second: %w", load.perSecond, err)
+			return nil, fmt.Errorf("%.0f updates a second: %w", at.perSecond, err)
 		}
 		rows = append(rows, seen...)
 	}
@@ -203,8 +203,11 @@ func (s *stack) syncRows(ctx context.Context, in *syncInstance, w *watcher) ([]r
 	return rows, nil
 }
 
+// clocked is how much arrives, and how many ms it may take to be seen; 0 means no target.
+type clocked struct{ perSecond, p99, p50 float64 }
+
 // seen measures propagation in rounds: what the machine does beside falls into some of them.
-func (s *stack) seen(ctx context.Context, in *syncInstance, w *watcher, perSecond, p99, p50 float64) ([]row, error) {
+func (s *stack) seen(ctx context.Context, in *syncInstance, w *watcher, at clocked) ([]row, error) {
 	before, err := s.cost(w)
 	if err != nil {
 		return nil, err
@@ -212,9 +215,9 @@ func (s *stack) seen(ctx context.Context, in *syncInstance, w *watcher, perSecon
 	var p99s, p50s []float64
 	var all []time.Duration
 	for range s.scale.rounds {
-		took, err := s.propagation(ctx, in, w, perSecond, s.span()/2)
-		if err != nil {
-			return nil, err
+		took, failed := s.propagation(ctx, in, w, at.perSecond, s.span()/2)
+		if failed != nil {
+			return nil, failed
 		}
 		p99s, p50s = append(p99s, millis(quantile(took, .99))), append(p50s, millis(quantile(took, .5)))
 		all = append(all, took...)
@@ -224,13 +227,13 @@ func (s *stack) seen(ctx context.Context, in *syncInstance, w *watcher, perSecon
 		return nil, err
 	}
 	slices.Sort(all)
-	what := "seen by the other process, " + number(perSecond) + " updates/s, "
-	rows := []row{atMost(what+"p99", "ms", p99s, p99).with("of all %s: p99 %.2f ms, p99.9 %.1f ms; %s", number(float64(len(all))),
+	what := "seen by the other process, " + number(at.perSecond) + " updates/s, "
+	rows := []row{atMost(what+"p99", "ms", p99s, at.p99).with("of all %s: p99 %.2f ms, p99.9 %.1f ms; %s", number(float64(len(all))),
 		millis(quantile(all, .99)), millis(quantile(all, .999)), after.per(float64(len(all)), before))}
-	if p50 == 0 {
+	if at.p50 == 0 {
 		return append(rows, about(what+"p50", "ms", p50s...)), nil
 	}
-	return append(rows, atMost(what+"p50", "ms", p50s, p50)), nil
+	return append(rows, atMost(what+"p50", "ms", p50s, at.p50)), nil
 }
 
 // heldSnapshot writes while another connection holds a snapshot, as a dump does.
