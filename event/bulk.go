@@ -113,11 +113,12 @@ func placesOf[K comparable](rows []*row, key func(*row) K) (p places[K]) {
 	seen, counts := make(map[K]int32, len(rows)), []int32{}
 	for _, r := range rows {
 		k := key(r)
-		if seen[k] == 0 {
-			p.keys, counts = append(p.keys, k), append(counts, 0)
-			seen[k] = int32(len(p.keys)) //nolint:gosec // at most a thousand
-		}
 		n := seen[k]
+		if n == 0 {
+			p.keys, counts = append(p.keys, k), append(counts, 0)
+			n = int32(len(p.keys)) //nolint:gosec // at most a thousand
+			seen[k] = n
+		}
 		counts[n-1]++
 		p.which, p.count = append(p.which, n), append(p.count, counts[n-1])
 	}
