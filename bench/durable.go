@@ -121,7 +121,7 @@ func (s *stack) durableRate(ctx context.Context, in *syncInstance, w *watcher) (
 		atLeast("the same, 256 callers", "/s", rates[1], 15_000).with("in the last round: %d in a commit, %s", rowsOfFew, spent[1]),
 		compared("durable updates, to rows of a batched insert", rates[0], rates[2], 0.5).with("the floor in its last round: %s", spent[2]),
 		compared("the same, to rows of a prepared insert from values", rates[0], rates[3], 0).with("in the last round: %s", spent[3]),
-		compared("the same, to rows of a plain insert of values", rates[0], rates[4], 0.5).with("in the last round: %s", spent[4]),
+		compared("the same, to rows of the strict one", rates[0], rates[4], 0.5).with("in the last round: %s", spent[4]),
 		compared("the same, to rows that nobody sends", rates[0], rates[5], 0).with("in the last round: %s", spent[5]),
 	}, nil
 }

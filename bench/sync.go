@@ -28,15 +28,15 @@ answers take, and go to 2,000 entities in turn; each is acknowledged once Postgr
 that of 2,000 callers, each of whom updates an entity of its own and so fills the log's batches, as pgbench's 20 clients with a
 batch each do theirs; 256 callers are beside it. Before each turn of anybody the tables are vacuumed, there is a checkpoint, and
 a moment does not count: neither the pages that are then written to the log whole nor an autovacuum burden a round by chance.
-Every floor is pgbench, 20 clients, on a table with the columns, keys and indexes of the log, which the instances do not
-follow, with rows as wide as those of the updates. The judged one is the strict one: as many rows at a time as the log really
-had in a commit, sent as arrays to one prepared statement, which locks the shard and numbers them as the log does. From
-values is a prepared INSERT of as many rows as pgbench's 255 parameters can send, plain the INSERT ... VALUES that comes to
-mind first, 100 rows, sent and read as text each time; it stands beside the same 0.5. Both number their rows in the client,
-and lock and look for nothing. The last floor sends nothing: its rows are made where they are stored, each of an entity of its
-own. No floor checks an entity's version, answers for each row, makes a document of it, or tells anybody; as what is written
-is the same, the ratio to the strict floor is that of what a row costs all who share the two cores, which the lines below the
-table say. Of the writer's share a third is making, comparing and keeping documents; the rest is waking callers, sending
+Every floor is pgbench -f, 20 clients, on a table with the columns, keys and indexes of the log, which the instances do not
+follow, with rows as wide as those of the updates. The batched insert that is judged is the one that comes to mind first:
+INSERT ... VALUES of 100 rows (of 200 each takes longer to read), sent and read as text each time. From values is a prepared
+INSERT of as many rows as pgbench's 255 parameters can send. Both number their rows in the client, and lock and look for
+nothing. The strict one is the hardest we know, and held to the same 0.5: as many rows at a time as the log really had in a
+commit, sent as arrays to one prepared statement, which locks the shard and numbers them as the log does. The last floor sends
+nothing: its rows are made where they are stored, each of an entity of its own. No floor checks an entity's version, answers
+for each row, makes a document of it, or tells anybody; as what is written is the same, the ratio to the strict floor is that
+of what a row costs all who share the two cores, which the lines below the table say. Of the writer's share a third is making, comparing and keeping documents; the rest is waking callers, sending
 batches, telling subscribers and collecting garbage.
 Volatile updates are 2 goroutines setting contributions of 10,000 entities.
 What earlier measurements left is done with before: rows vacuumed, pages written, their tokens gone from the memory of this process.`
