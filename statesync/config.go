@@ -20,7 +20,8 @@ import (
 
 // Errors of this room; event's and postgres' come as they are.
 var (
-	ErrUnknownType = errs.New(errs.NotFound, "unknown_type", "there is no such type of state")
+	ErrUnknownType = errs.New(errs.NotFound, "unknown_type", "there is no such type of state").
+			WithHint("stream, user and session are built in; types of your own are named in the configuration under sync.types")
 	ErrNotFound    = errs.New(errs.NotFound, "no_state", "there is no such entity")
 	ErrReadOnly    = errs.New(errs.Forbidden, "read_only_type", "state of this type is changed elsewhere")
 	ErrRejected    = errs.New(errs.Conflict, "update_rejected", "the change does not go together with one made meanwhile")
