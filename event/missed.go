@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"rootstream/errs"
 )
@@ -20,33 +21,53 @@ type Missed struct {
 	upTo     [Shards]int64
 }
 
-// findMissed answers with an entity's newest version, its oldest that is kept, and the newest of those up to a number of its
-// shard, for which it looks through no more than it was asked to.
-const findMissed = `select coalesce((select max(version) from events where aggregate_type = $1 and aggregate_id = $2), 0),
-	coalesce((select min(version) from events where aggregate_type = $1 and aggregate_id = $2), 0),
-	(select version from (select version, seq from events where aggregate_type = $1 and aggregate_id = $2 order by version desc limit $4) e
-		where seq <= $3 limit 1)`
+// findMissed answers, for one entity after the other, with its newest version, its oldest that is kept, and the newest of those
+// up to a number of its shard. It looks through no more events than may have been missed, less those of the entities before,
+// and ends when they are more.
+const findMissed = `with recursive found (n, newest, oldest, before, most) as (
+		select 0, 0::bigint, 0::bigint, null::bigint, $4::bigint
+		union all
+		select n + 1, now.newest, now.oldest, now.before, most - now.newest + coalesce(now.before, 0)
+		from found cross join lateral (
+			select ($1::text[])[n + 1] as type, ($2::uuid[])[n + 1] as id, ($3::bigint[])[n + 1] as after
+		) r cross join lateral (
+			select coalesce((select max(version) from events where aggregate_type = r.type and aggregate_id = r.id), 0) as newest,
+				coalesce((select min(version) from events where aggregate_type = r.type and aggregate_id = r.id), 0) as oldest,
+				(select version from (select version, seq from events where aggregate_type = r.type and aggregate_id = r.id
+					order by version desc limit most + 1) e where seq <= r.after limit 1) as before
+		) now where n < cardinality($1::text[]) and most >= 0
+	)
+	select newest, oldest, before from found where n > 0 order by n`
 
 // Missed finds where in their histories what happened to entities after a sequence number of each shard begins. It fails with
 // [ErrPruned] if not all of it is kept, and with [ErrTooMany] if it is more than most events.
 func (s *Store) Missed(ctx context.Context, entities []Ref, after, upTo [Shards]int64, most int64) (*Missed, error) {
 	m := &Missed{s, entities, make([]int64, len(entities)), upTo}
-	for i, r := range entities {
+	b := &pgx.Batch{}
+	b.Queue(planOnce)
+	b.Queue(findMissed, of(entities, func(r Ref) string { return r.Type }), of(entities, func(r Ref) uuid.UUID { return r.ID }),
+		of(entities, func(r Ref) int64 { return after[r.Shard()] }), most,
+	).Query(func(rows pgx.Rows) error {
 		var newest, oldest int64
 		var before *int64
-		err := s.db.QueryRow(ctx, findMissed, r.Type, r.ID, after[r.Shard()], most+1).Scan(&newest, &oldest, &before)
-		if err != nil {
-			return nil, fmt.Errorf("find what %s missed: %w", r, err)
-		}
-		switch {
-		case before != nil:
-			m.told[i] = *before
-		case oldest > 1 && newest-oldest < most:
-			return nil, ErrPruned
-		}
-		if most -= newest - m.told[i]; most < 0 {
-			return nil, ErrTooMany
-		}
+		i := 0
+		_, err := pgx.ForEachRow(rows, []any{&newest, &oldest, &before}, func() error {
+			switch {
+			case before != nil:
+				m.told[i] = *before
+			case oldest > 1 && newest-oldest < most:
+				return ErrPruned
+			}
+			if most -= newest - m.told[i]; most < 0 {
+				return ErrTooMany
+			}
+			i++
+			return nil
+		})
+		return err
+	})
+	if err := s.db.SendBatch(ctx, b).Close(); err != nil {
+		return nil, fmt.Errorf("find what was missed: %w", err)
 	}
 	return m, nil
 }
