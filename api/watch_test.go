@@ -19,7 +19,6 @@ import (
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/session"
-	"rootstream/statesync"
 	"rootstream/user"
 )
 
@@ -222,7 +221,7 @@ func TestWhatWasErasedIsNotToldAgain(t *testing.T) {
 		t.Fatalf("told %+v", e)
 	}
 	must(t, w.db.InTx(t.Context(), func(tx *postgres.Tx) error {
-		_, err := statesync.Erase(t.Context(), tx, event.Ref{Type: "note", ID: id})
+		_, err := w.state.Erase(t.Context(), tx, event.Ref{Type: "note", ID: id})
 		return err
 	}))
 	if e := x.next(); e.name != "note.erased" {

@@ -17,7 +17,6 @@ import (
 	"rootstream/postgres"
 	"rootstream/secret"
 	"rootstream/session"
-	"rootstream/statesync"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -284,7 +283,7 @@ func (p *Parts) EraseEvents(ctx context.Context, entity string) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		return statesync.Erase(ctx, tx, ref)
+		return p.Sync.Erase(ctx, tx, ref)
 	})
 }
 

@@ -24,7 +24,6 @@ import (
 	"rootstream/postgres"
 	"rootstream/secret"
 	"rootstream/session"
-	"rootstream/statesync"
 	"rootstream/stream"
 	"rootstream/user"
 )
@@ -255,11 +254,11 @@ func (p *Parts) exportStreams(ctx context.Context, id uuid.UUID) (any, error) {
 // eraseAccount ends an account's streams and removes the values that its past holds, all but those of the log of its end.
 func (p *Parts) eraseAccount(ctx context.Context, tx *postgres.Tx, u user.User) error {
 	err := p.Streams.DeleteAll(ctx, tx, stream.Account{ID: u.ID, PublicID: u.PublicID}, func(id uuid.UUID) error {
-		_, err := statesync.Erase(ctx, tx, event.Ref{Type: "stream", ID: id})
+		_, err := p.Sync.Erase(ctx, tx, event.Ref{Type: "stream", ID: id})
 		return err
 	})
 	if err == nil {
-		_, err = statesync.Erase(ctx, tx, event.Ref{Type: "user", ID: u.PublicID})
+		_, err = p.Sync.Erase(ctx, tx, event.Ref{Type: "user", ID: u.PublicID})
 	}
 	return err
 }

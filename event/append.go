@@ -35,6 +35,10 @@ func Append(tx *postgres.Tx, e New) error {
 	if err != nil {
 		return err
 	}
+	return appendRow(tx, &row{New: e, data: data})
+}
+
+func appendRow(tx *postgres.Tx, r *row) error {
 	p := pendingOf(tx)
 	if len(p.events)+len(p.written) == maxEvents {
 		return errs.NewInvalid("events", fmt.Sprintf("at most %d in one transaction", maxEvents))
@@ -42,7 +46,7 @@ func Append(tx *postgres.Tx, e New) error {
 	if len(p.events) == 0 {
 		tx.AtLast(func(ctx context.Context) error { return p.write(ctx, tx) })
 	}
-	p.events = append(p.events, &row{New: e, data: data})
+	p.events = append(p.events, r)
 	return nil
 }
 

@@ -94,6 +94,28 @@ func (e Event) Ref() Ref { return Ref{e.AggregateType, e.AggregateID} }
 // Erased reports whether the values of the event's data were erased: see [Erase].
 func (e Event) Erased() bool { return bytes.HasPrefix(e.Data, []byte(`{"erased": true, "fields": [`)) }
 
+// Erases reports whether the event is an entity's erasure: its state starts anew.
+func (e Event) Erases() bool { return e.is(erasure) }
+
+// Redacts reports whether the event tells that others of the entity have lost their values: see [Redact].
+func (e Event) Redacts() bool { return e.is(redaction) }
+
+func (e Event) is(verb string) bool {
+	return len(e.Name) == len(e.AggregateType)+len(verb) && strings.HasSuffix(e.Name, verb)
+}
+
+// What the events of erasures are called, after the type of the entity.
+const (
+	erasure   = ".erased"
+	redaction = ".redacted"
+)
+
+// ErasureOf is the name of an erasure of an entity of a type.
+func ErasureOf(aggregateType string) string { return aggregateType + erasure }
+
+// RedactionOf is the name of a redaction of an entity of a type.
+func RedactionOf(aggregateType string) string { return aggregateType + redaction }
+
 // Fields returns the event's data; its numbers are json.Number.
 func (e Event) Fields() (map[string]any, error) {
 	fields, err := decode(e.Data)

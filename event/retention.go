@@ -2,9 +2,11 @@ package event
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"rootstream/postgres"
@@ -89,8 +91,8 @@ func (s *Store) Prune(ctx context.Context, before time.Time, dry bool) (total Pr
 const erase = `with hit as (
 		update events set data = jsonb_build_object('erased', true, 'fields', case jsonb_typeof(data)
 			when 'object' then (select coalesce(jsonb_agg(k order by k), '[]') from jsonb_object_keys(data) k) else '[]' end)
-		where (aggregate_type = $1 and aggregate_id = $2 and name <> $1 || '.erased' or $1 = 'user' and user_id = $2)
-		and case jsonb_typeof(data) when 'object' then data - 'fields' <> '{"erased": true}' else true end
+		where (aggregate_type = $1 and aggregate_id = $2 or $1 = 'user' and user_id = $2)
+		and case jsonb_typeof(data) when 'object' then data <> '{}' and data - 'fields' <> '{"erased": true}' else true end
 		returning aggregate_type, aggregate_id
 	), entity as (
 		select aggregate_type, aggregate_id, count(*) as events from hit group by 1, 2
@@ -115,8 +117,8 @@ const eraseLegacy = `with known as (
 	or id in (select legacy_id from events where aggregate_type = $1 and aggregate_id = $2 or $1 = 'user' and user_id = $2)`
 
 // Erase removes the values from the data of r's events and, if r is a user, of
-// all events in that user's audit trail; the names of the fields stay. What
-// 24.2 kept of r goes too. It
+// all events in that user's audit trail; the names of the fields stay, and so do
+// events that have none. What 24.2 kept of r goes too. It
 // appends an event named erased to r, which starts with an empty state there,
 // and to other entities whose state cannot be told without what is gone. It
 // returns how many events lost their values.
@@ -138,13 +140,23 @@ func Erase(ctx context.Context, tx *postgres.Tx, r Ref, also func(context.Contex
 		}
 		return also(ctx)
 	})
-	if err := Append(tx, New{Aggregate: r, Name: r.Type + erasedName, Expect: Any}); err != nil {
+	if err := Append(tx, New{Aggregate: r, Name: ErasureOf(r.Type), Expect: Any}); err != nil {
 		return 0, err
 	}
 	return wipe(ctx, tx, r)
 }
 
-const erasedName = ".erased"
+// Redact makes it part of tx's last statements that an entity of which a user's erasure has wiped events has a new version:
+// whoever made something of them reads it again, and whoever was about to change it does so on what is left.
+func Redact(tx *postgres.Tx, r Ref, user uuid.UUID) error {
+	return appendRow(tx, &row{
+		New:  New{Aggregate: r, Name: RedactionOf(r.Type), UserID: &user, Expect: Any},
+		data: json.RawMessage(Nothing),
+	})
+}
+
+// Nothing is what the data of an event that had none is, once it is erased.
+const Nothing = `{"erased": true, "fields": []}`
 
 // wipe erases what is committed.
 func wipe(ctx context.Context, tx *postgres.Tx, r Ref) (total int, err error) {
@@ -167,7 +179,7 @@ func wipe(ctx context.Context, tx *postgres.Tx, r Ref) (total int, err error) {
 		return 0, fmt.Errorf("erase %s: %w", r, err)
 	}
 	for _, entity := range anew {
-		if err := Append(tx, New{Aggregate: entity, Name: entity.Type + erasedName, Expect: Any}); err != nil {
+		if err := Append(tx, New{Aggregate: entity, Name: ErasureOf(entity.Type), Expect: Any}); err != nil {
 			return 0, err
 		}
 	}

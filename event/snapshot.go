@@ -150,7 +150,7 @@ func (f *folding) add(e Event) error {
 		f.known = false
 	}
 	f.version, f.at = e.Version, e.At
-	if e.Name == e.AggregateType+".erased" {
+	if e.Erases() {
 		f.state, f.known = map[string]any{}, true
 	}
 	if e.Erased() || !f.known {

@@ -144,8 +144,9 @@ func (c conflict) queue(b *pgx.Batch) error {
 	}
 	b.Queue(`insert into sync_conflicts (id, aggregate_type, aggregate_id, rule, winner, loser, stamps, vectors, token)
 		select $1, $2, $3, $4, $5, $6, $7, $8, $9 where not exists (select from events
-			where aggregate_type = $2 and aggregate_id = $3 and version > $10 and name = $2 || '.erased') on conflict do nothing`,
-		id, c.ref.Type, c.ref.ID, c.rule, parts[0], parts[1], parts[2], parts[3], c.token, c.known)
+			where aggregate_type = $2 and aggregate_id = $3 and version > $10 and name in ($11, $12)) on conflict do nothing`,
+		id, c.ref.Type, c.ref.ID, c.rule, parts[0], parts[1], parts[2], parts[3], c.token, c.known,
+		event.ErasureOf(c.ref.Type), event.RedactionOf(c.ref.Type))
 	return nil
 }
 

@@ -17,9 +17,10 @@ import (
 )
 
 // Erase removes the values that are kept of an entity: those of its events and, if it is a user, of all events in that
-// user's audit trail ([event.Erase]), and those in the conflict log. Snapshots of all state are rewritten without them
-// within about a minute. It returns how many events lost their values.
-func Erase(ctx context.Context, tx *postgres.Tx, ref event.Ref) (int, error) {
+// user's audit trail ([event.Erase]), and those in the conflict log. Other entities that were changed in a user's name get a
+// new version with what is left of them. Snapshots of all state are rewritten without the values within about a minute. It
+// returns how many events lost theirs.
+func (m *Manager) Erase(ctx context.Context, tx *postgres.Tx, ref event.Ref) (int, error) {
 	return event.Erase(ctx, tx, ref, func(ctx context.Context) error { // its lock makes the numbers of erasures come in the order of commits
 		b := &pgx.Batch{}
 		for _, statement := range []string{
@@ -31,8 +32,36 @@ func Erase(ctx context.Context, tx *postgres.Tx, ref event.Ref) (int, error) {
 		if err := tx.SendBatch(ctx, b).Close(); err != nil {
 			return fmt.Errorf("erase state of %s: %w", ref, err)
 		}
-		return nil
+		return m.redact(ctx, tx, ref)
 	})
+}
+
+// redact gives other entities whose state a user's values were in a new version: those of types that anybody can change.
+// The others are of rooms that end them with the account.
+func (m *Manager) redact(ctx context.Context, tx *postgres.Tx, user event.Ref) error {
+	if user.Type != "user" {
+		return nil
+	}
+	var types []string
+	for name, t := range m.types {
+		if t.Class == Durable && !t.ReadOnly {
+			types = append(types, name)
+		}
+	}
+	rows, _ := tx.Query(ctx, `select distinct aggregate_type, aggregate_id from events
+		where user_id = $1 and aggregate_type = any($2) and (aggregate_type, aggregate_id) <> ('user', $1)
+		and (starts_with(name, aggregate_type || '.') or data -> 'fields' ? $3) and data ->> 'erased' = 'true'
+		order by 1, 2`, user.ID, types, changeField)
+	concerned, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event.Ref])
+	if err != nil {
+		return fmt.Errorf("find what %s changed: %w", user, err)
+	}
+	for _, ref := range concerned {
+		if err := event.Redact(tx, ref, user.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // concerned are the entities that values of an entity may be in.
@@ -60,9 +89,29 @@ func (m *Manager) erasedSince(ctx context.Context, ref event.Ref, heeded int64) 
 	return erased, nil
 }
 
+// forgetErased forgets what was made of values that events of now tell were erased. Redis forgets them at once; and later
+// once more, when an instance that was slow has told what it had to tell before.
+func (m *Manager) forgetErased(events []event.Event) {
+	for i := range events {
+		e := &events[i]
+		if !e.Erases() && !e.Redacts() {
+			continue
+		}
+		m.heard.Store(true)
+		m.feed.Forget()
+		m.hub.erase(e)
+		if e.Erases() && e.AggregateType == "user" {
+			m.memory.dropReadOnly()
+		}
+	}
+}
+
 // erased removes what was erased from where it may still be; from Redis once in the life of the instance, which hears of
 // what is erased later.
 func (m *Manager) erased(ctx context.Context, forgotten *bool) error {
+	if m.heard.Swap(false) {
+		m.feed.Forget()
+	}
 	if !*forgotten {
 		if err := m.forget(ctx); err != nil {
 			return err

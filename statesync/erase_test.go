@@ -3,10 +3,15 @@ package statesync_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"rootstream/cache"
+	"rootstream/cache/cachetest"
 	"rootstream/event"
 	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
@@ -45,7 +50,7 @@ func (n *instance) erase(t *testing.T, r event.Ref, table string) {
 				return err
 			}
 		}
-		_, err := statesync.Erase(t.Context(), tx, r)
+		_, err := n.Erase(t.Context(), tx, r)
 		return err
 	})
 	if err != nil {
@@ -145,7 +150,7 @@ func TestADecisionAboutWhatIsBeingErasedIsNotKept(t *testing.T) {
 	a.set(t, r, "word", "secret")
 	done := make(chan error, 1)
 	err := a.db.InTx(t.Context(), func(tx *postgres.Tx) error {
-		if _, err := statesync.Erase(t.Context(), tx, r); err != nil {
+		if _, err := a.Erase(t.Context(), tx, r); err != nil {
 			return err
 		}
 		_, err := event.Erase(t.Context(), tx, ref("thing"), func(context.Context) error { // when r is erased, and nobody can append
@@ -177,4 +182,142 @@ func TestADecisionAboutWhatIsBeingErasedIsNotKept(t *testing.T) {
 		t.Errorf("the conflict log holds %s, %v", asJSON(t, list), err)
 	}
 	a.wantErased(t, r)
+}
+
+// make makes fields of r something, in the audit trail of whose.
+func (n *instance) make(t *testing.T, r event.Ref, whose *uuid.UUID, fields map[string]any) statesync.Result {
+	t.Helper()
+	res, err := n.Update(t.Context(), r, func(d *statesync.Doc) error {
+		maps.Copy(d.Data, fields)
+		return nil
+	}, statesync.UpdateOptions{User: whose})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// TestErasingAUserReachesWhatInstancesKeepOfOtherEntities has a user's values be in an entity that others change too.
+func TestErasingAUserReachesWhatInstancesKeepOfOtherEntities(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	a, b := start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{}))
+	user, other, r, their := ref("user"), uuid.New(), ref("thing"), ref("held")
+	slow, release := b.watchSlowly(t, statesync.SubOptions{}, "thing.*")
+	a.make(t, r, &other, map[string]any{"word": "first"})
+	slow.await(t, 1)
+	for n := range 11 { // there is a snapshot of it
+		a.make(t, r, &user.ID, map[string]any{"mine": fmt.Sprint("secret-", n)})
+	}
+	last := a.make(t, r, &other, map[string]any{"word": "kept"})
+	a.make(t, their, &other, map[string]any{"word": "kept"})
+	shot, failed := a.SnapshotFull(t.Context())
+	if failed != nil {
+		t.Fatal(failed)
+	}
+	for _, n := range []*instance{a, b} {
+		if d, err := n.Get(t.Context(), r, statesync.AtLeast(last.Token)); err != nil || d.Data["mine"] != "secret-10" {
+			t.Fatalf("before: %v, %v", d, err)
+		}
+	}
+	a.erase(t, user, "")
+	for _, n := range []*instance{a, b} {
+		eventually(t, "what is in memory is without what was erased", func() bool {
+			d, err := n.Get(t.Context(), r, statesync.Local())
+			return err == nil && d.Data["mine"] == nil && d.Data["word"] == "kept"
+		})
+		if d, err := n.Get(t.Context(), their, statesync.Local()); err != nil || d.Version != 1 {
+			t.Errorf("another's: %v, %v", d, err)
+		}
+	}
+	eventually(t, "Redis has forgotten", func() bool {
+		return !strings.Contains(fmt.Sprint(redis.Do("XRANGE", cache.Sync, "-", "+")), "secret")
+	})
+	release()
+	seen := slow.await(t, 14)
+	for _, c := range seen {
+		if strings.Contains(string(c.Data), "secret") {
+			t.Errorf("told after it was erased: %s %d %s", c.Name, c.Version, c.Data)
+		}
+	}
+	if c := seen[13]; c.Name != "thing.redacted" || c.Version != 14 {
+		t.Errorf("told last: %+v", c)
+	}
+	if _, err := a.Patch(t.Context(), r, []byte(`{"mine": "secret"}`), statesync.UpdateOptions{Expect: &last.Version}); !errors.Is(err, event.ErrVersion) {
+		t.Errorf("a change to what was erased: %v", err)
+	}
+	if _, err := a.SnapshotFull(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.LoadSnapshot(t.Context(), shot.ID)
+	if text := asJSON(t, s); err != nil || strings.Contains(text, "secret") || !strings.Contains(text, "kept") {
+		t.Errorf("the snapshot holds %s, %v", text, err)
+	}
+}
+
+// TestErasingAUserReachesWhatNobodyElseChanges is about entities that get no new version.
+func TestErasingAUserReachesWhatNobodyElseChanges(t *testing.T) {
+	t.Parallel()
+	db, redis := postgrestest.New(t), cachetest.Server(t)
+	a, b := start(t, db, redis.Client(t, cache.Config{})), start(t, db, redis.Client(t, cache.Config{}))
+	user, theirs, others := ref("user"), ref("session"), ref("session")
+	for r, whose := range map[event.Ref]uuid.UUID{theirs: user.ID, others: uuid.New()} {
+		_, err := a.log.Append(t.Context(), event.New{
+			Aggregate: r, Name: "session.changed", Data: map[string]any{"patch": map[string]any{"word": "value"}}, UserID: &whose, Expect: 0,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []*instance{a, b} {
+		if d, err := n.Get(t.Context(), theirs, statesync.AtLeast(a.Token())); err != nil || d.Data["word"] != "value" {
+			t.Fatalf("before: %v, %v", d, err)
+		}
+	}
+	a.erase(t, user, "")
+	for _, n := range []*instance{a, b} {
+		eventually(t, "what is in memory is without what was erased", func() bool {
+			d, err := n.Get(t.Context(), theirs, statesync.Local())
+			return err == nil && len(d.Data) == 0 && d.Version == 1
+		})
+		if d, err := n.Get(t.Context(), others, statesync.Local()); err != nil || d.Data["word"] != "value" {
+			t.Errorf("another's: %v, %v", d, err)
+		}
+	}
+}
+
+func TestWhatAUserEndedStaysEndedWhenTheyAreErased(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	user, other, r := ref("user"), uuid.New(), ref("thing")
+	a.make(t, r, &other, map[string]any{"word": "kept"})
+	if _, err := a.Delete(t.Context(), r, statesync.UpdateOptions{User: &user.ID}); err != nil {
+		t.Fatal(err)
+	}
+	a.make(t, ref("thing"), &user.ID, map[string]any{"word": "secret"})
+	a.erase(t, user, "")
+	if d, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) {
+		t.Errorf("it is back: %+v, %v", d, err)
+	}
+}
+
+// TestRedisForgetsAlsoWhatWasToldLate has an instance that was slow tell Redis what had been erased meanwhile.
+func TestRedisForgetsAlsoWhatWasToldLate(t *testing.T) {
+	t.Parallel()
+	redis := cachetest.Server(t)
+	a := start(t, postgrestest.New(t), redis.Client(t, cache.Config{}))
+	eventually(t, "Redis is relied on", func() bool { return a.Status().Redis == "ok" })
+	holds := func(what string) bool {
+		return strings.Contains(fmt.Sprint(redis.Do("XRANGE", cache.Sync, "-", "+")), what)
+	}
+	r := ref("thing")
+	a.set(t, r, "word", "secret")
+	eventually(t, "it is told", func() bool { return holds("secret") })
+	a.erase(t, r, "")
+	eventually(t, "Redis has forgotten", func() bool { return !holds("secret") })
+	redis.Do("XADD", cache.Sync, "*", "d", "a late secret")
+	if err := a.LookForErased(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Redis has forgotten again", func() bool { return !holds("secret") })
 }

@@ -1,6 +1,7 @@
 package statesync
 
 import (
+	"encoding/json"
 	"sync"
 	"sync/atomic"
 
@@ -57,6 +58,15 @@ func (h *hub) each(ref event.Ref, visit func(*sub)) {
 	}
 	for s := range h.all {
 		visit(s)
+	}
+}
+
+// erase wipes what waits for anybody and was erased with e.
+func (h *hub) erase(e *event.Event) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for s := range h.subs {
+		s.erase(e)
 	}
 }
 
@@ -224,6 +234,17 @@ func (s *sub) push(e *event.Event) {
 		s.overflow()
 	}
 	s.wakeUp()
+}
+
+// erase wipes what waits and was erased with e.
+func (s *sub) erase(e *event.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := s.head; i < len(s.queue); i++ {
+		if c := &s.queue[i]; c.erasedWith(e) {
+			c.Data = json.RawMessage(event.Nothing)
+		}
+	}
 }
 
 // overflow makes room, or cuts the subscriber off. The caller holds mu.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,6 +33,7 @@ type Manager struct {
 	pasts  *semaphore.Weighted // what is read for who resumes
 	vol    *volatile
 	clock  *merge.Clock
+	heard  atomic.Bool // of an erasure, since Redis was last made to forget
 }
 
 // New makes a manager. Register types, then Run.
@@ -98,6 +100,7 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) onBatch(shard int, events []event.Event) {
 	m.memory.apply(shard, events)
 	m.hub.publish(shard, events)
+	m.forgetErased(events)
 }
 
 func (m *Manager) onReset(r feed.Reset) {

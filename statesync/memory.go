@@ -139,6 +139,20 @@ func (s *part) resize(e *entry, size int64) {
 	e.size = size
 }
 
+// dropReadOnly forgets entities that are changed by their own room only, also those that are being read.
+func (m *memory) dropReadOnly() {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.Lock()
+		for ref, e := range s.entries {
+			if m.types[ref.Type].ReadOnly {
+				m.drop(ref, e)
+			}
+		}
+		s.Unlock()
+	}
+}
+
 func (m *memory) drop(ref event.Ref, e *entry) {
 	s := &m.shards[ref.Shard()]
 	s.bytes -= e.size
@@ -216,7 +230,7 @@ func (m *memory) fold(e *entry) bool {
 
 // follows reports whether an event alone tells what becomes of a document of that version.
 func follows(version int64, e *event.Event) bool {
-	return e.Version == version+1 && e.Name != e.AggregateType+".erased" && !e.Erased()
+	return e.Version == version+1 && !e.Erases() && !e.Erased()
 }
 
 // step is the document after the next event; false if it is to be read again.

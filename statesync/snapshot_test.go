@@ -192,7 +192,7 @@ func TestErasureReachesEverySnapshot(t *testing.T) {
 		ids = append(ids, keep(a.SnapshotDelta(t.Context(), ids[n])))
 	}
 	err := db.InTx(t.Context(), func(tx *postgres.Tx) error {
-		_, failed := statesync.Erase(t.Context(), tx, gone)
+		_, failed := a.Erase(t.Context(), tx, gone)
 		return failed
 	})
 	if err != nil {

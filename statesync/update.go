@@ -107,7 +107,7 @@ func (m *Manager) Publish(ctx context.Context, ref event.Ref, name string, data 
 		return Result{}, err
 	}
 	switch name {
-	case t.Name + ".changed", t.Name + ".deleted", t.Name + ".restored", t.Name + ".erased":
+	case t.Name + ".changed", t.Name + ".deleted", t.Name + ".restored", event.ErasureOf(t.Name), event.RedactionOf(t.Name):
 		return Result{}, errs.NewInvalid("name", "is what changes of state are called")
 	}
 	if _, taken := data[changeField]; taken {
@@ -164,8 +164,8 @@ func (t Type) changeTo(base Doc, data map[string]any, name string) (change, erro
 	switch name {
 	case "", t.Name + ".changed":
 		c.name = t.Name + ".changed"
-	case t.Name + ".deleted", t.Name + ".erased":
-		return change{}, errs.NewInvalid("name", "is what the end of an entity is called")
+	case t.Name + ".deleted", event.ErasureOf(t.Name), event.RedactionOf(t.Name):
+		return change{}, errs.NewInvalid("name", "is what the end of an entity, or of values, is called")
 	default:
 		c.data[changeField] = 1
 	}

@@ -165,6 +165,19 @@ func (m *Manager) follow(ctx context.Context, s *sub, fn func(Change) error) err
 	}
 }
 
+// erasedWith reports whether an erasure, or what it has redacted, concerns the change.
+func (c *Change) erasedWith(e *event.Event) bool {
+	switch {
+	case c.Reset, string(c.Data) == "{}":
+		return false
+	case e.Redacts() && (c.UserID == nil || e.UserID == nil || *c.UserID != *e.UserID):
+		return false
+	case c.Ref == e.Ref():
+		return c.Version < e.Version
+	}
+	return e.Erases() && e.AggregateType == "user" && c.UserID != nil && *c.UserID == e.AggregateID && c.At.Before(e.At)
+}
+
 func changeOf(e *event.Event) Change {
 	return Change{
 		Ref: e.Ref(), Name: e.Name, Data: e.Data, At: e.At, FirstVersion: e.Version, Version: e.Version,

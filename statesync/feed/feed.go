@@ -3,7 +3,6 @@ package feed
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -156,9 +155,6 @@ func (f *Feed) handOn(events []event.Event, source *atomic.Int64) {
 func (f *Feed) deliver(shard int, events []event.Event, source *atomic.Int64) {
 	n, hole := f.shards[shard].deliver(events, func(next []event.Event) {
 		f.cfg.OnBatch(shard, next)
-		if slices.ContainsFunc(next, func(e event.Event) bool { return strings.HasSuffix(e.Name, ".erased") }) {
-			f.Forget()
-		}
 	})
 	source.Add(int64(n))
 	if hole {
