@@ -22,13 +22,13 @@ import (
 var (
 	ErrUnknownType = errs.New(errs.NotFound, "unknown_type", "there is no such type of state").
 			WithHint("stream, user and session are built in; types of your own are named in the configuration under sync.types")
-	ErrNotFound    = errs.New(errs.NotFound, "no_state", "there is no such entity")
-	ErrReadOnly    = errs.New(errs.Forbidden, "read_only_type", "state of this type is changed elsewhere")
-	ErrRejected    = errs.New(errs.Conflict, "update_rejected", "the change does not go together with one made meanwhile")
-	ErrBusy        = errs.New(errs.Unavailable, "state_busy", "too many change this at once").WithRetryAfter(100 * time.Millisecond)
-	ErrSlow        = errs.New(errs.Unavailable, "subscriber_slow", "the subscriber fell too far behind")
-	ErrToken       = errs.New(errs.Malformed, "invalid_token", "the token is not one of ours")
-	ErrOverloaded  = errs.New(errs.Unavailable, "state_overloaded", "there is no room for more volatile state")
+	ErrNotFound   = errs.New(errs.NotFound, "no_state", "there is no such entity")
+	ErrReadOnly   = errs.New(errs.Forbidden, "read_only_type", "state of this type is changed elsewhere")
+	ErrRejected   = errs.New(errs.Conflict, "update_rejected", "the change does not go together with one made meanwhile")
+	ErrBusy       = errs.New(errs.Unavailable, "state_busy", "too many change this at once").WithRetryAfter(100 * time.Millisecond)
+	ErrSlow       = errs.New(errs.Unavailable, "subscriber_slow", "the subscriber fell too far behind")
+	ErrToken      = errs.New(errs.Malformed, "invalid_token", "the token is not one of ours")
+	ErrOverloaded = errs.New(errs.Unavailable, "state_overloaded", "there is no room for more volatile state")
 )
 
 // Config says what a manager works with. DB and Log are needed, and Auth with Cache.
