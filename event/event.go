@@ -127,7 +127,10 @@ func (e Event) Fields() (map[string]any, error) {
 
 // decode reads a JSON object; numbers stay as they are written.
 func decode(b []byte) (map[string]any, error) {
-	var object map[string]any
+	object, ok := ReadObject(b)
+	if ok {
+		return object, nil
+	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	if err := d.Decode(&object); err != nil {

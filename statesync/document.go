@@ -77,6 +77,9 @@ var errNoObject = errs.New(errs.Malformed, "malformed_json", "the document is no
 
 // decodeObject reads one JSON object and nothing else.
 func decodeObject(b []byte) (map[string]any, error) {
+	if m, ok := event.ReadObject(b); ok {
+		return m, nil
+	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.UseNumber()
 	var m map[string]any
