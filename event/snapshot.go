@@ -2,8 +2,8 @@ package event
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,21 +42,35 @@ func (s *Store) State(ctx context.Context, r Ref, at At) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	f, err := s.base(ctx, r, target)
+	f, err := s.folded(ctx, r, target)
 	if err != nil {
 		return State{}, err
 	}
-	if err = s.replay(ctx, f, target, f.add); err != nil {
-		return State{}, err
-	}
-	if f.version != target {
-		return State{}, s.missing(ctx, r, target)
-	}
-	if !f.known {
-		return State{}, ErrPruned
-	}
 	_, data, err := f.canonical()
 	return State{r, f.version, f.at, data}, err
+}
+
+// folded makes the state that an entity had at a version.
+func (s *Store) folded(ctx context.Context, r Ref, version int64) (*folding, error) {
+	f, err := s.base(ctx, r, version)
+	if err != nil {
+		return nil, err
+	}
+	return f, s.onTo(ctx, f, version)
+}
+
+// onTo brings a state to a version.
+func (s *Store) onTo(ctx context.Context, f *folding, version int64) error {
+	if err := s.replay(ctx, f, version, f.add); err != nil {
+		return err
+	}
+	if f.version != version {
+		return s.missing(ctx, f.entity, version)
+	}
+	if !f.known {
+		return ErrPruned
+	}
+	return nil
 }
 
 func (s *Store) versionAt(ctx context.Context, r Ref, at At) (v int64, err error) {
@@ -100,6 +114,7 @@ type folding struct {
 	version int64
 	at      time.Time
 	known   bool // whether the state is that of all events up to version
+	tail    int  // events after the snapshot that were read together with other entities'
 }
 
 // start is the state before the first event.
@@ -164,11 +179,20 @@ func (f *folding) add(e Event) error {
 	return nil
 }
 
+// content returns the state as JSON.
+func (f *folding) content() ([]byte, error) {
+	content, err := appendJSON(make([]byte, 0, 64), f.state, 0)
+	if err != nil {
+		return nil, fmt.Errorf("the state of %s is not JSON: %w", f.entity, err)
+	}
+	return content, nil
+}
+
 // canonical returns the state as JSON, and as it reads from there.
 func (f *folding) canonical() ([]byte, map[string]any, error) {
-	content, err := json.Marshal(f.state)
+	content, err := f.content()
 	if err != nil {
-		return nil, nil, fmt.Errorf("the state of %s is not JSON: %w", f.entity, err)
+		return nil, nil, err
 	}
 	state, err := decode(content)
 	return content, state, err
@@ -224,6 +248,7 @@ const maxShots = 64
 type dues struct {
 	mu       sync.Mutex
 	versions map[Ref]int64
+	order    []Ref // who has waited longest comes first
 	some     chan struct{}
 }
 
@@ -232,29 +257,33 @@ func newDues() dues { return dues{versions: map[Ref]int64{}, some: make(chan str
 func (d *dues) add(r Ref, version int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.versions) < maxWaiting { // else the next version that is due will do
-		d.versions[r] = max(d.versions[r], version)
+	if _, waits := d.versions[r]; !waits {
+		if len(d.order) == maxWaiting { // the next version that is due will do
+			return
+		}
+		d.order = append(d.order, r)
 	}
+	d.versions[r] = max(d.versions[r], version)
 	wait.Wake(d.some)
 }
 
-// take removes some of them.
-func (d *dues) take() (entities []Ref, versions []int64) {
+// take removes some of them, and tells how many are left.
+func (d *dues) take() (entities []Ref, versions []int64, left int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for r, version := range d.versions {
-		if len(entities) == maxShots {
-			wait.Wake(d.some)
-			break
-		}
-		entities, versions = append(entities, r), append(versions, version)
+	n := min(len(d.order), maxShots)
+	entities, d.order = slices.Clone(d.order[:n]), d.order[n:]
+	for _, r := range entities {
+		versions = append(versions, d.versions[r])
 		delete(d.versions, r)
 	}
-	return entities, versions
+	if len(d.order) > 0 {
+		wait.Wake(d.some)
+	}
+	return entities, versions, len(d.order)
 }
 
-// writeSnapshots writes what becomes due until ctx ends. It rests three times as long as it works: a snapshot can wait
-// for the entity's next due version, those who append should not.
+// writeSnapshots writes what becomes due until ctx ends.
 func (l *Log) writeSnapshots(ctx context.Context) {
 	for {
 		select {
@@ -263,26 +292,37 @@ func (l *Log) writeSnapshots(ctx context.Context) {
 		case <-l.due.some:
 		}
 		begun := time.Now()
-		l.writeSome(ctx)
-		_ = wait.For(ctx, 3*time.Since(begun))
+		left := l.writeSome(ctx)
+		_ = wait.For(ctx, rest(time.Since(begun), left))
 	}
 }
 
+// rest is how long to do nothing after work: a snapshot can wait for the entity's next due version, those who append should
+// not. But if as many are left as are written together, more become due than that allows for: what each of them has to read
+// would only grow.
+func rest(worked time.Duration, left int) time.Duration {
+	if left >= maxShots {
+		return 0
+	}
+	return 3 * worked
+}
+
 // writeSome writes some of what is due: together, as many cost little more than one. It may be nothing, if what has woken
-// us was taken with what was due before.
-func (l *Log) writeSome(ctx context.Context) {
-	entities, versions := l.due.take()
+// us was taken with what was due before. It tells how many are left.
+func (l *Log) writeSome(ctx context.Context) (left int) {
+	entities, versions, left := l.due.take()
 	if len(entities) == 0 {
-		return
+		return left
 	}
 	err := l.keep(ctx, entities, versions)
 	if len(entities) == 1 {
 		l.notKept(ctx, entities[0], versions[0], err)
-		return
+		return left
 	}
 	for i := 0; err != nil && i < len(entities); i++ { // the fault of one of them
 		l.notKept(ctx, entities[i], versions[i], l.keep(ctx, entities[i:i+1], versions[i:i+1]))
 	}
+	return left
 }
 
 func (l *Log) notKept(ctx context.Context, r Ref, version int64, err error) {
@@ -332,26 +372,29 @@ func (l *Log) shots(ctx context.Context, store *Store, entities []Ref, versions 
 	if err != nil {
 		return nil, err
 	}
-	states, err := store.statesAt(ctx, entities, versions)
+	foldings, err := store.foldings(ctx, entities, versions)
 	if err != nil {
 		return nil, err
 	}
 	shots := make([]snapshot, len(entities))
-	for i, r := range entities {
-		if states[i] == nil || states[i].Version != versions[i] { // there is too much to read it with others, or too little
-			state, err := store.State(ctx, r, At{Version: versions[i]})
-			if err != nil {
-				return nil, err
-			}
-			states[i] = &state
+	for i, f := range foldings {
+		switch {
+		case f == nil || !f.known:
+			f, err = store.folded(ctx, entities[i], versions[i])
+		case f.version != versions[i]: // there is too much to read it all with others, or too little
+			err = store.onTo(ctx, f, versions[i])
 		}
-		content, err := json.Marshal(states[i].Data)
 		if err != nil {
 			return nil, err
 		}
+		content, err := f.content()
+		if err != nil {
+			return nil, err
+		}
+		r := f.entity
 		shots[i] = snapshot{
-			r.Type, r.ID, versions[i], l.cfg.Schema.fold(r.Type).version, codec.Version, codec.Sum(content),
-			c.Encode(codec.Aggregate, content), states[i].At,
+			r.Type, r.ID, f.version, l.cfg.Schema.fold(r.Type).version, codec.Version, codec.Sum(content),
+			c.Encode(codec.Aggregate, content), f.at,
 		}
 	}
 	return shots, nil

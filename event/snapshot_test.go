@@ -1,7 +1,9 @@
 package event
 
 import (
+	"encoding/binary"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -13,9 +15,73 @@ func TestNothingIsWrittenOfSnapshotsThatWereTakenBefore(t *testing.T) {
 	l.due.add(r, 100)
 	<-l.due.some
 	l.due.add(r, 200) // wakes again
-	if entities, versions := l.due.take(); len(entities) != 1 || versions[0] != 200 {
-		t.Fatalf("due are %v at %v, want the newest version alone", entities, versions)
+	if entities, versions, left := l.due.take(); len(entities) != 1 || versions[0] != 200 || left != 0 {
+		t.Fatalf("due are %v at %v and %d, want the newest version alone", entities, versions, left)
 	}
 	<-l.due.some
 	l.writeSome(t.Context())
+}
+
+func nth(n int) Ref {
+	r := Ref{Type: "stream"}
+	binary.BigEndian.PutUint64(r.ID[8:], uint64(n))
+	return r
+}
+
+func TestWhoHasWaitedLongestIsTakenFirst(t *testing.T) {
+	t.Parallel()
+	d := newDues()
+	for i := range maxShots + 1 {
+		d.add(nth(i), 100)
+	}
+	for i := range 10 {
+		d.add(nth(i), 200) // keeps its place
+	}
+	for i, want := range []struct{ first, n, left int }{{0, maxShots, 1}, {maxShots, 1, 0}} {
+		<-d.some
+		entities, versions, left := d.take()
+		if len(entities) != want.n || len(versions) != want.n || left != want.left || entities[0] != nth(want.first) {
+			t.Fatalf("the %d. time %d are taken, the first %v, and %d left; want %+v", i+1, len(entities), entities[0], left, want)
+		}
+		if got := versions[0] == 200; got != (i == 0) {
+			t.Errorf("the %d. time the first version is %d", i+1, versions[0])
+		}
+	}
+	for i := range 2 * maxWaiting {
+		d.add(nth(i), 100)
+	}
+	if _, _, left := d.take(); left != maxWaiting-maxShots {
+		t.Errorf("%d are left of too many, want %d", left, maxWaiting-maxShots)
+	}
+}
+
+// TestAsManySnapshotsAreWrittenAsBecomeDue has entities become due on a clock, and writing take a share of the time that
+// there is. While it is not much, most of the time is left to others.
+func TestAsManySnapshotsAreWrittenAsBecomeDue(t *testing.T) {
+	t.Parallel()
+	const interval = time.Millisecond
+	for share, most := range map[float64]int{.1: maxShots, .3: 4 * maxShots, .6: 4 * maxShots, .9: 4 * maxShots} {
+		d := newDues()
+		var now, worked, rested time.Duration
+		due := 0
+		for now < time.Minute {
+			for ; time.Duration(due)*interval <= now; due++ {
+				d.add(nth(due), 100)
+			}
+			entities, _, left := d.take()
+			if len(entities) == 0 {
+				now += interval
+				continue
+			}
+			if left > most {
+				t.Fatalf("at a share of %v, %d wait after %v", share, left, now)
+			}
+			took := time.Duration(share * float64(interval) * float64(len(entities)))
+			worked, rested = worked+took, rested+rest(took, left)
+			now += took + rest(took, left)
+		}
+		if share < .25 && rested < 3*worked {
+			t.Errorf("at a share of %v, it rested %v after working %v", share, rested, worked)
+		}
+	}
 }

@@ -20,42 +20,48 @@ const readStates = `with shot as materialized (
 			select * from event_snapshots k where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = r.fold
 			and k.version <= r.up_to order by k.version desc limit 1) s on true
 	)
-	select n, codec, sha256, state, 0::smallint as shard, 0::bigint as seq, type, id, version, '' as name, null::jsonb as data,
-		null::uuid as user_id, null::uuid as actor_id, at from shot where version is not null
+	select n, version, at, codec, sha256, state, 0::bigint as seq, '' as name, null::jsonb as data, null::uuid as user_id, null::uuid as actor_id
+	from shot where version is not null
 	union all
-	select n, 0, null, null, e.shard, e.seq, type, id, e.version, e.name, e.data, e.user_id, e.actor_id, e.at from shot cross join lateral (
+	select n, e.version, e.at, 0, null, null, e.seq, e.name, e.data, e.user_id, e.actor_id from shot cross join lateral (
 		select * from events w where w.aggregate_type = shot.type and w.aggregate_id = shot.id and w.version > coalesce(shot.version, 0)
 		and w.version <= shot.up_to order by w.version limit $4) e`
 
 // States returns the newest states of many entities, in their order, as of one moment and in one round trip. An entity
 // without events is at version 0. One that cannot be told of like this is nil: [Store.State] tells of it, or why not.
 func (s *Store) States(ctx context.Context, entities []Ref) ([]*State, error) {
-	return s.statesAt(ctx, entities, of(entities, func(Ref) int64 { return math.MaxInt64 }))
+	all, err := s.foldings(ctx, entities, of(entities, func(Ref) int64 { return math.MaxInt64 }))
+	if err != nil {
+		return nil, err
+	}
+	states := make([]*State, len(entities))
+	for i, f := range all {
+		if f == nil || !f.known || f.tail == maxTail {
+			continue
+		}
+		if _, data, err := f.canonical(); err == nil {
+			states[i] = &State{f.entity, f.version, f.at, data}
+		}
+	}
+	return states, nil
 }
 
-// statesAt is States as of a version of each, or of the newest before it.
-func (s *Store) statesAt(ctx context.Context, entities []Ref, upTo []int64) ([]*State, error) {
-	f := make([]*folding, len(entities))
-	tail := make([]int, len(entities))
-	for i, r := range entities {
-		f[i] = s.start(r)
-	}
+// foldings makes the states of entities, as of a version of each or the newest before it, from their newest snapshots and
+// what comes after them, up to maxTail events. One that a snapshot or an event does not let be made is nil.
+func (s *Store) foldings(ctx context.Context, entities []Ref, upTo []int64) ([]*folding, error) {
+	f := of(entities, s.start)
 	b := &pgx.Batch{}
 	b.Queue(planOnce)
 	b.Queue(readStates, of(entities, func(r Ref) string { return r.Type }), of(entities, func(r Ref) uuid.UUID { return r.ID }),
 		of(entities, func(r Ref) int { return s.schema.fold(r.Type).version }), maxTail, upTo,
 	).Query(func(rows pgx.Rows) error {
+		var row stateRow
 		for rows.Next() {
-			var row stateRow
+			row = stateRow{}
 			if err := row.scan(rows); err != nil {
 				return err
 			}
-			i := row.entity - 1
-			if f[i] == nil {
-				continue
-			}
-			tail[i]++
-			if !s.take(f[i], &row) || tail[i] >= maxTail {
+			if i := row.entity - 1; f[i] != nil && !s.take(f[i], &row) {
 				f[i] = nil
 			}
 		}
@@ -64,16 +70,7 @@ func (s *Store) statesAt(ctx context.Context, entities []Ref, upTo []int64) ([]*
 	if err := s.db.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("read states: %w", err)
 	}
-	states := make([]*State, len(entities))
-	for i := range f {
-		if f[i] == nil || !f[i].known {
-			continue
-		}
-		if _, data, err := f[i].canonical(); err == nil {
-			states[i] = &State{entities[i], f[i].version, f[i].at, data}
-		}
-	}
-	return states, nil
+	return f, nil
 }
 
 // stateRow is an entity's snapshot, or an event after it.
@@ -86,13 +83,14 @@ type stateRow struct {
 
 func (r *stateRow) scan(rows pgx.Rows) error {
 	e := &r.event
-	return rows.Scan(&r.entity, &r.codec, &r.sum, &r.state, &e.Shard, &e.Seq, &e.AggregateType, &e.AggregateID, &e.Version, &e.Name,
-		(*[]byte)(&e.Data), &e.UserID, &e.ActorID, &e.At)
+	return rows.Scan(&r.entity, &e.Version, &e.At, &r.codec, &r.sum, &r.state, &e.Seq, &e.Name, (*[]byte)(&e.Data), &e.UserID, &e.ActorID)
 }
 
 // take brings a state to row; false if it cannot.
 func (s *Store) take(f *folding, row *stateRow) bool {
 	if row.codec == 0 {
+		f.tail++
+		row.event.Shard, row.event.AggregateType, row.event.AggregateID = f.entity.Shard(), f.entity.Type, f.entity.ID
 		e, err := s.schema.newest(row.event)
 		return err == nil && f.add(e) == nil
 	}

@@ -112,6 +112,49 @@ func TestWhatStatesCannotTellLeavesTheOthersUntouched(t *testing.T) {
 	}
 }
 
+// TestASnapshotIsWrittenAlsoOfWhatIsTooLongToBeReadWithOthers lets three be due at once: one with more events than are read
+// together, one with as many, one with few.
+func TestASnapshotIsWrittenAlsoOfWhatIsTooLongToBeReadWithOthers(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	writer := runLog(t, event.LogConfig{DB: db, Schema: tallied(), SnapshotEvery: 1 << 30})
+	late, err := event.NewLog(event.LogConfig{DB: db, Schema: tallied(), SnapshotEvery: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[event.Ref]int{}
+	for _, n := range []int{2100, 1000, 7} {
+		ref := newRef("stream")
+		want[ref] = n
+		for rest := n; rest > 0; rest -= 700 {
+			unit := make([]event.New, min(rest, 700))
+			for i := range unit {
+				unit[i] = event.New{Aggregate: ref, Name: "stream.changed", Expect: event.Any, Data: map[string]any{"title": i}}
+			}
+			events, failed := writer.Append(t.Context(), unit...)
+			if failed != nil {
+				t.Fatal(failed)
+			}
+			late.Committed(events)
+		}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- late.Run(ctx) }()
+	for ref, n := range want {
+		eventually(t, func() bool { return newestSnapshot(t, db, ref) == n })
+	}
+	stop()
+	if failed := <-ended; failed != nil {
+		t.Error(failed)
+	}
+	found, err := event.NewStore(db).With(tallied()).Verify(t.Context(), nil)
+	if err != nil || !found.OK() || found.Snapshots != 3 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}
+
 // BenchmarkStates reads entities of ten events each, together and one by one.
 func BenchmarkStates(b *testing.B) {
 	db := postgrestest.New(b)
