@@ -165,6 +165,7 @@ type sub struct {
 	mu       sync.Mutex
 	queue    []Change // oldest first, from head on
 	head     int
+	most     int                 // that wait before Overflow applies
 	last     [event.Shards]int64 // the last number queued
 	volatile []event.Ref
 	touched  map[event.Ref]struct{} // in volatile
@@ -184,7 +185,7 @@ func newSub(patterns []string, o SubOptions) (*sub, error) {
 	if o.Buffer == 0 {
 		o.Buffer = 1024
 	}
-	s := &sub{o: o, wake: make(chan struct{}, 1), touched: map[event.Ref]struct{}{}}
+	s := &sub{o: o, most: o.Buffer, wake: make(chan struct{}, 1), touched: map[event.Ref]struct{}{}}
 	for _, text := range patterns {
 		p, err := parsePattern(text)
 		if err != nil {
@@ -229,8 +230,9 @@ func (s *sub) push(e *event.Event) {
 		return
 	}
 	s.last[e.Shard] = e.Seq
+	s.makeRoom()
 	s.queue = append(s.queue, changeOf(e))
-	if len(s.queue)-s.head > s.o.Buffer {
+	if len(s.queue)-s.head > s.most {
 		s.overflow()
 	}
 	s.wakeUp()
@@ -245,6 +247,16 @@ func (s *sub) erase(e *event.Event) {
 			c.Data = json.RawMessage(event.Nothing)
 		}
 	}
+}
+
+// makeRoom uses that of what was told again: for who is never told all, the queue would only grow. The caller holds mu.
+func (s *sub) makeRoom() {
+	if s.head <= len(s.queue)/2 {
+		return
+	}
+	n := copy(s.queue, s.queue[s.head:])
+	clear(s.queue[n:])
+	s.queue, s.head = s.queue[:n], 0
 }
 
 // overflow makes room, or cuts the subscriber off. The caller holds mu.
@@ -272,6 +284,7 @@ func (s *sub) overflow() {
 		clear(waiting[len(kept):])
 		s.queue = s.queue[:s.head+len(kept)]
 		s.cut = len(kept) > s.o.Buffer
+		s.most = max(s.o.Buffer, len(kept)+s.o.Buffer/4) // or with as many entities as it keeps, every change would do all this
 	}
 	if s.cut {
 		s.queue, s.head = nil, 0
