@@ -114,8 +114,5 @@ func Exclude(b *pgx.Batch, r Ref) {
 	b.Queue("select pg_advisory_xact_lock($1, $2)", lockSpace, r.Shard())
 }
 
-// The unique indexes of idempotency keys and of entities' versions.
-const (
-	keyIndex     = "events_idempotency_key"
-	versionIndex = "events_version_key"
-)
+// keyIndex is the unique index of idempotency keys.
+const keyIndex = "events_idempotency_key"

@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -59,6 +60,10 @@ type Ref struct {
 
 // String is type:id.
 func (r Ref) String() string { return r.Type + ":" + r.ID.String() }
+
+func (r Ref) compare(o Ref) int {
+	return cmp.Or(strings.Compare(r.Type, o.Type), bytes.Compare(r.ID[:], o.ID[:]))
+}
 
 // Shard is where the entity's events are numbered; event_shard() in SQL agrees.
 func (r Ref) Shard() int { return int(r.ID[15] & 15) }

@@ -1,12 +1,15 @@
 package event_test
 
 import (
+	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"rootstream/event"
+	"rootstream/postgres"
 	"rootstream/postgres/postgrestest"
 )
 
@@ -61,4 +64,45 @@ func TestTheDatabaseRefusesVersionsThatDoNotFollow(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestWhoeverElseTakesTheNextNumberHoldsTheLogUpButDoesNotFailIt has others write without waiting for their turn.
+func TestWhoeverElseTakesTheNextNumberHoldsTheLogUpButDoesNotFailIt(t *testing.T) {
+	t.Parallel()
+	l, db := newLog(t)
+	r, other := onShard(3), onShard(3)
+	if _, err := l.Append(t.Context(), anyOf(r), anyOf(r)); err != nil {
+		t.Fatal(err)
+	}
+	for _, unit := range [][]event.New{{anyOf(r)}, {anyOf(r), anyOf(r)}} {
+		var wg sync.WaitGroup
+		err := db.InTx(t.Context(), func(tx *postgres.Tx) error {
+			_, err := tx.Exec(t.Context(), `insert into events (shard, seq, aggregate_type, aggregate_id, version, name)
+				select 3, max(seq) + 1, $1, $2, (select count(*) + 1 from events where aggregate_id = $2), 'stream.told'
+				from events where shard = 3`, other.Type, other.ID)
+			wg.Go(func() {
+				if _, err := l.Append(context.Background(), unit...); err != nil {
+					t.Errorf("%d events: %v", len(unit), err)
+				}
+			})
+			eventually(t, func() bool { return waitsFor(t, db, "transactionid") })
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wg.Wait()
+	}
+	mustVerify(t, db)
+}
+
+// waitsFor reports whether anybody waits for a lock of a kind.
+func waitsFor(t *testing.T, db *postgres.DB, kind string) (waits bool) {
+	t.Helper()
+	err := db.QueryRow(t.Context(), `select exists (select from pg_locks l join pg_stat_activity a using (pid)
+		where l.locktype = $1 and not l.granted and a.datname = current_database())`, kind).Scan(&waits)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return waits
 }

@@ -21,7 +21,7 @@ import (
 
 const (
 	maxWaiting = 64 << 10 // events that wait or are being committed
-	maxRivals  = 3        // runs of a batch that lost the race for a key or a version
+	maxRivals  = 3        // runs of a batch that lost the race for a key, a version or a number
 )
 
 // LogConfig says how to append. Zero values mean the defaults.
@@ -231,8 +231,8 @@ func (l *Log) commit(ctx context.Context, units []*unit) {
 			var first []*unit
 			first, units = l.settle(ctx, units)
 			l.commit(ctx, first)
-		case (postgres.Violates(err, keyIndex) || postgres.Violates(err, versionIndex)) && rivals < maxRivals:
-			rivals++ // it is committed now, so the next run sees whose key or version it is
+		case postgres.UniqueViolation(err, "events") && rivals < maxRivals:
+			rivals++ // it is committed now, so the next run sees whose key, version or number it is
 		case len(units) > 1 && errs.KindOf(err) != errs.Unavailable: // the fault of one of them
 			half := len(units) / 2
 			l.commit(ctx, units[:half])

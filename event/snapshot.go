@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"rootstream/errs"
 	"rootstream/event/codec"
 	"rootstream/internal/wait"
 	"rootstream/postgres"
@@ -267,12 +268,14 @@ func (d *dues) add(r Ref, version int64) {
 	wait.Wake(d.some)
 }
 
-// take removes some of them, and tells how many are left.
+// take removes some of them, and tells how many are left. They come in the order of their names: instances that write those
+// of the same entities at a time would else wait for each other in a circle.
 func (d *dues) take() (entities []Ref, versions []int64, left int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := min(len(d.order), maxShots)
 	entities, d.order = slices.Clone(d.order[:n]), d.order[n:]
+	slices.SortFunc(entities, Ref.compare)
 	for _, r := range entities {
 		versions = append(versions, d.versions[r])
 		delete(d.versions, r)
@@ -319,8 +322,13 @@ func (l *Log) writeSome(ctx context.Context) (left int) {
 		l.notKept(ctx, entities[0], versions[0], err)
 		return left
 	}
-	for i := 0; err != nil && i < len(entities); i++ { // the fault of one of them
-		l.notKept(ctx, entities[i], versions[i], l.keep(ctx, entities[i:i+1], versions[i:i+1]))
+	down := 0
+	for i := 0; err != nil && i < len(entities) && down < 2; i++ { // the fault of one of them, or the database is not there
+		failed := l.keep(ctx, entities[i:i+1], versions[i:i+1])
+		l.notKept(ctx, entities[i], versions[i], failed)
+		if down++; errs.KindOf(failed) != errs.Unavailable {
+			down = 0
+		}
 	}
 	return left
 }

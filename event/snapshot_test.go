@@ -1,11 +1,17 @@
 package event
 
 import (
+	"bytes"
 	"encoding/binary"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+
+	"rootstream/postgres/postgrestest"
 )
 
 func TestNothingIsWrittenOfSnapshotsThatWereTakenBefore(t *testing.T) {
@@ -83,5 +89,51 @@ func TestAsManySnapshotsAreWrittenAsBecomeDue(t *testing.T) {
 		if share < .25 && rested < 3*worked {
 			t.Errorf("at a share of %v, it rested %v after working %v", share, rested, worked)
 		}
+	}
+}
+
+// complaints is a logger, and what it was told.
+func complaints() (*slog.Logger, *bytes.Buffer) {
+	var said bytes.Buffer
+	return slog.New(slog.NewTextHandler(&said, nil)), &said
+}
+
+// TestInstancesTakeSnapshotsInOneOrder is for those that have the same entities due at a time: they remove the same old
+// snapshots, and ten of them that did so in orders of their own wrote nothing more but deadlocks.
+func TestInstancesTakeSnapshotsInOneOrder(t *testing.T) {
+	t.Parallel()
+	a, b := newDues(), newDues()
+	for i := range int64(maxShots) {
+		r := Ref{"stream", uuid.New()}
+		a.add(r, 100*i)
+		b.add(r, 100*i+100)
+	}
+	theirs, versions, _ := a.take()
+	others, later, _ := b.take()
+	if len(theirs) != maxShots || !slices.Equal(theirs, others) {
+		t.Error("they are taken in different orders")
+	}
+	for i := range versions {
+		if later[i] != versions[i]+100 {
+			t.Fatalf("%s is due at %d and %d", theirs[i], versions[i], later[i])
+		}
+	}
+}
+
+func TestADatabaseThatIsDownIsNotAskedForEverySnapshotAlone(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	db.Close()
+	logger, said := complaints()
+	l, err := NewLog(LogConfig{DB: db, Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range maxShots {
+		l.due.add(Ref{"stream", uuid.New()}, 100)
+	}
+	l.writeSome(t.Context())
+	if n := strings.Count(said.String(), "no snapshot was written"); n != 2 {
+		t.Errorf("it was asked %d times: %s", n, said)
 	}
 }
