@@ -12,6 +12,7 @@ const (
 	pace   = 2 * time.Millisecond // from one commit's start to that of the next that is not full
 	alone  = time.Millisecond     // the same if a single event waits: perhaps for no other
 	plenty = 128                  // events that wait make a commit full
+	enough = 8                    // full commits of others that go first
 )
 
 // queue holds the units that wait, oldest first, in lanes that are committed
@@ -29,6 +30,7 @@ type lane struct {
 	units *list.List
 	rows  int  // in units
 	busy  bool // a batch of it is being committed
+	after int  // so many batches that were taken since it waits
 }
 
 func newQueue(lanes int) *queue {
@@ -49,7 +51,11 @@ func (q *queue) put(u *unit, at int) bool {
 	l := &q.lanes[at]
 	u.lane, u.place = l, l.units.PushBack(u)
 	l.rows += len(u.rows)
-	if l.rows == len(u.rows) || q.waiting() >= plenty { // else it is known when to look
+	first := l.rows == len(u.rows)
+	if first {
+		l.after = 0
+	}
+	if first || q.waiting() >= plenty { // else it is known when to look
 		wait.Wake(q.ready)
 	}
 	return true
@@ -84,10 +90,16 @@ type batch struct {
 func (q *queue) take(most int, now time.Time) (b batch, wait time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	b.lanes, wait = q.next(now)
+	if b.lanes, wait = q.next(now); b.lanes == nil {
+		return b, wait
+	}
+	q.began = now
+	for i := range q.lanes {
+		q.lanes[i].after++
+	}
 	keys := map[string]bool{}
 	for _, l := range b.lanes {
-		l.busy, q.began = true, now
+		l.busy, l.after = true, 0
 		for l.units.Len() > 0 {
 			u := l.units.Front().Value.(*unit) //nolint:forcetypeassert // it holds nothing else
 			if len(u.rows) > most && b.units != nil || u.repeats(keys) {
@@ -102,10 +114,11 @@ func (q *queue) take(most int, now time.Time) (b batch, wait time.Duration) {
 }
 
 // next says of which lanes the next batch is to be. If plenty waits, it is the
-// fullest lane, so that lanes are committed side by side; else all of them
-// together, not before it is time: many small commits cost more than they gain.
+// fullest lane, so that lanes are committed side by side, unless one has let
+// enough others go first; else all of them together, not before it is time: many
+// small commits cost more than they gain.
 func (q *queue) next(now time.Time) (lanes []*lane, wait time.Duration) {
-	var fullest *lane
+	var first *lane
 	total := 0
 	for i := range q.lanes {
 		l := &q.lanes[i]
@@ -114,8 +127,8 @@ func (q *queue) next(now time.Time) (lanes []*lane, wait time.Duration) {
 		}
 		lanes = append(lanes, l)
 		total += l.rows
-		if fullest == nil || l.rows > fullest.rows {
-			fullest = l
+		if first == nil || first.after < enough && (l.after >= enough || l.rows > first.rows) {
+			first = l
 		}
 	}
 	wait = pace
@@ -126,7 +139,7 @@ func (q *queue) next(now time.Time) (lanes []*lane, wait time.Duration) {
 	case total == 0:
 		return nil, 0
 	case total >= plenty:
-		return []*lane{fullest}, 0
+		return []*lane{first}, 0
 	case wait > 0:
 		return nil, wait
 	}

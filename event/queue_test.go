@@ -79,3 +79,29 @@ func TestLanesWithPlentyAreCommittedSideBySide(t *testing.T) {
 		t.Errorf("%d left at the end, or one taken in after it", len(left))
 	}
 }
+
+// TestALaneWithLittleIsNotHeldUpByThoseWithPlenty has commits of two lanes with plenty begin one shortly after the other
+// without end.
+func TestALaneWithLittleIsNotHeldUpByThoseWithPlenty(t *testing.T) {
+	t.Parallel()
+	q, now := newQueue(3), time.Now()
+	waiting(t, q, plenty, plenty, 1)
+	var under []batch
+	for n := range 100 {
+		b, w := q.take(256, now)
+		for ; b.units != nil; b, w = q.take(256, now) {
+			if len(b.lanes) > 1 || b.lanes[0] == &q.lanes[2] {
+				return
+			}
+			under = append(under, b)
+		}
+		if w == 0 || len(under) == 0 {
+			t.Fatalf("commit %d: nothing goes on", n)
+		}
+		now = now.Add(min(w, pace/2))
+		q.done(under[0])
+		waiting(t, q, plenty, plenty)
+		under = under[1:]
+	}
+	t.Error("it was not committed")
+}
