@@ -32,6 +32,7 @@ const (
 	maxRoom        = 1 << 12 // events whose room is kept for the next ones
 	keepInRedis    = "2048"  // frames
 	recentEvents   = 1024    // events of a shard kept to be compared when PostgreSQL comes back another one
+	recentBytes    = 1 << 20 // of their data
 	tooFar         = 50_000  // events behind: state is read again instead of replayed
 	page           = 1000
 )

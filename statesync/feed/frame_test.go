@@ -132,6 +132,37 @@ func TestTooMuchThatWaitsIsForgotten(t *testing.T) {
 	}
 }
 
+// TestWhatWasHandedOnTakesLittleRoom has a shard of large events, and one of small ones that came in large frames.
+func TestWhatWasHandedOnTakesLittleRoom(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"large": 60 << 10, "small": 100} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var s shard
+			const many = 3 * recentEvents
+			for seq := range int64(many) {
+				frame := make([]byte, max(size, 8<<10))
+				s.deliver([]event.Event{{Seq: seq + 1, Data: frame[:size]}}, func([]event.Event) {})
+			}
+			room, bytes := 0, 0
+			for i := range s.recent {
+				room, bytes = room+cap(s.recent[i].Data), bytes+len(s.recent[i].Data)
+			}
+			if room > 2*recentBytes || bytes != s.data || bytes < min(recentEvents*size, recentBytes-size) {
+				t.Errorf("%d bytes of data, said to be %d, take %d", bytes, s.data, room)
+			}
+			if newest := s.recent[many%recentEvents]; newest.Seq != many || len(newest.Data) != size {
+				t.Errorf("the newest is number %d with %d bytes", newest.Seq, len(newest.Data))
+			}
+			s.reset(many)
+			s.deliver([]event.Event{{Seq: many + 1, Data: make([]byte, size)}}, func([]event.Event) {})
+			if s.data != size {
+				t.Errorf("%d bytes after a reset", s.data)
+			}
+		})
+	}
+}
+
 func TestBlocksDifferWhereEventsDo(t *testing.T) {
 	t.Parallel()
 	digestOf := func(from int64, change int64) *shard {

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"bytes"
 	"encoding/binary"
 	"maps"
 	"slices"
@@ -19,6 +20,8 @@ type shard struct {
 	parked  map[int64][]event.Event // by first number
 	waiting int                     // events in parked
 	recent  []event.Event           // the last ones handed on, as a ring by Seq
+	data    int                     // bytes of data in recent
+	bare    int64                   // of those up to there it is not kept
 	waiters []waiter
 	digest  digest
 	blocks  [8]Block // the last whole ones, by Number
@@ -66,9 +69,8 @@ func (s *shard) next(events []event.Event, hand func([]event.Event)) {
 		s.recent = make([]event.Event, recentEvents)
 	}
 	for i := range events {
-		e := &events[i]
-		s.digest.add(e, &s.blocks)
-		s.recent[e.Seq%recentEvents] = *e
+		s.digest.add(&events[i], &s.blocks)
+		s.remember(&events[i])
 	}
 	last := &events[len(events)-1]
 	s.at.Store(last.At.UnixMicro())
@@ -79,6 +81,19 @@ func (s *shard) next(events []event.Event, hand func([]event.Event)) {
 		}
 		return w.seq <= last.Seq
 	})
+}
+
+// remember keeps an event for when it turns out to be lost. Of many large ones only the newest keep their data.
+func (s *shard) remember(e *event.Event) {
+	at := &s.recent[e.Seq%recentEvents]
+	s.data += len(e.Data) - len(at.Data)
+	*at = *e
+	at.Data = bytes.Clone(e.Data) // it may be part of something large
+	for s.bare = max(s.bare, e.Seq-recentEvents); s.data > recentBytes; {
+		s.bare++
+		oldest := &s.recent[s.bare%recentEvents]
+		s.data, oldest.Data = s.data-len(oldest.Data), nil
+	}
 }
 
 // park keeps events for later. If there are too many, all are dropped: they will be read from PostgreSQL.
@@ -101,7 +116,8 @@ func (s *shard) park(events []event.Event) {
 func (s *shard) reset(seq int64) {
 	s.applied.Store(seq)
 	s.at.Store(0)
-	s.parked, s.waiting, s.recent = nil, 0, nil
+	s.parked, s.waiting = nil, 0
+	s.recent, s.data, s.bare = nil, 0, 0
 	s.digest = digest{}
 	s.blocks = [8]Block{}
 	for _, w := range s.waiters {
