@@ -107,6 +107,51 @@ func TestParallelWritersLeaveNoGap(t *testing.T) {
 	}
 }
 
+// TestWhoeverReadsSeesNoNumberBeforeThoseBelowIt looks on while many write, in both ways.
+func TestWhoeverReadsSeesNoNumberBeforeThoseBelowIt(t *testing.T) {
+	t.Parallel()
+	dsn := postgrestest.DSN(t)
+	db := postgrestest.Open(t, postgres.Config{DSN: dsn, MaxConns: 32})
+	l := runLog(t, event.LogConfig{DB: db, MaxBatch: 16})
+	refs := []event.Ref{onShard(1), onShard(1), onShard(2), onShard(3)}
+	ctx, stop := context.WithCancel(t.Context())
+	var looking, writing sync.WaitGroup
+	for range 2 {
+		reader := postgrestest.Open(t, postgres.Config{DSN: dsn})
+		looking.Go(func() {
+			for looks := 0; ctx.Err() == nil || looks == 0; looks++ {
+				var holes int
+				err := reader.QueryRow(context.Background(), `select count(*) from (
+					select from events group by shard having max(seq) <> count(*) union all
+					select from events group by aggregate_type, aggregate_id having max(version) <> count(*)) e`).Scan(&holes)
+				if err != nil || holes != 0 {
+					t.Errorf("%d shards or entities have a hole at the moment, %v", holes, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 24 {
+		writing.Go(func() {
+			for turn := range 40 {
+				unit := []event.New{anyOf(refs[(i+turn)%4]), anyOf(refs[rand.IntN(4)])}
+				var err error
+				if i%2 == 0 {
+					_, err = l.Append(context.Background(), unit...)
+				} else {
+					err = appendAll(db, unit...)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writing.Wait()
+	stop()
+	looking.Wait()
+}
+
 func TestOneOfManyExpectingTheSameVersionWins(t *testing.T) {
 	t.Parallel()
 	db := postgrestest.New(t)

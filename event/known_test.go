@@ -62,6 +62,17 @@ func TestNothingThatWasKnownIsBelievedOnceItIsNotSo(t *testing.T) {
 		"the newest of an entity is removed": {func(s scene) {
 			execute(s.t, s.db, "delete from events where aggregate_id = $1 and version = 4", s.a.ID)
 		}, -1, false},
+		"the newest of an entity is removed by a session that fires no triggers": {func(s scene) {
+			if err := s.db.InTx(s.t.Context(), func(tx *postgres.Tx) error {
+				if _, err := tx.Exec(s.t.Context(), "set local session_replication_role = replica"); err != nil {
+					return err
+				}
+				_, err := tx.Exec(s.t.Context(), "delete from events where aggregate_id = $1 and version = 4", s.a.ID)
+				return err
+			}); err != nil {
+				s.t.Fatal(err)
+			}
+		}, -1, false},
 		"all are removed": {func(s scene) { execute(s.t, s.db, "truncate events") }, -4, false},
 		"the newest of an entity is made another's": {func(s scene) {
 			execute(s.t, s.db, "update events set aggregate_id = $2, version = 1 where aggregate_id = $1 and version = 4", s.a.ID, s.other.ID)

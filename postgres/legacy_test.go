@@ -109,8 +109,14 @@ func rolling(t *testing.T) string {
 // setZone makes New York the database's default.
 func setZone(t *testing.T, dsn string) {
 	t.Helper()
+	setDefault(t, dsn, "timezone", newYork)
+}
+
+// setDefault gives connections to a database another setting to begin with.
+func setDefault(t *testing.T, dsn, setting, value string) {
+	t.Helper()
 	c := connect(t, dsn, "")
-	mustExec(t, c, "do $$ begin execute format('alter database %I set timezone = %L', current_database(), '"+newYork+"'); end $$")
+	mustExec(t, c, "do $$ begin execute format('alter database %I set "+setting+" = %L', current_database(), '"+value+"'); end $$")
 	_ = c.Close(context.Background())
 }
 

@@ -166,10 +166,14 @@ func TestConnectionsOfOursHaveLimitsAndUTC(t *testing.T) {
 	t.Parallel()
 	dsn := postgrestest.DSN(t)
 	setZone(t, dsn)
+	for setting, bad := range map[string]string{"synchronous_commit": "off", "default_transaction_isolation": "serializable"} {
+		setDefault(t, dsn, setting, bad)
+	}
 	db := postgrestest.Open(t, postgres.Config{DSN: dsn, StatementTimeout: 1500 * time.Millisecond, LockTimeout: 250 * time.Millisecond})
 	for name, want := range map[string]string{
 		"TimeZone": "UTC", "statement_timeout": "1500ms", "lock_timeout": "250ms", "rootstream.writer": "on",
 		"idle_in_transaction_session_timeout": "30s", "application_name": "rootstream",
+		"synchronous_commit": "on", "default_transaction_isolation": "read committed",
 	} {
 		var have string
 		if err := db.QueryRow(t.Context(), "select current_setting($1)", name).Scan(&have); err != nil || have != want {
