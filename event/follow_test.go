@@ -81,8 +81,8 @@ func TestWhoeverElseTakesTheNextNumberHoldsTheLogUpButDoesNotFailIt(t *testing.T
 				select 3, max(seq) + 1, $1, $2, (select count(*) + 1 from events where aggregate_id = $2), 'stream.told'
 				from events where shard = 3`, other.Type, other.ID)
 			wg.Go(func() {
-				if _, err := l.Append(context.Background(), unit...); err != nil {
-					t.Errorf("%d events: %v", len(unit), err)
+				if _, failed := l.Append(context.Background(), unit...); failed != nil {
+					t.Errorf("%d events: %v", len(unit), failed)
 				}
 			})
 			eventually(t, func() bool { return waitsFor(t, db, "transactionid") })
