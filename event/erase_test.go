@@ -181,6 +181,15 @@ func TestARedactionIsAVersionThatChangesNothing(t *testing.T) {
 	if s, err := store.State(ctx, thing, event.At{}); err != nil || s.Version != 3 || len(s.Data) != 1 || s.Data["b"] != "value" {
 		t.Errorf("the state is %+v, %v", s, err)
 	}
+	err := db.InTx(ctx, func(tx *postgres.Tx) error {
+		if _, err := event.Erase(ctx, tx, thing, nil); err != nil {
+			return err
+		}
+		return event.Redact(tx, thing, user.ID)
+	})
+	if v, failed := store.Version(ctx, thing); err != nil || failed != nil || v != 4 {
+		t.Errorf("erased and redacted: version %d, %v, %v", v, err, failed)
+	}
 	if n, _ = erase(); n != 0 {
 		t.Errorf("erased again: %d events, want none", n)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -147,8 +148,12 @@ func Erase(ctx context.Context, tx *postgres.Tx, r Ref, also func(context.Contex
 }
 
 // Redact makes it part of tx's last statements that an entity of which a user's erasure has wiped events has a new version:
-// whoever made something of them reads it again, and whoever was about to change it does so on what is left.
+// whoever made something of them reads it again, and whoever was about to change it does so on what is left. If r is erased
+// itself in tx, that is enough.
 func Redact(tx *postgres.Tx, r Ref, user uuid.UUID) error {
+	if slices.ContainsFunc(pendingOf(tx).events, func(o *row) bool { return o.Aggregate == r && o.Name == ErasureOf(r.Type) }) {
+		return nil
+	}
 	return appendRow(tx, &row{
 		New:  New{Aggregate: r, Name: RedactionOf(r.Type), UserID: &user, Expect: Any},
 		data: json.RawMessage(Nothing),
