@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -79,7 +80,23 @@ func (w *watcher) changes() []statesync.Change {
 
 func (w *watcher) await(t *testing.T, n int) []statesync.Change {
 	t.Helper()
-	eventually(t, "changes are told", func() bool { return len(w.changes()) >= n })
+	told := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.seen)
+	}
+	for end := time.Now().Add(patience); told() < n; <-time.After(2 * time.Millisecond) {
+		select {
+		case err := <-w.done:
+			if told() < n {
+				t.Fatalf("the watch ended after %d of %d changes: %v", told(), n, err)
+			}
+		default:
+			if time.Now().After(end) {
+				t.Fatalf("%d of %d changes were told within %v", told(), n, patience)
+			}
+		}
+	}
 	return w.changes()
 }
 
@@ -228,12 +245,17 @@ func (n *instance) told(t *testing.T, r event.Ref, events int) {
 	}
 }
 
+// patient is for who reads what the test keeps locked, on a busy machine for long.
+func patient(dsn string) postgres.Config {
+	return postgres.Config{DSN: dsn, AcquireTimeout: time.Minute, LockTimeout: 30 * time.Second}
+}
+
 // TestWhatResumingReadsIsBounded has many come with a token of long ago at once.
 func TestWhatResumingReadsIsBounded(t *testing.T) {
 	t.Parallel()
 	dsn := postgrestest.DSN(t)
 	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
-	a := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn}), nil)
+	a := start(t, postgrestest.Open(t, patient(dsn)), nil)
 	r := ref("thing")
 	old := a.set(t, r, "n", 0).Token
 	a.told(t, r, 1000)
@@ -244,7 +266,7 @@ func TestWhatResumingReadsIsBounded(t *testing.T) {
 	if c := a.watch(t, statesync.SubOptions{From: old}, "thing.*").await(t, 1)[0]; !c.Reset || c.Reason != "expired" {
 		t.Errorf("10,002 events later: %+v", c)
 	}
-	const watchers = 20
+	const watchers = 8
 	reading := func() (n int) {
 		err := db.QueryRow(t.Context(), `select count(*) from pg_locks l join pg_stat_activity a using (pid)
 			where not l.granted and l.relation = 'events'::regclass and a.query like '%as reached%' and a.datname = current_database()`).Scan(&n)
@@ -326,7 +348,7 @@ func TestAClockThatWasSetBackHoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	dsn := postgrestest.DSN(t)
 	db := postgrestest.Open(t, postgres.Config{DSN: dsn})
-	a := start(t, postgrestest.Open(t, postgres.Config{DSN: dsn}), nil)
+	a := start(t, postgrestest.Open(t, patient(dsn)), nil)
 	r, other := ref("thing"), ref("held")
 	other.ID[15] = r.ID[15] ^ 1 // another shard
 	old := a.set(t, r, "n", 0).Token
