@@ -255,8 +255,9 @@ func eventErase(env *environment) *cobra.Command {
 		Use: "erase TYPE:ID", Short: "Erase the values that the history of an entity holds", Args: cobra.ExactArgs(1),
 		Example: "  rootstream event erase note:0198c0de-0000-7000-8000-000000000000 --yes",
 		Long: `Erase the values in the events of an entity; of a user, in all of the account's audit trail. That something happened, when, and the
-names of the fields stay. The entity's state is empty from here on. What snapshots of it, conflicts and snapshots of all state hold goes
-too, and what Redis holds; a running instance rewrites snapshots of all state within about a minute. Backups are not changed.
+names of the fields stay. The entity's state is empty from here on; others that were changed in the account's name go on with what is
+left. What snapshots of it, conflicts and snapshots of all state hold goes too, and what Redis holds; a running instance rewrites
+snapshots of all state within about a minute. Backups are not changed.
 
 Deleting an account does this by itself.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
