@@ -365,13 +365,16 @@ const (
 	putSnapshots = `insert into event_snapshots (aggregate_type, aggregate_id, version, fold, codec, sha256, state, at)
 		select * from unnest($1::text[], $2::uuid[], $3::bigint[], $4::int[], $5::int[], $6::bytea[], $7::bytea[], $8::timestamptz[])
 		on conflict do nothing`
-	dropSnapshots = `delete from event_snapshots s using unnest($1::text[], $2::uuid[], $3::int[]) r (type, id, fold)
-		where aggregate_type = r.type and aggregate_id = r.id
-		and version not in (select version from event_snapshots k
-			where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = r.fold order by version desc limit $4)
-		and ((select min(version) from events e where e.aggregate_type = r.type and e.aggregate_id = r.id) = 1
-			or version > (select min(version) from event_snapshots k
-				where k.aggregate_type = r.type and k.aggregate_id = r.id and k.fold = s.fold))`
+	// What is asked of an entity is asked once, and by index: joined in another way, the snapshots of all would be read.
+	dropSnapshots = `delete from event_snapshots where ctid = any (array(
+		select k.ctid from unnest($1::text[], $2::uuid[], $3::int[]) r (type, id, fold)
+		cross join lateral (select array(select version from event_snapshots n
+				where n.aggregate_type = r.type and n.aggregate_id = r.id and n.fold = r.fold order by version desc limit $4) as newest,
+			(select min(version) from events e where e.aggregate_type = r.type and e.aggregate_id = r.id) as first offset 0) has
+		cross join lateral (select ctid, version, fold from event_snapshots s
+			where s.aggregate_type = r.type and s.aggregate_id = r.id offset 0) k
+		where k.version <> all (has.newest) and (has.first = 1 or k.version > (select min(version) from event_snapshots o
+			where o.aggregate_type = r.type and o.aggregate_id = r.id and o.fold = k.fold))))`
 )
 
 // shots makes snapshots of entities at versions.
