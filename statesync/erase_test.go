@@ -255,6 +255,39 @@ func TestErasingAUserReachesWhatInstancesKeepOfOtherEntities(t *testing.T) {
 	}
 }
 
+// TestWhatIsErasedIsNotWrittenAgain has an instance that has not heard of an erasure write a whole document.
+func TestWhatIsErasedIsNotWrittenAgain(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a, b := start(t, db, nil), start(t, db, nil) // without Redis one hears of the other late
+	for range 5 {
+		user, r := ref("user"), ref("thing")
+		token := a.make(t, r, &user.ID, map[string]any{"mine": "secret"}).Token
+		if d, err := b.Get(t.Context(), r, statesync.AtLeast(token)); err != nil || d.Data["mine"] != "secret" {
+			t.Fatalf("before: %v, %v", d, err)
+		}
+		a.erase(t, user, "")
+		if res := b.make(t, r, nil, map[string]any{"no patch": map[string]any{"": nil}}); len(res.Doc.Data) != 1 || res.Version != 3 {
+			t.Errorf("after: %+v", res)
+		}
+		for _, e := range b.history(t, r) {
+			if strings.Contains(string(e.Data), "secret") {
+				t.Errorf("version %d holds %s", e.Version, e.Data)
+			}
+		}
+	}
+}
+
+// history is all that has happened to r.
+func (n *instance) history(t *testing.T, r event.Ref) []event.Event {
+	t.Helper()
+	events, err := event.NewStore(n.db).Read(t.Context(), event.Page{Entity: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
 // TestErasingAUserReachesWhatNobodyElseChanges is about entities that get no new version.
 func TestErasingAUserReachesWhatNobodyElseChanges(t *testing.T) {
 	t.Parallel()
