@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -53,12 +54,18 @@ func (s *Store) State(ctx context.Context, r Ref, at At) (State, error) {
 
 // folded makes the state that an entity had at a version.
 func (s *Store) folded(ctx context.Context, r Ref, version int64) (*folding, error) {
-	f, err := s.base(ctx, r, version)
-	if err != nil {
-		return nil, err
+	for again := false; ; again = true {
+		f, err := s.base(ctx, r, version)
+		if err == nil {
+			err = s.onTo(ctx, f, version)
+		}
+		if again || !errors.Is(err, errHole) { // else retention may have come in between, which leaves a newer snapshot
+			return f, err
+		}
 	}
-	return f, s.onTo(ctx, f, version)
 }
+
+var errHole = errors.New("it is missing") // a fault that Verify reports
 
 // onTo brings a state to a version.
 func (s *Store) onTo(ctx context.Context, f *folding, version int64) error {
@@ -161,7 +168,7 @@ func (s *Store) replay(ctx context.Context, f *folding, to int64, add func(Event
 func (f *folding) add(e Event) error {
 	if e.Version != f.version+1 {
 		if f.version > 0 {
-			return fmt.Errorf("version %d is missing", f.version+1) // a fault that Verify reports
+			return fmt.Errorf("version %d: %w", f.version+1, errHole)
 		}
 		f.known = false
 	}
