@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ type instance struct {
 	db   *postgres.DB
 	log  *event.Log
 	stop func()
+	slow atomic.Pointer[func()] // what its own commits are held up by once they are told
 }
 
 // start runs a manager with a log of its own, as a process would.
@@ -66,7 +68,12 @@ func start(t *testing.T, db *postgres.DB, c *cache.Client, change ...func(*state
 	n := &instance{db: db}
 	var err error
 	n.log, err = event.NewLog(event.LogConfig{
-		DB: db, SnapshotEvery: 10, Logger: slog.New(slog.DiscardHandler), OnCommit: func(e []event.Event) { n.Offer(e) },
+		DB: db, SnapshotEvery: 10, Logger: slog.New(slog.DiscardHandler), OnCommit: func(e []event.Event) {
+			n.Offer(e)
+			if hold := n.slow.Load(); hold != nil {
+				(*hold)()
+			}
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

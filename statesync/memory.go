@@ -78,11 +78,6 @@ func (m *memory) begin(ref event.Ref) *entry {
 	s := &m.shards[ref.Shard()]
 	s.Lock()
 	defer s.Unlock()
-	return s.place(ref)
-}
-
-// place is begin. The caller holds the lock.
-func (s *part) place(ref event.Ref) *entry {
 	e := s.entries[ref]
 	if e == nil {
 		e = &entry{size: entryOverhead}
@@ -99,12 +94,6 @@ func (m *memory) finish(e *entry, d Doc, size int, hold, ok bool) bool {
 	s := &m.shards[d.Ref.Shard()]
 	s.Lock()
 	defer s.Unlock()
-	return m.fill(e, d, size, hold, ok)
-}
-
-// fill is finish. The caller holds the lock.
-func (m *memory) fill(e *entry, d Doc, size int, hold, ok bool) bool {
-	s := &m.shards[d.Ref.Shard()]
 	e.loading--
 	current := d.Version >= e.floor
 	switch {
@@ -124,14 +113,6 @@ func (m *memory) fill(e *entry, d Doc, size int, hold, ok bool) bool {
 	}
 	m.evict(d.Ref.Shard())
 	return current
-}
-
-// put replaces an older document.
-func (m *memory) put(d Doc, size int, hold bool) {
-	s := &m.shards[d.Ref.Shard()]
-	s.Lock()
-	defer s.Unlock()
-	m.fill(s.place(d.Ref), d, size, hold, true)
 }
 
 func (s *part) resize(e *entry, size int64) {

@@ -411,6 +411,9 @@ func FuzzContributions(f *testing.F) {
 }
 
 // TestWhatWasReadBeforeAChangeIsNotKept holds a read of PostgreSQL up while the feed tells of newer versions.
+// put puts a document into memory at once.
+func put(m *memory, d Doc, size int, hold bool) { m.finish(m.begin(d.Ref), d, size, hold, true) }
+
 func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 	t.Parallel()
 	m := newMemory(1<<20, map[string]Type{"thing": {Name: "thing"}})
@@ -428,12 +431,12 @@ func TestWhatWasReadBeforeAChangeIsNotKept(t *testing.T) {
 	if _, there := m.get(r); there {
 		t.Error("an old version was kept")
 	}
-	m.put(Doc{Ref: r, Version: 2, Data: map[string]any{"n": json.Number("2")}}, 10, false)
+	put(m, Doc{Ref: r, Version: 2, Data: map[string]any{"n": json.Number("2")}}, 10, false)
 	m.apply(r.Shard(), []event.Event{changed(1, "9"), changed(3, "3")})
 	if d, there := m.get(r); !there || d.Version != 3 || d.Data["n"] != json.Number("3") {
 		t.Errorf("%+v, %v", d, there)
 	}
-	m.put(Doc{Ref: r, Version: 2}, 10, false)
+	put(m, Doc{Ref: r, Version: 2}, 10, false)
 	if d, _ := m.get(r); d.Version != 3 {
 		t.Errorf("version %d replaced a newer one", d.Version)
 	}
@@ -456,7 +459,7 @@ func TestWhatIsLateIsFoldedWhenItIsAskedFor(t *testing.T) {
 		m := newMemory(1<<20, map[string]Type{"thing": {Name: "thing"}})
 		r := event.Ref{Type: "thing", ID: uuid.New()}
 		doc := Doc{Ref: r, Version: 1, Data: map[string]any{"n": json.Number("1")}}
-		m.put(doc, 10, false)
+		put(m, doc, 10, false)
 		told := int64(1)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			switch rapid.IntRange(0, 3).Draw(t, "way") {
@@ -468,7 +471,7 @@ func TestWhatIsLateIsFoldedWhenItIsAskedFor(t *testing.T) {
 				}})
 			case 2:
 				v := told - rapid.Int64Range(0, told-1).Draw(t, "older")
-				m.put(Doc{Ref: r, Version: v, Data: map[string]any{"n": json.Number(strconv.FormatInt(v, 10))}}, 10, false)
+				put(m, Doc{Ref: r, Version: v, Data: map[string]any{"n": json.Number(strconv.FormatInt(v, 10))}}, 10, false)
 			default:
 				d, there := m.get(r)
 				if want := json.Number(strconv.FormatInt(told, 10)); !there || d.Version != told || d.Data["n"] != want {
@@ -492,7 +495,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		if i == 0 {
 			first = r
 		}
-		m.put(Doc{Ref: r, Version: 1}, 500, i == 0)
+		put(m, Doc{Ref: r, Version: 1}, 500, i == 0)
 	}
 	if n, bytes := m.size(); bytes > limit || n > 16*13 || n < 16*5 {
 		t.Errorf("%d documents in %d bytes", n, bytes)

@@ -182,21 +182,20 @@ func (m *Manager) rebase(ctx context.Context, t Type, base, theirs, mine Doc, o 
 
 // overrule puts c in the place of theirs and the decision into the conflict log, both or none.
 func (m *Manager) overrule(ctx context.Context, t Type, theirs Doc, c change, decided conflict, o UpdateOptions) (Result, error) { //nolint:revive // all are of one update
-	var done []event.Event
-	err := m.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
-		tx.AfterCommit(func() { done = event.Appended(tx) })
-		if err := event.Append(tx, o.event(theirs.Ref, c, theirs.Version)); err != nil {
-			return err
-		}
-		return note(ctx, tx, decided)
+	r, err := m.changed(ctx, t, theirs, c, o, func() (done []event.Event, err error) {
+		err = m.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
+			tx.AfterCommit(func() { done = event.Appended(tx) })
+			if err := event.Append(tx, o.event(theirs.Ref, c, theirs.Version)); err != nil {
+				return err
+			}
+			return note(ctx, tx, decided)
+		})
+		return done, err
 	})
 	if _, lost := lostRace(err); lost {
 		return Result{}, errAgain
 	}
-	if err != nil {
-		return Result{}, err
-	}
-	return m.changed(ctx, t, theirs, c, done[0], o)
+	return r, err
 }
 
 // repeated asks the log whether the update's key is there already: then it answers with what it did.

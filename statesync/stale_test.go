@@ -99,3 +99,34 @@ func TestAClockThatIsSetBackDoesNotMakeWhatIsOldLookNew(t *testing.T) {
 		return errs.KindOf(err) == errs.Unavailable
 	})
 }
+
+// TestWhoIsSlowToPutWhatItHasWrittenDoesNotHideWhatCameAfter holds an instance up between its commit and its memory, until
+// another has changed the same and the memory was cleared.
+func TestWhoIsSlowToPutWhatItHasWrittenDoesNotHideWhatCameAfter(t *testing.T) {
+	t.Parallel()
+	db := postgrestest.New(t)
+	a, b := start(t, db, nil), start(t, db, nil)
+	r := ref("thing")
+	a.set(t, r, "n", 1)
+	var later statesync.Result
+	hold := func() {
+		a.slow.Store(nil)
+		later = b.set(t, r, "n", 3)
+		if _, err := db.Exec(t.Context(), "update sync_epoch set epoch = epoch + 1"); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the instance starts over behind both changes", func() bool {
+			s := a.Status()
+			return s.Epoch == 2 && s.Applied[r.Shard()] == 3
+		})
+	}
+	a.slow.Store(&hold)
+	if earlier := a.set(t, r, "n", 2); earlier.Version != 2 || later.Version != 3 {
+		t.Fatalf("versions %d and %d", earlier.Version, later.Version)
+	}
+	for name, read := range map[string]statesync.Read{"any": statesync.Local(), "not older": statesync.AtLeast(a.Token())} {
+		if d, err := a.Get(t.Context(), r, read); err != nil || d.Version != 3 {
+			t.Errorf("%s: version %d, %v; want 3", name, d.Version, err)
+		}
+	}
+}

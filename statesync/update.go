@@ -235,12 +235,11 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 		r, err = m.unchanged(ctx, base)
 		return r, false, err
 	}
-	done, err := m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
-	if _, lost := lostRace(err); lost || err != nil {
-		return Result{}, lost, err
-	}
-	r, err = m.changed(ctx, t, base, c, done[0], o)
-	return r, false, err
+	r, err = m.changed(ctx, t, base, c, o, func() ([]event.Event, error) {
+		return m.cfg.Log.Append(ctx, o.event(ref, c, base.Version))
+	})
+	_, lost := lostRace(err)
+	return r, lost, err
 }
 
 // unchanged answers with what was read from PostgreSQL, where this instance may not be yet.
@@ -256,20 +255,27 @@ func (c change) is(e event.Event) bool {
 	return err == nil && bytes.Equal(data, e.Data)
 }
 
-// changed answers for an event that was appended now, or earlier under the same key, for whatever was wanted then.
-func (m *Manager) changed(ctx context.Context, t Type, base Doc, c change, e event.Event, o UpdateOptions) (Result, error) { //nolint:revive // all are of one update
+// changed has c appended and answers for the event: one of now or, for whatever was wanted then, an earlier one under the same
+// key. The place in memory is kept from before on, so that what came after c by the time c is put there is not hidden by it.
+func (m *Manager) changed( //nolint:revive // all are of one update
+	ctx context.Context, t Type, base Doc, c change, o UpdateOptions, appended func() ([]event.Event, error),
+) (Result, error) {
+	place, next, ok := m.memory.begin(base.Ref), c.next, false
+	defer func() { m.memory.finish(place, next, c.size, t.Hold, ok) }()
+	done, err := appended()
+	if err != nil {
+		return Result{}, err
+	}
+	e := done[0]
 	r := Result{Token: tokenAt(m.feed.Epoch(), e.Shard, e.Seq), Version: e.Version, Changed: true}
 	if e.Version != base.Version+1 || o.IdempotencyKey != "" && !c.is(e) {
-		d, _, err := m.replay(ctx, e.Ref(), e.Version)
-		if err != nil {
+		if r.Doc, _, err = m.replay(ctx, e.Ref(), e.Version); err != nil {
 			err = stored(err)
 		}
-		r.Doc = d
 		return r, err
 	}
-	c.next.Version, c.next.At = e.Version, e.At.UTC()
-	m.memory.put(c.next, c.size, t.Hold)
-	r.Doc = c.next.clone()
+	next.Version, next.At, ok = e.Version, e.At.UTC(), true
+	r.Doc = next.clone()
 	return r, nil
 }
 
