@@ -185,8 +185,8 @@ func (m *Manager) overrule(ctx context.Context, t Type, theirs Doc, c change, de
 	r, err := m.changed(ctx, t, theirs, c, o, func() (done []event.Event, err error) {
 		err = m.cfg.DB.InTx(ctx, func(tx *postgres.Tx) error {
 			tx.AfterCommit(func() { done = event.Appended(tx) })
-			if err := event.Append(tx, o.event(theirs.Ref, c, theirs.Version)); err != nil {
-				return err
+			if failed := event.Append(tx, o.event(theirs.Ref, c, theirs.Version)); failed != nil {
+				return failed
 			}
 			return note(ctx, tx, decided)
 		})
