@@ -2,6 +2,7 @@ package event
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -176,7 +177,13 @@ func (f *folding) add(e Event) error {
 	if e.Erases() {
 		f.state, f.known = map[string]any{}, true
 	}
-	if e.Erased() || !f.known {
+	if e.Erased() {
+		if !e.is(".deleted") {
+			return nil
+		}
+		e.Data = json.RawMessage("{}") // the end of an entity stays its end
+	}
+	if !f.known {
 		return nil
 	}
 	state, err := f.fold(f.state, e)

@@ -322,15 +322,27 @@ func TestErasingAUserReachesWhatNobodyElseChanges(t *testing.T) {
 func TestWhatAUserEndedStaysEndedWhenTheyAreErased(t *testing.T) {
 	t.Parallel()
 	a := start(t, postgrestest.New(t), nil)
-	user, other, r := ref("user"), uuid.New(), ref("thing")
-	a.make(t, r, &other, map[string]any{"word": "kept"})
-	if _, err := a.Delete(t.Context(), r, statesync.UpdateOptions{User: &user.ID}); err != nil {
+	user, other, silently, why := ref("user"), uuid.New(), ref("thing"), ref("once")
+	for _, r := range []event.Ref{silently, why} {
+		a.make(t, r, &other, map[string]any{"word": "kept"})
+	}
+	if _, err := a.Delete(t.Context(), silently, statesync.UpdateOptions{User: &user.ID}); err != nil {
 		t.Fatal(err)
 	}
-	a.make(t, ref("thing"), &user.ID, map[string]any{"word": "secret"})
+	_, err := a.log.Append(t.Context(), event.New{
+		Aggregate: why, Name: "once.deleted", Data: map[string]any{"why": "secret"}, UserID: &user.ID, Expect: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	a.erase(t, user, "")
-	if d, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) {
-		t.Errorf("it is back: %+v, %v", d, err)
+	for _, r := range []event.Ref{silently, why} {
+		if d, err := a.Get(t.Context(), r, statesync.Latest()); !errors.Is(err, statesync.ErrNotFound) {
+			t.Errorf("it is back: %+v, %v", d, err)
+		}
+	}
+	if d, err := a.GetAt(t.Context(), why, event.At{}); err != nil || !d.Deleted || d.Version != 3 || len(d.Data) != 0 {
+		t.Errorf("it ended as %+v, %v", d, err)
 	}
 }
 
