@@ -1,7 +1,7 @@
 package statesync
 
 import (
-	"encoding/json"
+	"bytes"
 	"log/slog"
 	"regexp"
 	"strings"
@@ -111,7 +111,7 @@ func (t Type) fold(state map[string]any, e event.Event) (map[string]any, error) 
 			return map[string]any{deletedField: true}, nil
 		}
 	}
-	if isChange(e.Data) {
+	if isChange(e) {
 		return foldChange(state, e)
 	}
 	if t.Fold == nil {
@@ -127,16 +127,13 @@ const deletedField = "_deleted"
 const changeField = "_change"
 
 // isChange reports whether the data of an event have the mark. What is inside of a field is the caller's, and says nothing.
-func isChange(data json.RawMessage) bool {
-	if !strings.Contains(string(data), `"`+changeField+`"`) {
+func isChange(e event.Event) bool {
+	if !bytes.Contains(e.Data, []byte(`"`+changeField+`"`)) {
 		return false // most, and cheaply
 	}
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(data, &fields) != nil {
-		return false
-	}
+	fields, err := e.Fields()
 	_, marked := fields[changeField]
-	return marked
+	return err == nil && marked
 }
 
 // foldChange applies what Update appended: a merge patch, or the whole document.
