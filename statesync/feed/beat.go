@@ -214,6 +214,9 @@ func (f *Feed) allHave(v [event.Shards]int64) bool {
 		if s == self || time.Since(p.seen) > echoLost {
 			continue
 		}
+		if p.Epoch != f.epoch.Load() { // its numbers are of another history
+			return false
+		}
 		for i, seq := range v {
 			if p.Applied[i] < seq {
 				return false

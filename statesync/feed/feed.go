@@ -169,11 +169,13 @@ func (f *Feed) Forget() {
 	wait.Wake(f.look)
 }
 
-// reset starts over from what PostgreSQL has. While it runs, nothing is handed on.
+// reset starts over from what PostgreSQL has. While it runs, nothing is handed on, and nobody who waits for a number is told
+// that it has come before what was made of earlier ones is forgotten.
 func (f *Feed) reset(v view, reason string) {
 	for i := range f.shards {
 		f.shards[i].mu.Lock()
 	}
+	f.cfg.OnReset(Reset{Reason: reason, Epoch: v.epoch, Heads: v.heads})
 	for i := range f.shards {
 		f.shards[i].reset(v.heads[i])
 	}
@@ -181,7 +183,6 @@ func (f *Feed) reset(v view, reason string) {
 	f.note(v)
 	f.server, f.behind = v.server, [event.Shards]lag{}
 	f.counters.resets.Add(1)
-	f.cfg.OnReset(Reset{Reason: reason, Epoch: v.epoch, Heads: v.heads})
 	for i := range f.shards {
 		f.shards[i].mu.Unlock()
 	}

@@ -311,6 +311,9 @@ func TestAFeedThatIsFarBehindStartsOver(t *testing.T) {
 	if len(a.resets) != 2 || a.resets[1].Reason != "behind" || a.resets[1].Heads[0] != 50001 || len(a.seen[0]) != 0 {
 		t.Errorf("resets %v, %d seen", a.resets, len(a.seen[0]))
 	}
+	if at := a.reached[1][0]; at != 0 {
+		t.Errorf("number %d was said to be handed on before what was made of earlier ones was forgotten", at)
+	}
 }
 
 func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {

@@ -41,6 +41,7 @@ type instance struct {
 	seen    map[int][]event.Event // by shard, since the last reset
 	next    [event.Shards]int64
 	resets  []feed.Reset
+	reached [][event.Shards]int64 // what was handed on when they began
 	orphans []event.Event
 	casts   []string
 }
@@ -104,7 +105,7 @@ func (n *instance) onBatch(shard int, events []event.Event) {
 func (n *instance) onReset(r feed.Reset) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.resets = append(n.resets, r)
+	n.resets, n.reached = append(n.resets, r), append(n.reached, n.Applied())
 	n.seen = map[int][]event.Event{}
 	for i, h := range r.Heads {
 		n.next[i] = h + 1
