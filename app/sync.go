@@ -134,9 +134,13 @@ const lease = 30 * time.Second
 
 // Lend makes doc what this instance says of a volatile entity, for a while. An empty one takes it back.
 func (s *Sync) Lend(ref event.Ref, doc json.RawMessage) (time.Duration, error) {
-	var fields map[string]any
-	if err := json.Unmarshal(doc, &fields); err != nil {
+	var values map[string]json.RawMessage // numbers stay as they are written
+	if err := json.Unmarshal(doc, &values); err != nil {
 		return 0, errs.NewInvalid("body", "must be a JSON object").WithCause(err)
+	}
+	fields := make(map[string]any, len(values))
+	for name, value := range values {
+		fields[name] = value
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
