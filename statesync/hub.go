@@ -65,6 +65,10 @@ func (h *hub) each(ref event.Ref, visit func(*sub)) {
 func (h *hub) erase(e *event.Event) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
+	if !e.Erases() || e.AggregateType != "user" { // it concerns one entity
+		h.each(e.Ref(), func(s *sub) { s.erase(e) })
+		return
+	}
 	for s := range h.subs {
 		s.erase(e)
 	}
