@@ -30,7 +30,7 @@ type LogConfig struct {
 	MaxBatch      int     // events of one commit; 0 means 256
 	Workers       int     // commits at a time; 0 means 2
 	Schema        *Schema // folds for the snapshots; nil means the default fold for every type
-	SnapshotEvery int     // versions of an entity; 0 means 100
+	SnapshotEvery int     // versions of an entity, under load a few times as many; 0 means 100
 	KeepSnapshots int     // of an entity; 0 means 3
 	Registerer    prometheus.Registerer
 	Logger        *slog.Logger // nil means slog.Default
@@ -106,7 +106,7 @@ func NewLog(cfg LogConfig) (*Log, error) {
 	}
 	l := &Log{cfg: cfg, room: semaphore.NewWeighted(maxWaiting), due: newDues(), queue: newQueue(cfg.Workers + 1)}
 	var err error
-	l.counts, err = newCounts(cfg.Registerer, func() float64 { return float64(l.queue.len()) })
+	l.counts, err = newCounts(cfg.Registerer, l.queue.len, l.due.len)
 	return l, err
 }
 

@@ -14,7 +14,7 @@ type counts struct {
 }
 
 // newCounts registers the metrics with reg, if there is one.
-func newCounts(reg prometheus.Registerer, waiting func() float64) (*counts, error) {
+func newCounts(reg prometheus.Registerer, waiting, due func() int) (*counts, error) {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 	}
@@ -34,10 +34,12 @@ func newCounts(reg prometheus.Registerer, waiting func() float64) (*counts, erro
 	if reg == nil {
 		return c, nil
 	}
+	gauge := func(name, help string, value func() int) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(value()) })
+	}
 	err := errors.Join(reg.Register(c.batch), reg.Register(c.seconds), reg.Register(c.conflicts), reg.Register(c.repeats), reg.Register(c.believed),
-		reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "rootstream_event_log_waiting", Help: "Units that wait to be committed.",
-		}, waiting)))
+		reg.Register(gauge("rootstream_event_log_waiting", "Units that wait to be committed.", waiting)),
+		reg.Register(gauge("rootstream_event_log_snapshots_due", "Entities whose state is to be kept.", due)))
 	if err != nil {
 		return nil, fmt.Errorf("register the metrics of the event log: %w", err)
 	}

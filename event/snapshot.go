@@ -256,48 +256,65 @@ func (s *Schema) open(shot snapshot) ([]byte, error) {
 	return content, err
 }
 
-// maxShots are snapshots written together.
-const maxShots = 64
+const (
+	maxShots = 64 // snapshots written together
+	maxDue   = 4  // versions of an entity that become due until one is written
+)
 
 // dues are the versions whose states are to be kept, the newest of each entity.
 type dues struct {
-	mu       sync.Mutex
-	versions map[Ref]int64
-	order    []Ref // who has waited longest comes first
-	some     chan struct{}
+	mu    sync.Mutex
+	due   map[Ref]due
+	order []Ref // who has waited longest comes first
+	some  chan struct{}
 }
 
-func newDues() dues { return dues{versions: map[Ref]int64{}, some: make(chan struct{}, 1)} }
+// due is the newest version of an entity of those that became due, and how many did.
+type due struct {
+	version int64
+	times   int
+}
+
+func newDues() dues { return dues{due: map[Ref]due{}, some: make(chan struct{}, 1)} }
 
 func (d *dues) add(r Ref, version int64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, waits := d.versions[r]; !waits {
+	was, waits := d.due[r]
+	if !waits {
 		if len(d.order) == maxWaiting { // the next version that is due will do
 			return
 		}
 		d.order = append(d.order, r)
 	}
-	d.versions[r] = max(d.versions[r], version)
+	d.due[r] = due{max(was.version, version), was.times + 1}
 	wait.Wake(d.some)
 }
 
-// take removes some of them, and tells how many are left. They come in the order of their names: instances that write those
-// of the same entities at a time would else wait for each other in a circle.
-func (d *dues) take() (entities []Ref, versions []int64, left int) {
+func (d *dues) len() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.order)
+}
+
+// take removes some of them, and tells whether they are late. They come in the order of their names: instances that write
+// those of the same entities at a time would else wait for each other in a circle.
+func (d *dues) take() (entities []Ref, versions []int64, late bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := min(len(d.order), maxShots)
+	late = len(d.order) > maxWaiting/2
 	entities, d.order = slices.Clone(d.order[:n]), d.order[n:]
 	slices.SortFunc(entities, Ref.compare)
 	for _, r := range entities {
-		versions = append(versions, d.versions[r])
-		delete(d.versions, r)
+		versions = append(versions, d.due[r].version)
+		late = late || d.due[r].times >= maxDue
+		delete(d.due, r)
 	}
 	if len(d.order) > 0 {
 		wait.Wake(d.some)
 	}
-	return entities, versions, len(d.order)
+	return entities, versions, late
 }
 
 // writeSnapshots writes what becomes due until ctx ends.
@@ -309,32 +326,31 @@ func (l *Log) writeSnapshots(ctx context.Context) {
 		case <-l.due.some:
 		}
 		begun := time.Now()
-		left := l.writeSome(ctx)
-		_ = wait.For(ctx, rest(time.Since(begun), left))
+		late := l.writeSome(ctx)
+		_ = wait.For(ctx, rest(time.Since(begun), late))
 	}
 }
 
-// rest is how long to do nothing after work: a snapshot can wait for the entity's next due version, those who append should
-// not. But if as many are left as are written together, more become due than that allows for: what each of them has to read
-// would only grow.
-func rest(worked time.Duration, left int) time.Duration {
-	if left >= maxShots {
+// rest is how long to do nothing after work: a snapshot can wait for some of the entity's next due versions, those who append
+// should not. But if it has, more become due than that allows for: what each of them has to read would only grow.
+func rest(worked time.Duration, late bool) time.Duration {
+	if late {
 		return 0
 	}
 	return 3 * worked
 }
 
 // writeSome writes some of what is due: together, as many cost little more than one. It may be nothing, if what has woken
-// us was taken with what was due before. It tells how many are left.
-func (l *Log) writeSome(ctx context.Context) (left int) {
-	entities, versions, left := l.due.take()
+// us was taken with what was due before. It tells whether they are late.
+func (l *Log) writeSome(ctx context.Context) (late bool) {
+	entities, versions, late := l.due.take()
 	if len(entities) == 0 {
-		return left
+		return late
 	}
 	err := l.keep(ctx, entities, versions)
 	if len(entities) == 1 {
 		l.notKept(ctx, entities[0], versions[0], err)
-		return left
+		return late
 	}
 	down := 0
 	for i := 0; err != nil && i < len(entities) && down < 2; i++ { // the fault of one of them, or the database is not there
@@ -344,7 +360,7 @@ func (l *Log) writeSome(ctx context.Context) (left int) {
 			down = 0
 		}
 	}
-	return left
+	return late
 }
 
 func (l *Log) notKept(ctx context.Context, r Ref, version int64, err error) {

@@ -21,8 +21,8 @@ func TestNothingIsWrittenOfSnapshotsThatWereTakenBefore(t *testing.T) {
 	l.due.add(r, 100)
 	<-l.due.some
 	l.due.add(r, 200) // wakes again
-	if entities, versions, left := l.due.take(); len(entities) != 1 || versions[0] != 200 || left != 0 {
-		t.Fatalf("due are %v at %v and %d, want the newest version alone", entities, versions, left)
+	if entities, versions, late := l.due.take(); len(entities) != 1 || versions[0] != 200 || late {
+		t.Fatalf("due are %v at %v, late is %v, want the newest version alone", entities, versions, late)
 	}
 	<-l.due.some
 	l.writeSome(t.Context())
@@ -43,11 +43,11 @@ func TestWhoHasWaitedLongestIsTakenFirst(t *testing.T) {
 	for i := range 10 {
 		d.add(nth(i), 200) // keeps its place
 	}
-	for i, want := range []struct{ first, n, left int }{{0, maxShots, 1}, {maxShots, 1, 0}} {
+	for i, want := range []struct{ first, n int }{{0, maxShots}, {maxShots, 1}} {
 		<-d.some
-		entities, versions, left := d.take()
-		if len(entities) != want.n || len(versions) != want.n || left != want.left || entities[0] != nth(want.first) {
-			t.Fatalf("the %d. time %d are taken, the first %v, and %d left; want %+v", i+1, len(entities), entities[0], left, want)
+		entities, versions, _ := d.take()
+		if len(entities) != want.n || len(versions) != want.n || entities[0] != nth(want.first) {
+			t.Fatalf("the %d. time %d are taken, the first %v; want %+v", i+1, len(entities), entities[0], want)
 		}
 		if got := versions[0] == 200; got != (i == 0) {
 			t.Errorf("the %d. time the first version is %d", i+1, versions[0])
@@ -56,35 +56,42 @@ func TestWhoHasWaitedLongestIsTakenFirst(t *testing.T) {
 	for i := range 2 * maxWaiting {
 		d.add(nth(i), 100)
 	}
-	if _, _, left := d.take(); left != maxWaiting-maxShots {
-		t.Errorf("%d are left of too many, want %d", left, maxWaiting-maxShots)
+	if _, _, late := d.take(); !late || len(d.order) != maxWaiting-maxShots {
+		t.Errorf("%d are left of too many, want %d; late is %v", len(d.order), maxWaiting-maxShots, late)
 	}
 }
 
-// TestAsManySnapshotsAreWrittenAsBecomeDue has entities become due on a clock, and writing take a share of the time that
-// there is. While it is not much, most of the time is left to others.
-func TestAsManySnapshotsAreWrittenAsBecomeDue(t *testing.T) {
+// TestSnapshotsAreNotPutOffForLong has entities become due on a clock, and writing take a share of the time that there is: the
+// longer for an entity, the more has become due. While it is not much, most of the time is left to others; else no entity
+// becomes due often before it is written.
+func TestSnapshotsAreNotPutOffForLong(t *testing.T) {
 	t.Parallel()
-	const interval = time.Millisecond
-	for share, most := range map[float64]int{.1: maxShots, .3: 4 * maxShots, .6: 4 * maxShots, .9: 4 * maxShots} {
+	const interval, entities = time.Millisecond, 2000
+	for share, most := range map[float64]int64{.1: 1, .3: maxDue + 1, .6: maxDue + 1, .9: maxDue + 2} {
 		d := newDues()
 		var now, worked, rested time.Duration
-		due := 0
-		for now < time.Minute {
-			for ; time.Duration(due)*interval <= now; due++ {
-				d.add(nth(due), 100)
+		became, often := 0, int64(0)
+		written := map[Ref]int64{}
+		for now < 5*time.Minute {
+			for ; time.Duration(became)*interval <= now; became++ {
+				d.add(nth(became%entities), int64(became/entities)+1)
 			}
-			entities, _, left := d.take()
-			if len(entities) == 0 {
+			taken, versions, late := d.take()
+			if len(taken) == 0 {
 				now += interval
 				continue
 			}
-			if left > most {
-				t.Fatalf("at a share of %v, %d wait after %v", share, left, now)
+			read := int64(0)
+			for i, r := range taken {
+				since := versions[i] - written[r]
+				written[r], read, often = versions[i], read+since, max(often, since)
 			}
-			took := time.Duration(share * float64(interval) * float64(len(entities)))
-			worked, rested = worked+took, rested+rest(took, left)
-			now += took + rest(took, left)
+			took := time.Duration(share * float64(interval) * float64(read))
+			worked, rested = worked+took, rested+rest(took, late)
+			now += took + rest(took, late)
+		}
+		if often > most {
+			t.Errorf("at a share of %v, an entity was due %d times until it was written, want at most %d", share, often, most)
 		}
 		if share < .25 && rested < 3*worked {
 			t.Errorf("at a share of %v, it rested %v after working %v", share, rested, worked)
