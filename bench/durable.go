@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"rootstream/internal/wait"
 	"rootstream/statesync"
 )
 
@@ -41,6 +42,24 @@ func updates(in *syncInstance, callers int) func(ctx context.Context, d time.Dur
 			_, failure := in.Update(ctx, entity(durableType, nth), stamped, statesync.UpdateOptions{})
 			return failure
 		})
+	}
+}
+
+// rested is rate after all snapshots that are due have been written: they are not to burden others.
+func (in *syncInstance) rested(rate rating) rating {
+	return func(ctx context.Context, d time.Duration) (float64, error) {
+		for due := 1.; due > 0; {
+			families, err := in.reg.Gather()
+			if err = errors.Join(err, wait.For(ctx, 50*time.Millisecond)); err != nil {
+				return 0, err
+			}
+			for _, f := range families {
+				if f.GetName() == "rootstream_event_log_snapshots_due" {
+					due = f.GetMetric()[0].GetGauge().GetValue()
+				}
+			}
+		}
+		return rate(ctx, d)
 	}
 }
 
@@ -110,15 +129,21 @@ func (s *stack) durableRate(ctx context.Context, in *syncInstance, w *watcher) (
 		if i < 2 {
 			sides[i].rate = warmed(sides[i].rate)
 		}
-		sides[i].rate = s.tidied(sides[i].rate)
+		sides[i].rate = in.rested(s.tidied(sides[i].rate))
 	}
 	rates, err := alternate(ctx, s, sides...)
+	if err != nil {
+		return nil, err
+	}
+	long, costs := time.Duration(2*s.scale.openFor*float64(time.Second)), ""
+	lasting, err := s.told(w, &costs, updates(in, syncEntities))(ctx, long)
 	if err != nil {
 		return nil, err
 	}
 	return []row{
 		atLeast("durable updates acknowledged, 2,000 callers", "/s", rates[0], 15_000).with("in the last round: %d in a commit, %s", rowsOf, spent[0]),
 		atLeast("the same, 256 callers", "/s", rates[1], 15_000).with("in the last round: %d in a commit, %s", rowsOfFew, spent[1]),
+		atLeast("2,000 callers for "+long.String()+" without a pause", "/s", []float64{lasting}, 15_000).with("%s", costs),
 		compared("durable updates, to rows of a batched insert", rates[0], rates[2], 0.5).with("the floor in its last round: %s", spent[2]),
 		compared("the same, to rows of a prepared insert from values", rates[0], rates[3], 0).with("in the last round: %s", spent[3]),
 		compared("the same, to rows of the strict one", rates[0], rates[4], 0.5).with("in the last round: %s", spent[4]),

@@ -26,8 +26,9 @@ Two processes, each with a statesync.Manager as serve has it; this one writes, t
 how long ago each change was made (both read the clock of the same machine). Updates arrive on a clock, whatever the
 answers take, and go to 2,000 entities in turn; each is acknowledged once PostgreSQL has it on disk. Durable throughput is
 that of 2,000 callers, each of whom updates an entity of its own and so fills the log's batches, as pgbench's 20 clients with a
-batch each do theirs; 256 callers are beside it. Before each turn of anybody the tables are vacuumed, there is a checkpoint, and
-a moment does not count: neither the pages that are then written to the log whole nor an autovacuum burden a round by chance.
+batch each do theirs; 256 callers are beside it. A short turn leaves snapshots of entities for after it; a long one without a
+pause does not. Before each turn of anybody the tables are vacuumed, there is a checkpoint, and a moment does not count:
+neither the pages that are then written to the log whole nor an autovacuum burden a round by chance.
 Every floor is pgbench -f, 20 clients, on a table with the columns, keys and indexes of the log, which the instances do not
 follow, with rows as wide as those of the updates. The batched insert that is judged is the one that comes to mind first:
 INSERT ... VALUES of 100 rows (of 200 each takes longer to read), sent and read as text each time. From values is a prepared
