@@ -19,5 +19,5 @@ $$;
 -- +goose StatementEnd
 CREATE TRIGGER events_rewritten AFTER DELETE OR TRUNCATE OR UPDATE OF shard, seq, aggregate_type, aggregate_id, version ON events
     FOR EACH STATEMENT EXECUTE FUNCTION event_rewritten();
--- Also where a replica applies what others did.
+-- Also in sessions with session_replication_role = replica, as tools have them that load data.
 ALTER TABLE events ENABLE ALWAYS TRIGGER events_rewritten;
