@@ -232,7 +232,7 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 		if !read.latest { // there is no append to find out that it is old
 			return Result{}, true, nil
 		}
-		r, err = m.unchanged(ctx, base)
+		r, err = m.nothing(ctx, t, base, o, decide)
 		return r, false, err
 	}
 	r, err = m.changed(ctx, t, base, c, o, func() ([]event.Event, error) {
@@ -240,6 +240,20 @@ func (m *Manager) try( //nolint:revive // it is change's loop
 	})
 	_, lost := lostRace(err)
 	return r, lost, err
+}
+
+// nothing answers for an update after which base is what it is. Perhaps the same update, asked for before, has made it so:
+// then it is answered as then, since when others may have changed it, too.
+func (m *Manager) nothing(
+	ctx context.Context, t Type, base Doc, o UpdateOptions, decide func(Type, Doc) (change, error),
+) (Result, error) {
+	if o.IdempotencyKey != "" {
+		o.Expect = new(base.Version - 1)
+		if r, known, err := m.repeated(ctx, t, base, o, decide); known || err != nil {
+			return r, err
+		}
+	}
+	return m.unchanged(ctx, base)
 }
 
 // unchanged answers with what was read from PostgreSQL, where this instance may not be yet.

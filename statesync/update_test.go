@@ -177,6 +177,28 @@ func TestTheSameUpdateHappensOnce(t *testing.T) {
 	}
 }
 
+// TestAnUpdateIsAnsweredAsThenThoughNothingIsLeftToDo has one asked for again that is in the state already, which somebody
+// else has changed in another field since.
+func TestAnUpdateIsAnsweredAsThenThoughNothingIsLeftToDo(t *testing.T) {
+	t.Parallel()
+	a := start(t, postgrestest.New(t), nil)
+	r, o := ref("thing"), statesync.UpdateOptions{IdempotencyKey: "mine"}
+	mine := func(d *statesync.Doc) error { d.Data["mine"] = 1; return nil }
+	first, err := a.Update(t.Context(), r, mine, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := a.set(t, r, "theirs", 1)
+	again, err := a.Update(t.Context(), r, mine, o)
+	if err != nil || again.Version != first.Version || again.Token != first.Token || !again.Changed || asJSON(t, again.Doc.Data) != `{"mine":1}` {
+		t.Errorf("again: %+v, %v; want %+v", again, err, first)
+	}
+	other, err := a.Update(t.Context(), r, mine, statesync.UpdateOptions{IdempotencyKey: "new"})
+	if err != nil || other.Version != theirs.Version || other.Changed {
+		t.Errorf("under a key that is new: %+v, %v; want version %d, unchanged", other, err, theirs.Version)
+	}
+}
+
 // TestAnotherUpdateUnderAUsedKeyIsNotTakenForIt has somebody use a key twice, the second time where the first has not been heard of.
 func TestAnotherUpdateUnderAUsedKeyIsNotTakenForIt(t *testing.T) {
 	t.Parallel()
