@@ -183,10 +183,12 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 		if ctx.Err() != nil {
 			continue
 		}
-		c.note(ctx, err)
-		if !answered {
+		if !answered { // before anybody is told
 			c.live.Store(nil)
 			l.conns.cut()
+		}
+		c.note(ctx, err)
+		if !answered {
 			l = c.reach(ctx, l, nil)
 			continue
 		}
