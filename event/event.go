@@ -61,7 +61,8 @@ type Ref struct {
 // String is type:id.
 func (r Ref) String() string { return r.Type + ":" + r.ID.String() }
 
-func (r Ref) compare(o Ref) int {
+// Compare orders by type, then by id.
+func (r Ref) Compare(o Ref) int {
 	return cmp.Or(strings.Compare(r.Type, o.Type), bytes.Compare(r.ID[:], o.ID[:]))
 }
 

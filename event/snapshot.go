@@ -305,7 +305,7 @@ func (d *dues) take() (entities []Ref, versions []int64, late bool) {
 	n := min(len(d.order), maxShots)
 	late = len(d.order) > maxWaiting/2
 	entities, d.order = slices.Clone(d.order[:n]), d.order[n:]
-	slices.SortFunc(entities, Ref.compare)
+	slices.SortFunc(entities, Ref.Compare)
 	for _, r := range entities {
 		versions = append(versions, d.due[r].version)
 		late = late || d.due[r].times >= maxDue

@@ -2,12 +2,10 @@ package statesync
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/json"
 	"reflect"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -55,7 +53,7 @@ func stateDoc(d Doc) StateDoc {
 }
 
 func (d StateDoc) compare(o StateDoc) int {
-	return cmp.Or(strings.Compare(d.Type, o.Type), bytes.Compare(d.ID[:], o.ID[:]))
+	return d.Ref().Compare(o.Ref())
 }
 
 // Bytes is the one way to write a state: equal states have equal bytes.
