@@ -112,7 +112,7 @@ const eraseLegacy = `with known as (
 	), states as (
 		delete from snapshots where (lower(aggregate_type), aggregate_id) in (select aggregate_type, aggregate_id from known)
 	)
-	update event_log set event_data = '{"erased": true, "fields": []}'
+	update event_log set event_data = '` + Nothing + `'
 	where (lower(aggregate_type), aggregate_id) in (select aggregate_type, aggregate_id from known)
 	or user_id = (select id from users where $1 = 'user' and public_id = $2)
 	or id in (select legacy_id from events where aggregate_type = $1 and aggregate_id = $2 or $1 = 'user' and user_id = $2)`
