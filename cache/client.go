@@ -183,16 +183,15 @@ func (c *Client) supervise(ctx context.Context, ready chan struct{}) {
 		if ctx.Err() != nil {
 			continue
 		}
-		if !answered { // before anybody is told
-			c.live.Store(nil)
-			l.conns.cut()
-		}
-		c.note(ctx, err)
-		if !answered {
-			l = c.reach(ctx, l, nil)
+		if answered {
+			c.note(ctx, err)
+			_ = wait.For(ctx, probeSpacing)
 			continue
 		}
-		_ = wait.For(ctx, probeSpacing)
+		c.live.Store(nil) // before anybody is told
+		l.conns.cut()
+		c.note(ctx, err)
+		l = c.reach(ctx, l, nil)
 	}
 }
 
