@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
+
+	dto "github.com/prometheus/client_model/go"
 
 	"rootstream/internal/wait"
 	"rootstream/statesync"
@@ -49,15 +52,11 @@ func updates(in *syncInstance, callers int) func(ctx context.Context, d time.Dur
 func (in *syncInstance) rested(rate rating) rating {
 	return func(ctx context.Context, d time.Duration) (float64, error) {
 		for due := 1.; due > 0; {
-			families, err := in.reg.Gather()
+			m, err := in.metric("rootstream_event_log_snapshots_due")
 			if err = errors.Join(err, wait.For(ctx, 50*time.Millisecond)); err != nil {
 				return 0, err
 			}
-			for _, f := range families {
-				if f.GetName() == "rootstream_event_log_snapshots_due" {
-					due = f.GetMetric()[0].GetGauge().GetValue()
-				}
-			}
+			due = m.GetGauge().GetValue()
 		}
 		return rate(ctx, d)
 	}
@@ -65,14 +64,23 @@ func (in *syncInstance) rested(rate rating) rating {
 
 // batches are how many commits of the log there were, and how many events they held.
 func (in *syncInstance) batches() (n uint64, events float64, err error) {
+	m, err := in.metric("rootstream_event_log_batch_events")
+	h := m.GetHistogram()
+	return h.GetSampleCount(), h.GetSampleSum(), err
+}
+
+// metric is one of the log's.
+func (in *syncInstance) metric(name string) (*dto.Metric, error) {
 	families, err := in.reg.Gather()
+	if err != nil {
+		return nil, err
+	}
 	for _, f := range families {
-		if f.GetName() == "rootstream_event_log_batch_events" {
-			h := f.GetMetric()[0].GetHistogram()
-			n, events = h.GetSampleCount(), h.GetSampleSum()
+		if f.GetName() == name {
+			return f.GetMetric()[0], nil
 		}
 	}
-	return n, events, err
+	return nil, fmt.Errorf("the log has no metric %s", name)
 }
 
 // batched is rate that notes how many events a commit of the log held.

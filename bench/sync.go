@@ -37,8 +37,8 @@ nothing. The strict one is the hardest we know, and held to the same 0.5: as man
 commit, sent as arrays to one prepared statement, which locks the shard and numbers them as the log does. The last floor sends
 nothing: its rows are made where they are stored, each of an entity of its own. No floor checks an entity's version, answers
 for each row, makes a document of it, or tells anybody; as what is written is the same, the ratio to the strict floor is that
-of what a row costs all who share the two cores, which the lines below the table say. Of the writer's share a third is making, comparing and keeping documents; the rest is waking callers, sending
-batches, telling subscribers and collecting garbage.
+of what a row costs all who share the two cores, which the lines below the table say. Of the writer's share a third is making,
+comparing and keeping documents; the rest is waking callers, sending batches, telling subscribers and collecting garbage.
 Volatile updates are 2 goroutines setting contributions of 10,000 entities.
 What earlier measurements left is done with before: rows vacuumed, pages written, their tokens gone from the memory of this process.`
 
